@@ -1,0 +1,109 @@
+"""What happens in a run, as data: JSON lines in the run's folder, and to whoever listens.
+
+Steps are also OpenTelemetry spans, so that ``dagger run`` shows them by name in its trace.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import Status, StatusCode
+
+from ci.tools.wait import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened. ``kind`` is ``step.started``, ``step.finished``,
+    ``step.failed``, ``note`` or ``run.…``; ``at`` is seconds since the run began."""
+
+    kind: str
+    at: float
+    step: str = ""
+    text: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+Listener = Callable[[Event], None]
+
+
+class Events:
+    """The run's record. Thread-safe: steps run beside each other.
+
+    ``redact`` is applied to every line that is written.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        path: Path | None = None,
+        redact: Callable[[str], str] = lambda text: text,
+    ) -> None:
+        self._clock = clock
+        self._started = clock.monotonic()
+        self._path = path
+        self._redact = redact
+        self._listeners: list[Listener] = []
+        self._lock = threading.Lock()
+        self._here = threading.local()
+        self.all: list[Event] = []
+
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def emit(self, kind: str, text: str = "", *, step: str | None = None, **data: Any) -> None:
+        """Record an event; without ``step``, of the step this thread is in."""
+        name = step if step is not None else getattr(self._here, "step", "")
+        event = Event(
+            kind, round(self._clock.monotonic() - self._started, 3), name, self._redact(text), data
+        )
+        with self._lock:
+            self.all.append(event)
+            if self._path is not None:
+                line = {
+                    "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "at": event.at,
+                    "kind": kind,
+                    "step": name,
+                    "text": text,
+                    **data,
+                }
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("a", encoding="utf-8") as sink:
+                    sink.write(self._redact(json.dumps(line, default=str)) + "\n")
+            for listener in self._listeners:
+                listener(event)
+
+    def note(self, text: str, **data: Any) -> None:
+        """Progress within the current step: what, how far."""
+        self.emit("note", text, **data)
+
+    @contextmanager
+    def step(self, name: str, reason: str = "") -> Iterator[None]:
+        """A named step: started, then finished or failed, with its duration in seconds."""
+        outer = getattr(self._here, "step", "")
+        self._here.step = name
+        begun = self._clock.monotonic()
+        with trace.get_tracer("pipeline").start_as_current_span(name) as span:
+            self.emit("step.started", reason, step=name)
+            try:
+                yield
+            except BaseException as problem:
+                span.set_status(Status(StatusCode.ERROR, str(problem)))
+                seconds = round(self._clock.monotonic() - begun, 3)
+                self.emit("step.failed", str(problem) or type(problem).__name__, step=name, seconds=seconds)
+                raise
+            else:
+                seconds = round(self._clock.monotonic() - begun, 3)
+                self.emit("step.finished", step=name, seconds=seconds)
+            finally:
+                self._here.step = outer

@@ -1,0 +1,168 @@
+"""The frozen values that stages hand to each other.
+
+A stage takes the values it needs and returns the one it makes, so a wrong order is a type
+error: only :mod:`ci.stages.prove` makes a :class:`Proof`, and only a passing one is promoted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An OCI image in a registry: named by its tag, identified by its digest."""
+
+    repository: str
+    """Registry and name without tag, for example ``gate-registry:5000/model-engine``."""
+    tag: str
+    digest: str
+    """``sha256:`` and 64 hexadecimal digits."""
+
+    @property
+    def by_digest(self) -> str:
+        return f"{self.repository}@{self.digest}"
+
+    @property
+    def by_tag(self) -> str:
+        return f"{self.repository}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The local registry: one name for the engine and the nodes, one address for this host."""
+
+    name: str
+    """Host and port as image references use it, for example ``gate-registry:5000``."""
+    host_url: str
+    """Where this host reaches it, for example ``http://127.0.0.1:5001``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Everything the toolchain obtained, at its pinned versions."""
+
+    docker: Path
+    dagger: Path
+    kind: Path
+    helm: Path
+    kubectl: Path
+    node_image: str
+    """The kind node image, as the Docker daemon names it."""
+    runner_host: str
+    """Value for ``_EXPERIMENTAL_DAGGER_RUNNER_HOST``, for example ``docker-container://NAME``."""
+    registry: Registry
+    postgres_image: str
+    redis_image: str
+    """Stand-in images, as cluster nodes pull them."""
+    node_certs_dir: Path
+    """Folder to mount at ``/etc/containerd/certs.d`` in nodes (hosts.toml of the registry)."""
+    kubelet_patch: str
+    """YAML of a KubeletConfiguration patch this host needs, or ``""``."""
+    versions: tuple[tuple[str, str], ...] = ()
+    """(tool, version) pairs, for the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Kubernetes cluster, always named by kubeconfig and context, never the ambient ones."""
+
+    name: str
+    kubeconfig: Path
+    context: str
+    disposable: bool
+    """True only for clusters the pipeline made itself; stand-ins go nowhere else."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceBusAccess:
+    """How clients inside and outside a cluster reach its Service Bus namespace."""
+
+    connection_string: str
+    """For pods: AMQP and administration under one host."""
+    ca_pem: bytes
+    """CA certificate of the administration endpoint; empty for a real namespace."""
+    key: str
+    """Shared access key, a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class StandIns:
+    """The stand-ins for the cloud in a disposable cluster."""
+
+    cluster: Cluster
+    namespace: str
+    servicebus: ServiceBusAccess
+    database_url: str
+    redis_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A Helm release on a cluster that serves an image."""
+
+    cluster: Cluster
+    namespace: str
+    name: str
+    revision: int
+    image: Image
+
+
+class Outcome(StrEnum):
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One end-to-end test case."""
+
+    name: str
+    outcome: Outcome
+    seconds: float
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was tested, of which digest, with which result."""
+
+    image: Image
+    cases: tuple[Case, ...]
+    junit: Path
+    finished: datetime
+
+    @property
+    def failed(self) -> tuple[Case, ...]:
+        return tuple(case for case in self.cases if case.outcome is Outcome.FAILED)
+
+    @property
+    def passed(self) -> bool:
+        """True when at least one case passed and none failed."""
+        return not self.failed and any(c.outcome is Outcome.PASSED for c in self.cases)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One named criterion with the evidence it was judged by."""
+
+    name: str
+    ok: bool
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A finished promotion: from which image and revision to which."""
+
+    target: str
+    before: Image
+    after: Image
+    from_revision: int
+    to_revision: int
+    backups: Path
+    checks: tuple[Check, ...]

@@ -1,0 +1,173 @@
+"""Settings: ``pipeline.toml`` over embedded defaults, frozen and checked before anything starts.
+
+Every key has a default that makes the demonstration run; a real target is one
+``[targets.NAME]`` block and is used only when it is named on the command line.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ci.errors import SettingsError
+
+DEMO_TARGET = "launch"
+"""The default target: a second kind cluster that the pipeline makes itself."""
+
+Seconds = Annotated[int, Field(gt=0, le=7200)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
+
+
+class Block(BaseModel):
+    """A block of ``pipeline.toml``: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ImageSettings(Block):
+    """What is built."""
+
+    context: Annotated[Path, Field(strict=False)] = Path("examples/model-engine")
+    dockerfile: str = "Dockerfile"
+    """Relative to ``context``."""
+    name: Name = "model-engine"
+    tag_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}$")] = (
+        "queue-timeout"
+    )
+    """Tags are ``PREFIX-YYYYMMDD-HHMMSS``."""
+    build_args: dict[str, str] = Field(default_factory=dict)
+    version_arg: str = "APP_VERSION"
+    """Build argument that receives the tag, so that versions can be told apart."""
+
+
+class ServiceSettings(Block):
+    """The shape of the service, as the proof and the promotion see it."""
+
+    gateway: Name = "model-engine"
+    """Service and Deployment that answer HTTP."""
+    port: int = 80
+    health_paths: tuple[str, ...] = ("/health", "/healthz", "/readyz")
+    deployments: tuple[Name, ...] = (
+        "model-engine",
+        "model-engine-endpoint-builder",
+        "model-engine-cacher",
+    )
+    tag_value: str = "tag"
+    """Helm value that holds the image tag."""
+    repository_value: str = "image.repository"
+    """Helm value that holds the image repository."""
+
+    @field_validator("health_paths")
+    @classmethod
+    def _absolute(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            if not path.startswith("/"):
+                raise ValueError(f"{path!r} does not begin with /")
+        return paths
+
+
+class GateSettings(Block):
+    """The throwaway cluster and the release on it."""
+
+    name: Name = "gate"
+    chart: Annotated[Path, Field(strict=False)] = Path("examples/model-engine/chart")
+    namespace: Name = "launch"
+    release: Name = "launch-inference"
+    values: dict[str, Any] = Field(default_factory=dict)
+    """Over the chart's own values."""
+    deploy_timeout_seconds: Seconds = 180
+
+
+class ProveSettings(Block):
+    """The end-to-end tests."""
+
+    tests: Annotated[Path, Field(strict=False)] = Path("tests/e2e")
+    workers: Annotated[int, Field(ge=1, le=32)] = 6
+    timeout_seconds: Seconds = 600
+
+
+class RegistryLogin(Block):
+    """How to log in to a target's registry: a program whose output is the password (ECR's is
+    ``aws ecr get-login-password``), or an environment variable that holds it."""
+
+    username: str = "AWS"
+    password_command: tuple[str, ...] = ()
+    password_env: str = ""
+
+
+class TargetSettings(Block):
+    """A release to promote to. It is never used unless it is named."""
+
+    kubeconfig: Annotated[Path, Field(strict=False)]
+    context: str
+    namespace: Name = "launch"
+    release: Name = "launch-inference"
+    chart: Annotated[Path, Field(strict=False)] = Path("examples/model-engine/chart")
+    image_repository: str
+    registry_login: RegistryLogin | None = None
+    timeout_seconds: Seconds = 600
+    """Of ``helm upgrade --wait``; the upgrade plan's is ten minutes."""
+    servicebus_connection_string_env: str = ""
+    """Environment variable with a connection string, for the end-to-end tests on this target."""
+
+
+class Settings(Block):
+    """All of ``pipeline.toml``."""
+
+    image: ImageSettings = ImageSettings()
+    service: ServiceSettings = ServiceSettings()
+    gate: GateSettings = GateSettings()
+    prove: ProveSettings = ProveSettings()
+    targets: dict[str, TargetSettings] = Field(default_factory=dict)
+
+    @field_validator("targets")
+    @classmethod
+    def _names(cls, targets: dict[str, TargetSettings]) -> dict[str, TargetSettings]:
+        for name in targets:
+            if not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name):
+                raise ValueError(f"{name!r} is not a target name (lower case, digits, dashes)")
+            if name == DEMO_TARGET:
+                raise ValueError(f"{name!r} is the built-in demonstration target; choose another")
+        return targets
+
+
+def load(path: Path) -> Settings:
+    """Settings from ``path``; the embedded defaults when there is no such file.
+
+    Raises :class:`ci.errors.SettingsError` naming the file, the key and what is wrong with it.
+    """
+    if not path.exists():
+        return Settings()
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise SettingsError(f"{path.name} is not TOML: {problem}") from problem
+    return parse(_tuples(raw), origin=path.name)
+
+
+def parse(raw: dict[str, Any], *, origin: str) -> Settings:
+    """Settings from a mapping; ``origin`` names it in errors."""
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        reason = {
+            "extra_forbidden": "is not a key here",
+            "missing": "is missing",
+        }.get(first["type"], first["msg"])
+        more = f" (and {problem.error_count() - 1} more)" if problem.error_count() > 1 else ""
+        raise SettingsError(f"{origin}: {key}: {reason}{more}") from problem
+
+
+def _tuples(value: Any) -> Any:
+    """TOML arrays as tuples, which strict validation wants for frozen sequences."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,268 @@
+"""The only place where programs start (a unit test forbids :mod:`subprocess` elsewhere in ``ci``;
+the door, ``pipeline.py``, and the emulator stand outside).
+
+Every program gets its own session, so that Ctrl-C reaches us and we end it; its output goes
+to the run's folder; an error carries the argv, pasteable into a shell, and the output's end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ci.errors import CommandFailed, DiskFull, Interrupted, PipelineError
+
+TAIL_LINES = 12
+GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a finished program said. ``stdout`` and ``stderr`` are decoded as UTF-8."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Programs:
+    """Starts programs, logs them under ``logs``, and ends them all when cancelled.
+
+    ``secrets`` are replaced by ``***`` in logs and errors. ``logs`` may be ``None`` (no files).
+    """
+
+    def __init__(
+        self,
+        *,
+        env: Mapping[str, str],
+        logs: Path | None = None,
+        cancel: threading.Event | None = None,
+    ) -> None:
+        self.env = dict(env)
+        self.cancel = cancel if cancel is not None else threading.Event()
+        self._logs = logs
+        self._secrets: set[str] = set()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+
+    def hide(self, secret: str) -> None:
+        """Never let ``secret`` reach a log or an error. Short strings would hide too much."""
+        if len(secret) >= 6:
+            self._secrets.add(secret)
+
+    def redact(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def run(
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        log: str | None = None,
+        timeout: float | None = None,
+        check: bool = True,
+        input: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+        error: type[PipelineError] = CommandFailed,
+        during_cleanup: bool = False,
+    ) -> Output:
+        """Run a program to its end.
+
+        ``log`` names the file (``logs/<log>.log``) its output is appended to; without it the
+        program's own name is used. ``timeout`` is in seconds. ``env`` is added to the
+        environment passed in at construction. ``on_line`` sees each line of either stream as
+        it comes. ``during_cleanup`` lets a program run after the run was cancelled. Raises
+        ``error`` (a :class:`CommandFailed` unless told otherwise) on a non-zero status when
+        ``check``, on a time-out, and when the program does not exist.
+        """
+        words = tuple(os.fspath(word) for word in argv)
+        process = self._start(words, env=env, cwd=cwd, during_cleanup=during_cleanup)
+        data = input.encode() if isinstance(input, str) else input
+        out: list[str] = []
+        err: list[str] = []
+        with self._log_file(log or Path(words[0]).name) as sink:
+            self._write(sink, f"$ {self._pasteable(words)}\n")
+            lock = threading.Lock()
+
+            def pump(stream: IO[bytes], into: list[str]) -> None:
+                for raw in stream:
+                    line = raw.decode("utf-8", "replace")
+                    into.append(line)
+                    with lock:
+                        self._write(sink, line)
+                    if on_line is not None:
+                        on_line(line.rstrip("\n"))
+
+            assert process.stdout is not None and process.stderr is not None
+            pumps = [
+                threading.Thread(target=pump, args=(process.stdout, out), daemon=True),
+                threading.Thread(target=pump, args=(process.stderr, err), daemon=True),
+            ]
+            for thread in pumps:
+                thread.start()
+            if process.stdin is not None:
+                try:
+                    if data:
+                        process.stdin.write(data)
+                    process.stdin.close()
+                except BrokenPipeError:
+                    pass  # the program ended early; its status tells
+            timed_out = False
+            try:
+                process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                timed_out = True
+                self._end(process)
+            finally:
+                if process.poll() is None:  # KeyboardInterrupt while waiting
+                    self._end(process)
+                with self._lock:
+                    self._running.discard(process)
+            for thread in pumps:
+                thread.join(GRACE_SECONDS)
+        status = process.returncode
+        output = Output(status, "".join(out), "".join(err))
+        if self.cancel.is_set() and status != 0 and not during_cleanup:
+            raise Interrupted(f"interrupted: {self._pasteable(words[:3])} …")
+        if timed_out or (check and status != 0):
+            raise self._failure(words, output, error, timeout if timed_out else None)
+        return output
+
+    @contextmanager
+    def background(
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        log: str,
+        env: Mapping[str, str] | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """A program that runs as long as the ``with`` block, both streams merged into its log."""
+        words = tuple(os.fspath(word) for word in argv)
+        process = self._start(words, env=env, cwd=None, merge=True)
+
+        def pump() -> None:
+            assert process.stdout is not None
+            with self._log_file(log) as sink:
+                self._write(sink, f"$ {self._pasteable(words)}\n")
+                for raw in process.stdout:
+                    line = raw.decode("utf-8", "replace")
+                    self._write(sink, line)
+                    if on_line is not None:
+                        on_line(line.rstrip("\n"))
+
+        thread = threading.Thread(target=pump, daemon=True)
+        thread.start()
+        try:
+            yield process
+        finally:
+            self._end(process)
+            thread.join(GRACE_SECONDS)
+            with self._lock:
+                self._running.discard(process)
+
+    def end_all(self) -> None:
+        """Cancel: end every running program, and refuse to start more (cleanup excepted)."""
+        self.cancel.set()
+        with self._lock:
+            running = list(self._running)
+        for process in running:
+            self._signal(process, signal.SIGTERM)
+
+    def _start(
+        self,
+        words: tuple[str, ...],
+        *,
+        env: Mapping[str, str] | None,
+        cwd: Path | None,
+        merge: bool = False,
+        during_cleanup: bool = False,
+    ) -> subprocess.Popen[bytes]:
+        if self.cancel.is_set() and not during_cleanup:
+            raise Interrupted("interrupted")
+        try:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL if merge else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if merge else subprocess.PIPE,
+                env={**self.env, **(env or {})},
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except OSError as problem:
+            raise CommandFailed(
+                f"cannot start {words[0]}: {problem.strerror}",
+                argv=words,
+                status=127,
+                remedy="run `python3 pipeline.py doctor` to see what is missing",
+            ) from problem
+        with self._lock:
+            self._running.add(process)
+        return process
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        self._signal(process, signal.SIGTERM)
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._signal(process, signal.SIGKILL)
+            process.wait()
+
+    @staticmethod
+    def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            pass
+
+    @contextmanager
+    def _log_file(self, name: str) -> Iterator[IO[str] | None]:
+        if self._logs is None:
+            yield None
+            return
+        try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            with open(self._logs / f"{name}.log", "a", encoding="utf-8") as sink:
+                yield sink
+        except OSError as problem:
+            if problem.errno == 28:
+                raise DiskFull(f"no space left for logs under {self._logs}") from problem
+            raise
+
+    def _write(self, sink: IO[str] | None, text: str) -> None:
+        if sink is not None:
+            sink.write(self.redact(text))
+            sink.flush()
+
+    def _pasteable(self, words: Sequence[str]) -> str:
+        return self.redact(shlex.join(words))
+
+    def _failure(
+        self,
+        words: tuple[str, ...],
+        output: Output,
+        error: type[PipelineError],
+        timeout: float | None,
+    ) -> PipelineError:
+        said = self.redact((output.stderr.strip() or output.stdout.strip()))
+        if re.search(r"no space left on device", said, re.IGNORECASE):
+            return DiskFull(f"no space left on device, said {self._pasteable(words[:2])}")
+        tail = "\n".join(said.splitlines()[-TAIL_LINES:])
+        how = f"took longer than {timeout:.0f} s" if timeout else f"ended with {output.status}"
+        message = f"{self._pasteable(words)} {how}: {tail}" if tail else f"{self._pasteable(words)} {how}"
+        if issubclass(error, CommandFailed):
+            return error(message, argv=words, status=output.status, output=said)
+        return error(message)

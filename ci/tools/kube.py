@@ -1,0 +1,133 @@
+"""kubectl, always with an explicit kubeconfig and context."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ci.errors import CommandFailed, PipelineError
+from ci.model import Cluster
+from ci.tools.command import Output, Programs
+from ci.tools.wait import Clock, wait_until
+
+
+class Kube:
+    """One cluster's API through kubectl; the ambient kubeconfig is never read."""
+
+    def __init__(self, kubectl: Path, cluster: Cluster, programs: Programs, clock: Clock) -> None:
+        self.cluster = cluster
+        self._kubectl = kubectl
+        self._programs = programs
+        self._clock = clock
+
+    def _argv(self, *words: str) -> list[str]:
+        return [
+            str(self._kubectl),
+            "--kubeconfig",
+            str(self.cluster.kubeconfig),
+            "--context",
+            self.cluster.context,
+            *words,
+        ]
+
+    def run(
+        self,
+        *words: str,
+        input: str | None = None,
+        timeout: float = 60,
+        check: bool = True,
+        error: type[PipelineError] = CommandFailed,
+        during_cleanup: bool = False,
+    ) -> Output:
+        """Any kubectl command. ``timeout`` in seconds."""
+        return self._programs.run(
+            self._argv(*words),
+            log=f"kubectl-{self.cluster.name}",
+            input=input,
+            timeout=timeout,
+            check=check,
+            error=error,
+            during_cleanup=during_cleanup,
+        )
+
+    def get(self, kind: str, *words: str, namespace: str | None = None) -> dict[str, Any]:
+        """``kubectl get KIND … -o json``; a list when no name is among ``words``."""
+        scope = ["--namespace", namespace] if namespace else []
+        answer = self.run("get", kind, *words, *scope, "-o", "json").stdout
+        value: dict[str, Any] = json.loads(answer)
+        return value
+
+    def exists(self, kind: str, name: str, *, namespace: str | None = None) -> bool:
+        scope = ["--namespace", namespace] if namespace else []
+        found = self.run("get", kind, name, *scope, "--ignore-not-found", "-o", "name")
+        return bool(found.stdout.strip())
+
+    def apply(self, manifests: str, *, namespace: str | None = None) -> None:
+        """Server-side apply of YAML given on standard input (never through argv: secrets)."""
+        scope = ["--namespace", namespace] if namespace else []
+        self.run(
+            "apply", "--server-side", "--force-conflicts", "-f", "-", *scope, input=manifests
+        )
+
+    def pods(self, namespace: str, selector: str = "") -> list[dict[str, Any]]:
+        words = ["--selector", selector] if selector else []
+        items: list[dict[str, Any]] = self.get("pods", *words, namespace=namespace)["items"]
+        return items
+
+    @contextmanager
+    def port_forward(
+        self,
+        namespace: str,
+        resource: str,
+        ports: Mapping[int, int | None],
+        *,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Iterator[dict[int, int]]:
+        """Forward local ports to ``resource`` (``svc/NAME``, ``pod/NAME``) while in the block.
+
+        ``ports`` maps remote ports to local ones, ``None`` for any free one; yields remote to
+        local. kubectl binds to one pod: after a roll-over, forward anew.
+        """
+        found: dict[int, int] = {}
+        said: list[str] = []
+
+        def see(line: str) -> None:
+            said.append(line)
+            words = line.split()
+            # "Forwarding from 127.0.0.1:43211 -> 5000": the right-hand port is the pod's, so
+            # the order of the lines, which is the order asked for, tells the Service's port.
+            if line.startswith("Forwarding from 127.0.0.1:"):
+                wanted = list(ports)
+                if len(found) < len(wanted):
+                    found[wanted[len(found)]] = int(words[2].rsplit(":", 1)[1])
+            if on_line is not None:
+                on_line(line)
+
+        pairs = [f"{local or ''}:{remote}" for remote, local in ports.items()]
+        argv = self._argv(
+            "port-forward", "--namespace", namespace, "--address", "127.0.0.1", resource, *pairs
+        )
+        with self._programs.background(
+            argv, log=f"port-forward-{self.cluster.name}", on_line=see
+        ) as process:
+
+            def ready() -> dict[int, int] | None:
+                if process.poll() is not None:
+                    raise CommandFailed(
+                        f"port-forward to {resource} ended: {' '.join(said[-3:])}",
+                        argv=tuple(argv),
+                        status=process.returncode,
+                    )
+                return found if len(found) == len(ports) else None
+
+            yield wait_until(
+                f"a port-forward to {resource} in {namespace}",
+                ready,
+                timeout=20,
+                clock=self._clock,
+                interval=0.05,
+                diagnose=lambda: " ".join(said[-3:]) or "no output",
+            )

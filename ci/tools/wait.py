@@ -1,0 +1,62 @@
+"""The one poll loop of the project: a deadline, a clock, and an error that says what was seen."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from ci.errors import Interrupted, WaitTimeout
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """A source of time that tests replace by a manual one."""
+
+    def monotonic(self) -> float:
+        """Seconds since an arbitrary start."""
+
+    def sleep(self, seconds: float) -> None:
+        """Pass ``seconds``; raises :class:`ci.errors.Interrupted` when cancelled."""
+
+
+class SystemClock:
+    """Real time. ``cancel`` ends a sleep at once, so that Ctrl-C is never slept through."""
+
+    def __init__(self, cancel: threading.Event | None = None) -> None:
+        self._cancel = cancel if cancel is not None else threading.Event()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        if self._cancel.wait(seconds):
+            raise Interrupted("interrupted while waiting")
+
+
+def wait_until(
+    what: str,
+    probe: Callable[[], T | None],
+    *,
+    timeout: float,
+    clock: Clock,
+    interval: float = 0.5,
+    diagnose: Callable[[], str] | None = None,
+) -> T:
+    """Call ``probe`` until it returns something other than ``None`` or ``False``.
+
+    ``timeout`` and ``interval`` are in seconds. ``what`` completes the sentence "waited for …".
+    ``probe`` may raise to end the wait at once (a crash loop never heals by waiting).
+    ``diagnose`` says what was seen last. Raises :class:`ci.errors.WaitTimeout`.
+    """
+    deadline = clock.monotonic() + timeout
+    while True:
+        result = probe()
+        if result is not None and result is not False:
+            return result
+        if clock.monotonic() >= deadline:
+            seen = diagnose() if diagnose is not None else "nothing"
+            raise WaitTimeout(f"waited {timeout:.0f} s for {what}; last seen: {seen}")
+        clock.sleep(min(interval, max(0.0, deadline - clock.monotonic())))
