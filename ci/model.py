@@ -166,3 +166,52 @@ class Promotion:
     to_revision: int
     backups: Path
     checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How to log in to a registry. The password never stands here: ``password_command`` prints
+    it, or the environment variable ``password_env`` holds it."""
+
+    username: str
+    password_command: tuple[str, ...] = ()
+    password_env: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """Requests at a steady rate while the release rolls over: what is sent, what is forgiven."""
+
+    path: str = "/readyz"
+    per_second: float = 20.0
+    """0 turns the prober off."""
+    timeout_seconds: float = 5.0
+    allowed_failures: int = 0
+    """A chart that drains loses no request, so none is forgiven by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A release to promote to, with the shape of its service as the promotion sees it."""
+
+    name: str
+    cluster: Cluster
+    namespace: str
+    release: str
+    chart: Path
+    image_repository: str
+    timeout_seconds: int = 600
+    """Of ``helm upgrade --wait``."""
+    gateway: str = "model-engine"
+    """Service and Deployment that answer HTTP."""
+    port: int = 80
+    health_paths: tuple[str, ...] = ("/health", "/healthz", "/readyz")
+    deployments: tuple[str, ...] = ()
+    """Every Deployment that runs the image; those of the release when empty."""
+    tag_value: str = "tag"
+    repository_values: tuple[str, ...] = ("image.repository",)
+    """Helm values that hold the image tag and the image repository."""
+    login: Login | None = None
+    probing: Probing = Probing()
+    standins: StandIns | None = None
+    """Of a target the pipeline made itself."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ci.errors import CommandFailed, PipelineError
+from ci.errors import ChartInvalid, CommandFailed, PipelineError
 from ci.model import Cluster
 from ci.tools.command import Output, Programs
 
@@ -28,10 +28,30 @@ class Revision:
 class Helm:
     """Releases of one cluster through the helm program."""
 
-    def __init__(self, helm: Path, cluster: Cluster, programs: Programs) -> None:
+    def __init__(
+        self, helm: Path, cluster: Cluster, programs: Programs, *, during_cleanup: bool = False
+    ) -> None:
         self.cluster = cluster
         self._helm = helm
         self._programs = programs
+        self._during_cleanup = during_cleanup
+
+    def for_cleanup(self) -> Helm:
+        """The same cluster, with programs that also run after the run was cancelled."""
+        return Helm(self._helm, self.cluster, self._programs, during_cleanup=True)
+
+    def argv(self, *words: str, namespace: str) -> list[str]:
+        """The whole command line: program, kubeconfig, context, namespace, ``words``."""
+        return [
+            str(self._helm),
+            "--kubeconfig",
+            str(self.cluster.kubeconfig),
+            "--kube-context",
+            self.cluster.context,
+            "--namespace",
+            namespace,
+            *words,
+        ]
 
     def run(
         self,
@@ -44,24 +64,14 @@ class Helm:
         during_cleanup: bool = False,
     ) -> Output:
         """Any helm command. ``timeout`` in seconds, for the program (not helm's own)."""
-        argv = [
-            str(self._helm),
-            "--kubeconfig",
-            str(self.cluster.kubeconfig),
-            "--kube-context",
-            self.cluster.context,
-            "--namespace",
-            namespace,
-            *words,
-        ]
         return self._programs.run(
-            argv,
+            self.argv(*words, namespace=namespace),
             log=f"helm-{self.cluster.name}",
             input=input,
             timeout=timeout,
             check=check,
             error=error,
-            during_cleanup=during_cleanup,
+            during_cleanup=during_cleanup or self._during_cleanup,
         )
 
     def history(self, release: str, namespace: str) -> list[Revision]:
@@ -116,3 +126,60 @@ class Helm:
             timeout=timeout + 30,
             error=error,
         )
+
+    def upgrade_words(
+        self,
+        release: str,
+        chart: Path,
+        sets: Mapping[str, str],
+        *,
+        description: str = "",
+    ) -> list[str]:
+        """``upgrade RELEASE CHART --reuse-values --set …``: everything but ``sets`` stays.
+
+        A value of digits only is set as a string: Helm would keep it as a number and give it
+        back in scientific notation at the next upgrade.
+        """
+        words = ["upgrade", release, str(chart), "--reuse-values"]
+        for key, value in sets.items():
+            numeric = value.isdigit() or value in ("true", "false", "null")
+            words += ["--set-string" if numeric else "--set", f"{key}={value}"]
+        if description:
+            words += ["--description", description]
+        return words
+
+    def render_upgrade(
+        self, release: str, chart: Path, namespace: str, sets: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """The release that ``helm upgrade --reuse-values`` would make, rendered by the server.
+
+        Raises :class:`ci.errors.ChartInvalid` with Helm's own reason.
+        """
+        words = self.upgrade_words(release, chart, sets)
+        answer = self.run(
+            *words, "--dry-run=server", "-o", "json", namespace=namespace, check=False
+        )
+        if answer.status != 0:
+            raise ChartInvalid(f"the chart {chart.name} does not render: {reason(answer)}")
+        rendered: dict[str, Any] = json.loads(answer.stdout)
+        return rendered
+
+    def rollback(self, release: str, revision: int, namespace: str, *, timeout: int) -> None:
+        """``helm rollback --wait`` to an explicit revision. ``timeout`` in seconds."""
+        self.run(
+            "rollback",
+            release,
+            str(revision),
+            "--wait",
+            "--timeout",
+            f"{timeout}s",
+            namespace=namespace,
+            timeout=timeout + 30,
+        )
+
+
+def reason(answer: Output) -> str:
+    """Helm's reason in one line: its last ``Error:``, without the word."""
+    lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error:")]
+    return (errors or lines or [f"helm ended with {answer.status}"])[-1]

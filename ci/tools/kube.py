@@ -6,22 +6,38 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ci.errors import CommandFailed, PipelineError
 from ci.model import Cluster
 from ci.tools.command import Output, Programs
-from ci.tools.wait import Clock, wait_until
+from ci.tools.wait import Clock, SystemClock, wait_until
 
 
 class Kube:
     """One cluster's API through kubectl; the ambient kubeconfig is never read."""
 
-    def __init__(self, kubectl: Path, cluster: Cluster, programs: Programs, clock: Clock) -> None:
+    def __init__(
+        self,
+        kubectl: Path,
+        cluster: Cluster,
+        programs: Programs,
+        clock: Clock,
+        *,
+        during_cleanup: bool = False,
+    ) -> None:
         self.cluster = cluster
         self._kubectl = kubectl
         self._programs = programs
         self._clock = clock
+        self._during_cleanup = during_cleanup
+
+    def for_cleanup(self) -> Kube:
+        """The same cluster, with programs that also run after the run was cancelled."""
+        return Kube(
+            self._kubectl, self.cluster, self._programs, SystemClock(), during_cleanup=True
+        )
 
     def _argv(self, *words: str) -> list[str]:
         return [
@@ -50,7 +66,7 @@ class Kube:
             timeout=timeout,
             check=check,
             error=error,
-            during_cleanup=during_cleanup,
+            during_cleanup=during_cleanup or self._during_cleanup,
         )
 
     def get(self, kind: str, *words: str, namespace: str | None = None) -> dict[str, Any]:
@@ -131,3 +147,33 @@ class Kube:
                 interval=0.05,
                 diagnose=lambda: " ".join(said[-3:]) or "no output",
             )
+
+    @contextmanager
+    def api(self) -> Iterator[Path]:
+        """The cluster's API on a Unix socket while in the block.
+
+        ``kubectl proxy`` does the authentication, whatever the kubeconfig wants (certificates,
+        tokens, a cloud's program); a socket in a private folder is open to nobody else.
+        """
+        with TemporaryDirectory(prefix="kube-api-") as folder:
+            socket = Path(folder) / "s"
+            argv = self._argv("proxy", "--unix-socket", str(socket))
+            with self._programs.background(argv, log=f"proxy-{self.cluster.name}") as process:
+
+                def ready() -> bool:
+                    if process.poll() is not None:
+                        raise CommandFailed(
+                            f"kubectl proxy to {self.cluster.context} ended",
+                            argv=tuple(argv),
+                            status=process.returncode,
+                        )
+                    return socket.exists()
+
+                wait_until(
+                    f"the API of {self.cluster.context} on a socket",
+                    ready,
+                    timeout=20,
+                    clock=self._clock,
+                    interval=0.05,
+                )
+                yield socket

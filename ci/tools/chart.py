@@ -1,0 +1,58 @@
+"""Charts, looked at without a cluster: what they are called, and whether they render."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ci.errors import ChartInvalid
+from ci.tools.command import Programs
+from ci.tools.helm import reason
+
+
+def metadata(chart: Path) -> dict[str, Any]:
+    """``Chart.yaml``. Raises :class:`ChartInvalid` when it is missing or not a chart's."""
+    path = chart / "Chart.yaml"
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise ChartInvalid(f"{chart} is not a chart: no readable Chart.yaml") from problem
+    except yaml.YAMLError as problem:
+        raise ChartInvalid(f"{path} is not YAML: {' '.join(str(problem).split())}") from problem
+    if not isinstance(loaded, dict) or not loaded.get("name") or not loaded.get("version"):
+        raise ChartInvalid(f"{path} names no chart and version")
+    return loaded
+
+
+def render(
+    helm: Path,
+    programs: Programs,
+    chart: Path,
+    values: dict[str, Any],
+    *,
+    release: str = "render",
+    namespace: str = "default",
+) -> str:
+    """``helm template``: the manifests, or :class:`ChartInvalid` with the reason in one line."""
+    metadata(chart)
+    answer = programs.run(
+        [
+            str(helm),
+            "template",
+            release,
+            str(chart),
+            "--namespace",
+            namespace,
+            "--values",
+            "-",
+        ],
+        log="helm-template",
+        input=yaml.safe_dump(values),
+        timeout=60,
+        check=False,
+    )
+    if answer.status != 0:
+        raise ChartInvalid(f"the chart {chart.name} does not render: {reason(answer)}")
+    return answer.stdout
