@@ -1,0 +1,195 @@
+"""The backups of the upgrade plan, as texts. Pure: what is recorded is passed in.
+
+Secret values are left out of every file: a roll-back needs none of them, because Helm and the
+cluster keep their own, and the files may end as build artefacts.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ci.promotion import redaction
+
+_SCRIPT = Path(__file__).parent / "quick-rollback.sh"
+
+_LIVE_ONLY = (
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "managedFields",
+    "selfLink",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    name: str
+    text: str
+    executable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The target as it was before the change."""
+
+    kubeconfig: str
+    context: str
+    namespace: str
+    release: str
+    revision: int
+    timeout_seconds: int
+    date: str
+    """ISO 8601, UTC."""
+    values: Mapping[str, Any]
+    """User-supplied values of the release."""
+    deployments: Mapping[str, Mapping[str, Any]]
+    """The release's Deployments, live, by name."""
+    gateway: str
+    image: str
+    """Of the gateway, by tag."""
+    digest: str
+
+
+def make(recorded: Recorded) -> tuple[File, ...]:
+    """Every backup, named exactly as in the upgrade plan."""
+    files = [File("helm-values-backup.yaml", _values(recorded))]
+    for name, deployment in recorded.deployments.items():
+        files.append(
+            File(f"{_short(recorded.gateway, name)}-deployment-backup.yaml", _manifest(deployment))
+        )
+    files += [
+        File("current-image.txt", _images_text(recorded)),
+        File("health-checks.txt", _health_checks(recorded)),
+        File("current-env-vars.txt", _env_vars(recorded)),
+        File("quick-rollback.sh", quick_rollback(recorded), executable=True),
+    ]
+    return tuple(files)
+
+
+def _short(gateway: str, name: str) -> str:
+    """``model-engine`` stays; ``model-engine-endpoint-builder`` is ``endpoint-builder``."""
+    return name.removeprefix(f"{gateway}-") if name != gateway else name
+
+
+def _values(recorded: Recorded) -> str:
+    head = (
+        f"# User-supplied values of {recorded.release}, revision {recorded.revision},"
+        f" {recorded.date}. Secret values are left out.\n"
+    )
+    return head + _yaml(redaction.tree(dict(recorded.values)))
+
+
+def _manifest(deployment: Mapping[str, Any]) -> str:
+    kept = {key: value for key, value in deployment.items() if key != "status"}
+    kept["metadata"] = {k: v for k, v in kept["metadata"].items() if k not in _LIVE_ONLY}
+    clean = redaction.tree(kept)
+    note = "" if clean == kept else "# Secret values are left out: fill them in before applying.\n"
+    return note + _yaml(clean)
+
+
+def images(recorded: Recorded) -> dict[str, dict[str, str]]:
+    """Image of every container of every Deployment, init containers included."""
+    return {
+        name: {
+            c["name"]: c["image"]
+            for group in ("initContainers", "containers")
+            for c in deployment["spec"]["template"]["spec"].get(group) or []
+        }
+        for name, deployment in recorded.deployments.items()
+    }
+
+
+def _images_text(recorded: Recorded) -> str:
+    lines = [recorded.image, f"digest {recorded.digest or 'unknown: no pod was running'}"]
+    lines += [
+        f"{name}/{container} {image}"
+        for name, containers in images(recorded).items()
+        for container, image in containers.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _health_checks(recorded: Recorded) -> str:
+    probes: dict[str, Any] = {}
+    for name, deployment in recorded.deployments.items():
+        for container in deployment["spec"]["template"]["spec"].get("containers") or []:
+            found = {
+                key: container[key]
+                for key in ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle")
+                if key in container
+            }
+            probes[f"{name}/{container['name']}"] = found
+    return _yaml(redaction.tree(probes))
+
+
+def _env_vars(recorded: Recorded) -> str:
+    lines: list[str] = []
+    for name, deployment in recorded.deployments.items():
+        for container in deployment["spec"]["template"]["spec"].get("containers") or []:
+            lines.append(f"# {name}/{container['name']}")
+            for entry in container.get("env") or []:
+                if "valueFrom" in entry:
+                    source = yaml.safe_dump(
+                        entry["valueFrom"], default_flow_style=True, width=10_000
+                    )
+                    lines.append(f"{entry['name']} from {source.strip()}")
+                else:
+                    value = redaction.tree(str(entry.get("value", "")), name=entry["name"])
+                    lines.append(f"{entry['name']}={value}")
+            for source in container.get("envFrom") or []:
+                flow = yaml.safe_dump(source, default_flow_style=True, width=10_000)
+                lines.append(f"all of {flow.strip()}")
+    return "\n".join(lines) + "\n"
+
+
+def quick_rollback(recorded: Recorded) -> str:
+    """The roll-back script: POSIX sh, for a machine that has only helm or kubectl."""
+    by_deployment = images(recorded)
+    set_images = [
+        "        with_kubectl set image "
+        + " ".join(
+            shlex.quote(word)
+            for word in (f"deployment/{name}", *(f"{c}={i}" for c, i in containers.items()))
+        )
+        for name, containers in by_deployment.items()
+    ]
+    rollouts = [
+        f"        with_kubectl rollout status {shlex.quote(f'deployment/{name}')}"
+        ' --timeout "${timeout}s"'
+        for name in by_deployment
+    ]
+    plain = {
+        "DATE": recorded.date,
+        "RELEASE": recorded.release,
+        "NAMESPACE": recorded.namespace,
+        "CONTEXT": recorded.context,
+        "KUBECONFIG": recorded.kubeconfig,
+        "REVISION": str(recorded.revision),
+        "TIMEOUT": str(recorded.timeout_seconds),
+        "IMAGES_TEXT": "\n".join(
+            f"  {name}/{container}  {image}"
+            for name, containers in by_deployment.items()
+            for container, image in containers.items()
+        ),
+        "SET_IMAGES": "\n".join(set_images) or "        :",
+        "ROLLOUTS": "\n".join(rollouts) or "        :",
+    }
+    quoted = {
+        f"Q_{key}": shlex.quote(plain[key])
+        for key in ("RELEASE", "NAMESPACE", "CONTEXT", "KUBECONFIG")
+    }
+    script = _SCRIPT.read_text(encoding="utf-8")
+    for key, value in {**plain, **quoted}.items():
+        script = script.replace(f"@{key}@", value)
+    return script
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, default_flow_style=False, width=10_000)

@@ -1,0 +1,227 @@
+"""One promotion at a time per release: a Lease in the cluster, which is also the journal.
+
+While it runs, a promotion holds ``promotion-RELEASE`` in the target's namespace and renews it.
+It is taken over only when its holder is provably gone: it was not renewed for its duration and
+an allowance for clocks that differ, or the holder was a process of this machine that exists no
+more. The annotations say which revision to return to, so that a run killed in the middle can
+be repaired by any machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ci.errors import Locked, PipelineError, PlanRefused
+from ci.tools.kube import Kube
+
+DURATION_SECONDS = 30
+RENEW_SECONDS = 8.0
+CLOCK_ALLOWANCE_SECONDS = 30
+ANNOTATION = "queue-timeout-gate/"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process, told apart from any other on any machine."""
+
+    host: str
+    boot: str
+    """Of the kernel and the process name space: the same only where ``pid`` means the same."""
+    pid: int
+    started: str
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+
+    def __str__(self) -> str:
+        return "/".join((self.host, self.boot, str(self.pid), self.started, self.run))
+
+    @classmethod
+    def parse(cls, text: str) -> Holder | None:
+        parts = text.split("/")
+        if len(parts) != 5 or not parts[2].isdigit():
+            return None
+        return cls(parts[0], parts[1], int(parts[2]), parts[3], parts[4])
+
+    @classmethod
+    def me(cls) -> Holder:
+        return cls(platform.node() or "?", _boot(), os.getpid(), _started(os.getpid()))
+
+
+def _boot() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return "?"
+
+
+def _started(pid: int) -> str:
+    """Start time of a process in clock ticks; empty when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def gone(holder: Holder, *, here: str, started_now: str) -> bool:
+    """Whether a holder is a process of this machine that ended. ``here`` is this machine's
+    ``boot``; ``started_now`` the start time of what has its process id now."""
+    return here != "?" and holder.boot == here and holder.started != started_now
+
+
+def held_by(lease: Mapping[str, Any], now: datetime) -> str:
+    """Who holds the lease at ``now``; empty when nobody does any more."""
+    spec = lease.get("spec") or {}
+    holder = str(spec.get("holderIdentity") or "")
+    if not holder or not spec.get("renewTime"):
+        return ""
+    renewed = datetime.fromisoformat(str(spec["renewTime"]))
+    length = int(spec.get("leaseDurationSeconds", DURATION_SECONDS)) + CLOCK_ALLOWANCE_SECONDS
+    return holder if now < renewed + timedelta(seconds=length) else ""
+
+
+def name(release: str) -> str:
+    return f"promotion-{release}"
+
+
+def journal(lease: Mapping[str, Any]) -> dict[str, str]:
+    """What the last promotion wrote down: ``step``, ``revision``, ``image``."""
+    annotations = (lease.get("metadata") or {}).get("annotations") or {}
+    return {
+        key.removeprefix(ANNOTATION): str(value)
+        for key, value in annotations.items()
+        if key.startswith(ANNOTATION)
+    }
+
+
+def read(kube: Kube, release: str, namespace: str) -> dict[str, Any]:
+    """The lease, empty when there is none."""
+    said = kube.run(
+        "get", "lease", name(release), "--namespace", namespace, "--ignore-not-found", "-o", "json"
+    ).stdout
+    found: dict[str, Any] = json.loads(said) if said.strip() else {}
+    return found
+
+
+class Lease:
+    """Holds the lease while in the ``with`` block. Raises :class:`Locked` when another does."""
+
+    def __init__(self, kube: Kube, *, release: str, namespace: str) -> None:
+        # Cleanup mode: a rollback after Ctrl-C is still covered.
+        self._kube = kube.for_cleanup()
+        self._release = release
+        self._namespace = namespace
+        self._holder = Holder.me()
+        self._notes: dict[str, str] = {}
+        self._version = ""
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self.lost = ""
+        """Why the lease is not ours any more; empty while it is."""
+
+    def __enter__(self) -> Lease:
+        lease = read(self._kube, self._release, self._namespace)
+        if lease:
+            self._refuse_held(lease)
+            self._notes = journal(lease)
+            self._version = lease["metadata"]["resourceVersion"]
+        problem = self._write()
+        if problem:
+            # Somebody was faster between the look and the writing: say who.
+            self._refuse_held(read(self._kube, self._release, self._namespace))
+            raise PlanRefused(
+                f"cannot take the promotion lock of {self._release}: {problem}",
+                remedy="allow create, get and update of leases.coordination.k8s.io in"
+                f" namespace {self._namespace}",
+            )
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join(RENEW_SECONDS)
+        if not self.lost:
+            self._write(release=True)
+
+    def _refuse_held(self, lease: Mapping[str, Any]) -> None:
+        owner = held_by(lease, datetime.now(UTC))
+        holder = Holder.parse(owner)
+        if not owner or (
+            holder is not None
+            and gone(holder, here=self._holder.boot, started_now=_started(holder.pid))
+        ):
+            return
+        who = f"process {holder.pid} on {holder.host}" if holder else owner
+        raise Locked(
+            f"another promotion of {self._release} in {self._namespace} is under way ({who})",
+            remedy="wait for it to end; a holder that died is replaced after"
+            f" {DURATION_SECONDS + CLOCK_ALLOWANCE_SECONDS} s",
+        )
+
+    def note(self, **notes: str) -> None:
+        """Write into the journal, before the step it is about. Raises when it cannot."""
+        with self._lock:
+            self._notes.update(notes)
+        problem = self._write()
+        if problem:
+            raise PlanRefused(f"cannot write the promotion's journal: {problem}")
+
+    @property
+    def found(self) -> dict[str, str]:
+        """The journal."""
+        return dict(self._notes)
+
+    def _write(self, *, release: bool = False) -> str:
+        """Create or replace; the reason when the API refused."""
+        with self._lock:
+            moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            metadata: dict[str, Any] = {
+                "name": name(self._release),
+                "namespace": self._namespace,
+                "annotations": {f"{ANNOTATION}{key}": value for key, value in self._notes.items()},
+            }
+            if self._version:
+                metadata["resourceVersion"] = self._version
+            lease = {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": metadata,
+                "spec": {
+                    "holderIdentity": "" if release else str(self._holder),
+                    "leaseDurationSeconds": DURATION_SECONDS,
+                    "renewTime": moment,
+                },
+            }
+            verb = "replace" if self._version else "create"
+            try:
+                said = self._kube.run(
+                    verb, "-f", "-", "-o", "json", input=json.dumps(lease), check=False, timeout=15
+                )
+            except PipelineError as problem:
+                return str(problem)
+            if said.status != 0:
+                return " ".join(said.stderr.split())
+            self._version = json.loads(said.stdout)["metadata"]["resourceVersion"]
+            return ""
+
+    def _renew(self) -> None:
+        while not self._stop.wait(RENEW_SECONDS):
+            problem = self._write()
+            if "modified" in problem or "not found" in problem:
+                self.lost = problem
+                return

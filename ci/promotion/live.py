@@ -1,0 +1,295 @@
+"""Reading a target: what is there, what runs, whether it answers. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import httpx
+import yaml
+
+from ci.context import Context
+from ci.errors import CommandFailed, PipelineError, TargetNotFound
+from ci.model import Check, Image, Target
+from ci.promotion import preflight, redaction
+from ci.promotion.plan import Key, Rendered
+from ci.promotion.prober import Send
+from ci.promotion.rollout import (
+    Expected,
+    Judgement,
+    Snapshot,
+    digests_of,
+    judge,
+    service_containers,
+)
+from ci.tools.command import Output, Programs
+from ci.tools.helm import Helm, Revision, reason
+from ci.tools.kube import Kube
+from ci.tools.wait import Clock, SystemClock, wait_until
+
+KINDS = "deployments.apps,replicasets.apps,pods,endpointslices.discovery.k8s.io"
+
+ERROR_LINE = re.compile(
+    r"\b(ERROR|CRITICAL|FATAL)\b|^Traceback \(most recent call last\)|^panic:"
+    r'|"(level|severity|levelname)":\s*"(error|critical|fatal)"',
+)
+
+
+def private(context: Context) -> Programs:
+    """Programs that leave no log: for reading what holds secrets (values, manifests)."""
+    return Programs(env=context.programs.env, cancel=context.programs.cancel)
+
+
+def private_helm(context: Context, target: Target) -> Helm:
+    return Helm(context.tools.helm, target.cluster, private(context))
+
+
+def private_kube(context: Context, target: Target, *, during_cleanup: bool = False) -> Kube:
+    clock: Clock = SystemClock() if during_cleanup else context.clock
+    return Kube(
+        context.tools.kubectl,
+        target.cluster,
+        private(context),
+        clock,
+        during_cleanup=during_cleanup,
+    )
+
+
+def find(context: Context, target: Target) -> list[Revision]:
+    """The release's revisions, oldest first. Raises :class:`TargetNotFound` naming exactly what
+    does not exist: the kubeconfig, the context, the cluster, the namespace or the release."""
+    cluster = target.cluster
+    names = preflight.contexts(cluster.kubeconfig)
+    if cluster.context not in names:
+        raise TargetNotFound(
+            f"{cluster.kubeconfig} has no context {cluster.context!r}",
+            remedy=f"its contexts are: {', '.join(names) or 'none'}",
+        )
+    kube, helm = context.kube(cluster), context.helm(cluster)
+    answer = kube.run(
+        "get", "namespace", target.namespace, "-o", "name", "--request-timeout=15s", check=False
+    )
+    if answer.status != 0:
+        if "(NotFound)" in answer.stderr:
+            raise TargetNotFound(
+                f"the cluster of context {cluster.context!r} has no namespace {target.namespace!r}"
+            )
+        # Who may not look at namespaces may still promote; the release tells.
+        if "(Forbidden)" not in answer.stderr:
+            raise TargetNotFound(
+                f"the cluster of context {cluster.context!r} does not answer: {_last(answer)}",
+                remedy="check the kubeconfig, its credentials and the way to the cluster",
+            )
+    history = helm.run(
+        "history", target.release, "-o", "json", "--max", "256",
+        namespace=target.namespace, check=False,
+    )  # fmt: skip
+    if history.status != 0:
+        if "not found" not in history.stderr:
+            raise TargetNotFound(f"helm cannot read {target.release!r}: {reason(history)}")
+        there = helm.run("list", "--all", "-q", namespace=target.namespace, check=False)
+        raise TargetNotFound(
+            f"namespace {target.namespace!r} has no release {target.release!r}",
+            remedy=f"its releases are: {', '.join(there.stdout.split()) or 'none'}",
+        )
+    return [
+        Revision(int(r["revision"]), r["status"], r["chart"], r["description"])
+        for r in json.loads(history.stdout)
+    ]
+
+
+def _last(answer: Output) -> str:
+    lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
+    return redaction.text(lines[-1]) if lines else f"status {answer.status}"
+
+
+def snapshot(kube: Kube, namespace: str) -> Snapshot:
+    return Snapshot.of(kube.get(KINDS, namespace=namespace)["items"])
+
+
+def deployments_of(target: Target, objects: Mapping[Key, Mapping[str, Any]]) -> tuple[str, ...]:
+    """The Deployments that run the image: as configured, else those of the manifest."""
+    return target.deployments or tuple(key[3] for key in objects if key[1] == "Deployment")
+
+
+def image_of(deployment: Mapping[str, Any], prefer: str = "") -> tuple[str, str]:
+    """Repository and tag of a Deployment's service container: the one named like the
+    Deployment, else the first."""
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    name = prefer or deployment["metadata"]["name"]
+    chosen = next((c for c in containers if c["name"] == name), containers[0])
+    reference = str(chosen["image"]).partition("@")[0]
+    repository, colon, tag = reference.rpartition(":")
+    if not colon or "/" in tag:
+        return reference, "latest"
+    return repository, tag
+
+
+def value_at(values: Mapping[str, Any], dotted: str) -> Any:
+    """A Helm value by its dotted name; ``None`` when there is none."""
+    here: Any = values
+    for part in dotted.split("."):
+        here = here.get(part) if isinstance(here, Mapping) else None
+    return here
+
+
+def released_image(target: Target, rendered: Rendered) -> tuple[str, str]:
+    """Repository and tag of the gateway in a rendered release."""
+    for key, item in rendered.objects.items():
+        if key[1] == "Deployment" and key[3] == target.gateway:
+            return image_of(item)
+    raise TargetNotFound(
+        f"release {target.release!r} has no Deployment {target.gateway!r}",
+        remedy="name the gateway's Deployment in pipeline.toml (service.gateway)",
+    )
+
+
+def wait_complete(
+    kube: Kube,
+    target: Target,
+    expected: Expected,
+    *,
+    timeout: float,
+    clock: Clock,
+    look: Callable[[Snapshot], None] | None = None,
+) -> tuple[Judgement, Snapshot]:
+    """Wait until the roll-over is complete by our own judgement. ``look`` may raise to give up."""
+    last: list[Judgement] = []
+
+    def probe() -> tuple[Judgement, Snapshot] | None:
+        now = snapshot(kube, target.namespace)
+        if look is not None:
+            look(now)
+        last[:] = [judge(now, expected)]
+        return (last[0], now) if last[0].complete else None
+
+    return wait_until(
+        f"the roll-over of {target.release} to {expected.tag}",
+        probe,
+        timeout=timeout,
+        clock=clock,
+        interval=0.5,
+        diagnose=lambda: str(last[0]) if last else "nothing",
+    )
+
+
+# -- answering --------------------------------------------------------------------------------------
+
+
+def health(context: Context, target: Target, *, kube: Kube | None = None) -> tuple[Check, ...]:
+    """Every health path through a port-forward, as the upgrade plan asks it."""
+    kube = kube or context.kube(target.cluster)
+    checks: list[Check] = []
+    with (
+        kube.port_forward(
+            target.namespace, f"svc/{target.gateway}", {target.port: None}
+        ) as forwarded,
+        httpx.Client(
+            base_url=f"http://127.0.0.1:{forwarded[target.port]}", timeout=5, trust_env=False
+        ) as client,
+    ):
+        for path in target.health_paths:
+            begun = context.clock.monotonic()
+            try:
+                answer = client.get(path)
+                said = " ".join(answer.text.split())[:120]
+                ok, evidence = answer.status_code == 200, f"HTTP {answer.status_code} {said}"
+            except httpx.HTTPError as problem:
+                ok, evidence = False, str(problem) or type(problem).__name__
+            taken = (context.clock.monotonic() - begun) * 1000
+            checks.append(Check(path, ok, f"{redaction.text(evidence)} in {taken:.0f} ms"))
+    return tuple(checks)
+
+
+def health_without_forward(kube: Kube, target: Target) -> tuple[Check, ...]:
+    """The same through the API server: works while the run is being cancelled."""
+    checks: list[Check] = []
+    for path in target.health_paths:
+        answer = kube.run("get", "--raw", service_path(target, path), check=False, timeout=15)
+        said = " ".join((answer.stdout or answer.stderr).split())[:120]
+        checks.append(Check(path, answer.status == 0, redaction.text(said)))
+    return tuple(checks)
+
+
+def service_path(target: Target, path: str) -> str:
+    """A path of the Service as the API server forwards it: to any ready pod, each time anew."""
+    return (
+        f"/api/v1/namespaces/{target.namespace}/services/http:{target.gateway}:{target.port}"
+        f"/proxy{path}"
+    )
+
+
+def sender(client: httpx.Client, target: Target) -> Send:
+    """Sends one probe through the API server, which picks a pod of the Service each time (a
+    port-forward stays with one pod and would prove nothing about a roll-over)."""
+    where = service_path(target, target.probing.path)
+
+    def send() -> str:
+        try:
+            answer = client.get(where)
+        except httpx.HTTPError as problem:
+            return str(problem) or type(problem).__name__
+        if answer.status_code < 400:
+            return ""
+        return f"HTTP {answer.status_code}: {redaction.text(' '.join(answer.text.split()))[:160]}"
+
+    return send
+
+
+def error_lines(
+    kube: Kube, target: Target, pods: Sequence[Mapping[str, Any]], *, tail: int = 2000
+) -> list[str]:
+    """Lines of the service's containers that report an error, with the pod they are from."""
+    found: list[str] = []
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        for container in service_containers(pod["spec"], target.image_repository):
+            answer = kube.run(
+                "logs", name, "--namespace", target.namespace, "--container", container,
+                f"--tail={tail}", check=False, timeout=30,
+            )  # fmt: skip
+            found += [
+                f"{name}: {redaction.text(line.strip())[:200]}"
+                for line in answer.stdout.splitlines()
+                if ERROR_LINE.search(line)
+            ]
+    return found
+
+
+def stored_chart(kube: Kube, target: Target, revision: int) -> dict[str, Any] | None:
+    """The chart as Helm stored it in the release's Secret; ``None`` when it is kept elsewhere or
+    may not be read."""
+    name = f"sh.helm.release.v1.{target.release}.v{revision}"
+    try:
+        secret = kube.get("secret", name, namespace=target.namespace)
+        return preflight.chart_of_release(secret["data"]["release"])
+    except (PipelineError, KeyError, ValueError, OSError, yaml.YAMLError):
+        return None
+
+
+def running_image(target: Target, now: Snapshot) -> tuple[Image, frozenset[str]]:
+    """The image the gateway asks for, and every digest the service's pods run."""
+    gateway = now.deployments.get(target.gateway)
+    if gateway is None:
+        raise TargetNotFound(
+            f"namespace {target.namespace!r} has no Deployment {target.gateway!r}",
+            remedy="name the gateway's Deployment in pipeline.toml (service.gateway)",
+        )
+    repository, tag = image_of(gateway)
+    digests = [
+        digest
+        for name in (target.gateway, *target.deployments)
+        for pod in now.pods_of(name)
+        for digest in digests_of(pod, repository).values()
+    ]
+    return Image(repository, tag, digests[0] if digests else ""), frozenset(digests)
+
+
+def failed_to_text(problem: BaseException) -> str:
+    """A failure in one line of plain words."""
+    if isinstance(problem, CommandFailed) and problem.output:
+        return " ".join(problem.output.splitlines()[-1].split())
+    first = (str(problem) or type(problem).__name__).splitlines()[0]
+    return " ".join(first.split())

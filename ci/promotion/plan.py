@@ -1,0 +1,368 @@
+"""What an upgrade would change, and whether that is the image and nothing else. Pure.
+
+Theory. Three renderings are compared: ``live``, the release as it stands (revision N, old
+tag); ``same``, what an upgrade to the *old* tag would make (revision N+1); ``new``, what the
+upgrade to the new tag would make (revision N+1), rendered twice.
+
+====================  =================================  ==========================================
+compared              differs by                         allowed
+====================  =================================  ==========================================
+``new`` / ``new``     nothing                            nothing: the template is not deterministic
+``live`` / ``same``   the revision                       the revision number inside a string
+``same`` / ``new``    the tag (and the repository)       image fields; labels, annotations and
+                                                         environment values that are the old tag
+                                                         replaced by the new one; checksum
+                                                         annotations that follow from these
+====================  =================================  ==========================================
+
+So a difference is allowed for its cause as well as for its look. Everything else is refused
+and listed by object and path, with secrets left out. Manifest and hooks are compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from ci.promotion import redaction
+
+Path = tuple[str, ...]
+Key = tuple[str, str, str, str]
+"""apiVersion, kind, namespace, name."""
+
+ABSENT = object()
+"""Stands for a field or an object that one side does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The objects of a release: manifest and hooks, by what they are called."""
+
+    objects: Mapping[Key, Mapping[str, Any]]
+    hooks: Mapping[Key, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is meant to change."""
+
+    old_tag: str
+    new_tag: str
+    old_repository: str
+    new_repository: str
+    old_revision: int
+    new_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field that differs. ``reason`` says why it is allowed or why it is refused."""
+
+    object: str
+    """For example ``Deployment/model-engine``; hooks end in `` (hook)``."""
+    path: str
+    """For example ``spec.template.spec.containers[model-engine].image``; empty for the whole."""
+    before: str
+    after: str
+    allowed: bool
+    reason: str
+
+    def __str__(self) -> str:
+        where = f"{self.object} {self.path}".strip()
+        return f"{where}: {self.before} -> {self.after} ({self.reason})"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every difference the upgrade would make."""
+
+    change: Change
+    differences: tuple[Difference, ...]
+
+    @property
+    def refused(self) -> tuple[Difference, ...]:
+        return tuple(d for d in self.differences if not d.allowed)
+
+    @property
+    def text(self) -> str:
+        """The whole plan, a line per difference."""
+        lines = [
+            f"revision {self.change.old_revision} -> {self.change.new_revision}",
+            f"image {self.change.old_repository}:{self.change.old_tag}"
+            f" -> {self.change.new_repository}:{self.change.new_tag}",
+            *(f"{'  ' if d.allowed else '! '}{d}" for d in self.differences),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def parse(manifest: str, hooks: str | Iterable[str]) -> Rendered:
+    """Rendered YAML, many documents each, to objects."""
+    texts = [hooks] if isinstance(hooks, str) else list(hooks)
+    return Rendered(_objects([manifest]), _objects(texts))
+
+
+def _objects(texts: Iterable[str]) -> dict[Key, Mapping[str, Any]]:
+    found: dict[Key, Mapping[str, Any]] = {}
+    for text in texts:
+        for document in yaml.load_all(text, Loader=_Loader):
+            if not isinstance(document, dict):
+                continue
+            items = document.get("items") if document.get("kind") == "List" else None
+            for item in items if isinstance(items, list) else [document]:
+                meta = item.get("metadata") or {}
+                key = (
+                    str(item.get("apiVersion", "")),
+                    str(item.get("kind", "")),
+                    str(meta.get("namespace") or ""),
+                    str(meta.get("name") or ""),
+                )
+                found[key] = item
+    return found
+
+
+class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
+    """YAML as Kubernetes reads it: ``yes`` and dates stay strings."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if not tag.endswith(("timestamp", "value"))
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+# YAML 1.2 of Kubernetes: only true and false are booleans.
+for _first in "yYnNoO":
+    _Loader.yaml_implicit_resolvers[_first] = [
+        (tag, pattern)
+        for tag, pattern in _Loader.yaml_implicit_resolvers.get(_first, [])
+        if not tag.endswith("bool")
+    ]
+
+
+def make(change: Change, *, live: Rendered, same: Rendered, new: Rendered, again: Rendered) -> Plan:
+    """The plan of an upgrade. See the table above for the four renderings."""
+    found: list[Difference] = []
+    random: set[tuple[str, str]] = set()
+    for difference in _compare(new, again, _never(change)):
+        random.add((difference.object, difference.path))
+        found.append(difference)
+    for difference in _compare(live, same, _by_revision(change)):
+        if (difference.object, difference.path) not in random:
+            found.append(difference)
+    for difference in _compare(same, new, _by_tag(change)):
+        if (difference.object, difference.path) not in random:
+            found.append(difference)
+    return Plan(change, tuple(sorted(found, key=lambda d: (d.allowed, d.object, d.path))))
+
+
+# -- the rules: each answers whether a difference is allowed, and why or why not ----------------
+
+Verdict = tuple[bool, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    change: Change
+
+    def field(self, kind: str, path: Path, before: Any, after: Any) -> Verdict:
+        raise NotImplementedError
+
+    def renamed(self, name: str) -> str | None:
+        """What an object of this name may be called on the other side."""
+        return None
+
+    missing = "the object exists on one side only"
+
+
+class _never(_Rule):
+    missing = "not deterministic: two renderings differ"
+
+    def field(self, kind: str, path: Path, before: Any, after: Any) -> Verdict:
+        return False, "not deterministic: two renderings differ"
+
+
+class _by_revision(_Rule):
+    missing = "not of the image: the chart or the values differ from the live release"
+
+    def field(self, kind: str, path: Path, before: Any, after: Any) -> Verdict:
+        old, new = str(self.change.old_revision), str(self.change.new_revision)
+        if kind != "Secret" and isinstance(before, str) and isinstance(after, str):
+            if (before, after) == (old, new) and (_is_label(path) or _is_env(path)):
+                return True, "the release's revision"
+            if _replaced(before, after, rf"(?<=[-_./]v|.[-_./]){old}(?![0-9A-Za-z])", new):
+                return True, "the release's revision"
+        return False, self.missing
+
+    def renamed(self, name: str) -> str | None:
+        old, new = str(self.change.old_revision), str(self.change.new_revision)
+        return re.sub(rf"(?<=[-_./]v|.[-_./]){old}(?![0-9A-Za-z])", new, name)
+
+
+class _by_tag(_Rule):
+    missing = "the object depends on the tag"
+
+    def field(self, kind: str, path: Path, before: Any, after: Any) -> Verdict:
+        change = self.change
+        if not (isinstance(before, str) and isinstance(after, str)):
+            return False, "not of the image"
+        if _is_image(path):
+            if after == f"{change.new_repository}:{change.new_tag}":
+                if before == f"{change.old_repository}:{change.old_tag}":
+                    return True, "the image"
+                return False, "another image than the release's is replaced"
+            return False, "not the proven image"
+        pattern = rf"(?<![0-9A-Za-z]){re.escape(change.old_tag)}(?![0-9A-Za-z])"
+        if _is_label(path) or _is_env(path):
+            if _replaced(before, after, pattern, change.new_tag):
+                return True, "the tag"
+            if (
+                path[-2] == "annotations"
+                and "checksum" in path[-1]
+                and all(re.fullmatch(r"[0-9a-f]{32,128}", value) for value in (before, after))
+            ):
+                return True, "a checksum of what the tag is in"
+        return False, "not of the image"
+
+
+def _replaced(before: str, after: str, pattern: str, instead: str) -> bool:
+    """Whether ``after`` is ``before`` with some of the pattern's matches replaced."""
+    kept = re.split(pattern, before)
+    if len(kept) < 2 or before == after:
+        return False
+    matched = re.findall(pattern, before)
+    either = "".join(
+        re.escape(text) + f"(?:{re.escape(old)}|{re.escape(instead)})"
+        for text, old in zip(kept, matched, strict=False)
+    )
+    return re.fullmatch(either + re.escape(kept[-1]), after) is not None
+
+
+def _is_image(path: Path) -> bool:
+    return (
+        len(path) > 2
+        and path[-1] == "image"
+        and path[-3]
+        in (
+            "containers",
+            "initContainers",
+            "ephemeralContainers",
+        )
+    )
+
+
+def _is_label(path: Path) -> bool:
+    return len(path) > 2 and path[-3] == "metadata" and path[-2] in ("labels", "annotations")
+
+
+def _is_env(path: Path) -> bool:
+    return len(path) > 2 and path[-3] == "env" and path[-1] == "value"
+
+
+# -- comparing trees ----------------------------------------------------------------------------
+
+
+def _compare(left: Rendered, right: Rendered, rule: _Rule) -> Iterator[Difference]:
+    yield from _compare_objects(left.objects, right.objects, rule, "")
+    yield from _compare_objects(left.hooks, right.hooks, rule, " (hook)")
+
+
+def _compare_objects(
+    left: Mapping[Key, Mapping[str, Any]],
+    right: Mapping[Key, Mapping[str, Any]],
+    rule: _Rule,
+    suffix: str,
+) -> Iterator[Difference]:
+    pairs: dict[Key, Key] = {}
+    for key in left:
+        other = key
+        if key not in right:
+            renamed = rule.renamed(key[3])
+            if renamed is not None and (*key[:3], renamed) in right:
+                other = (*key[:3], renamed)
+        pairs[key] = other
+    for key, other in pairs.items():
+        title = f"{key[1]}/{key[3]}{suffix}"
+        if other not in right:
+            yield Difference(title, "", "present", "absent", False, rule.missing)
+            continue
+        for path, before, after in _leaves((), left[key], right[other]):
+            allowed, reason = rule.field(key[1], path, before, after)
+            yield Difference(
+                title,
+                _dotted(path),
+                _shown(key[1], path, before),
+                _shown(key[1], path, after),
+                allowed,
+                reason,
+            )
+    for key in right:
+        if key not in pairs.values():
+            yield Difference(
+                f"{key[1]}/{key[3]}{suffix}", "", "absent", "present", False, rule.missing
+            )
+
+
+def _leaves(path: Path, left: Any, right: Any) -> Iterator[tuple[Path, Any, Any]]:
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        for key in [*left, *(k for k in right if k not in left)]:
+            yield from _leaves((*path, str(key)), left.get(key, ABSENT), right.get(key, ABSENT))
+        return
+    if isinstance(left, list) and isinstance(right, list):
+        named = _by_name(left), _by_name(right)
+        if named[0] is not None and named[1] is not None:
+            shared = [name for name in named[0] if name in named[1]]
+            if shared != [name for name in named[1] if name in named[0]]:
+                yield (*path, "(order)"), ", ".join(named[0]), ", ".join(named[1])
+            yield from _leaves(path, named[0], named[1])
+        elif len(left) == len(right):
+            for index, (one, other) in enumerate(zip(left, right, strict=True)):
+                yield from _leaves((*path, str(index)), one, other)
+        else:
+            yield path, left, right
+        return
+    if type(left) is not type(right) or left != right:
+        yield path, left, right
+
+
+def _by_name(items: list[Any]) -> dict[str, Any] | None:
+    """Containers, environment entries and the like by their names, so that paths say which."""
+    names = [item.get("name") if isinstance(item, Mapping) else None for item in items]
+    if not names or any(not isinstance(name, str) for name in names):
+        return None
+    if len(set(names)) != len(names):
+        return None
+    return {str(name): item for name, item in zip(names, items, strict=True)}
+
+
+def _dotted(path: Path) -> str:
+    out = ""
+    lists = {"containers", "initContainers", "env", "volumes", "ports", "volumeMounts"}
+    for index, part in enumerate(path):
+        if (index and path[index - 1] in lists) or part.isdigit():
+            out += f"[{part}]"
+        else:
+            out += f".{part}" if out else part
+    return out
+
+
+def _shown(kind: str, path: Path, value: Any) -> str:
+    if value is ABSENT:
+        return "absent"
+    if kind == "Secret" and path and path[0] in ("data", "stringData"):
+        return redaction.HIDDEN
+    name = path[-2] if _is_env(path) else (path[-1] if path else "")
+    value = redaction.tree(value, name=name)
+    text = (
+        value
+        if isinstance(value, str)
+        else yaml.safe_dump(value, default_flow_style=True, width=10_000)
+        .removesuffix("...\n")
+        .strip()
+    )
+    # A multi-line value (a ConfigMap's file) may hold anything: named, never printed whole.
+    text = redaction.text(" ".join(text.split()))
+    return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"

@@ -1,0 +1,186 @@
+"""Whether a release is fit to be changed: rules over what was read from the cluster. Pure."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ci.errors import PlanRefused, TargetNotFound
+from ci.tools.helm import Revision
+
+Values = Mapping[str, Any]
+
+
+def contexts(kubeconfig: Path) -> tuple[str, ...]:
+    """Names of the contexts. Raises :class:`TargetNotFound` for a file that is no kubeconfig."""
+    try:
+        loaded = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise TargetNotFound(
+            f"there is no kubeconfig {kubeconfig}: {problem.strerror}",
+            remedy="correct kubeconfig in the target's block of pipeline.toml",
+        ) from problem
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise TargetNotFound(f"{kubeconfig} is not a kubeconfig") from problem
+    if not isinstance(loaded, dict):
+        raise TargetNotFound(f"{kubeconfig} is not a kubeconfig")
+    return tuple(str(c.get("name")) for c in loaded.get("contexts") or [])
+
+
+def deployed_revision(history: Sequence[Revision], *, rollback: str) -> Revision:
+    """The latest revision, which must be the deployed one: ``--reuse-values`` takes its values.
+
+    ``rollback`` is the command that repairs, for the remedy.
+    """
+    latest = history[-1]
+    if latest.status == "deployed":
+        return latest
+    good = [r for r in history if r.status == "deployed"]
+    serving = f"revision {good[-1].number} is the deployed one" if good else "none is deployed"
+    if latest.status.startswith("pending"):
+        raise PlanRefused(
+            f"revision {latest.number} is {latest.status}: an operation on the release did not"
+            f" end, or is still under way ({serving})",
+            remedy=f"when nobody is at work on it, repair it with `{rollback}`",
+        )
+    raise PlanRefused(
+        f"the latest revision {latest.number} is {latest.status}, {serving}",
+        remedy=f"return to a deployed revision first, for example with `{rollback}`",
+    )
+
+
+def same_chart(live: str, metadata: Mapping[str, Any]) -> None:
+    """Refuse another chart than the live one: ``--reuse-values`` would hide its new defaults."""
+    ours = f"{metadata['name']}-{metadata['version']}"
+    if ours != live:
+        raise PlanRefused(
+            f"the live release is of chart {live}, the chart here is {ours}",
+            remedy="promote with the chart the release was made of; change the chart on its own",
+        )
+
+
+def autoscaled(
+    hpas: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Deployments whose replicas are set by the chart although an autoscaler sets them, too."""
+    fixed = {
+        o["metadata"]["name"]
+        for o in objects
+        if o.get("kind") == "Deployment" and (o.get("spec") or {}).get("replicas") is not None
+    }
+    scaled = {
+        h["spec"]["scaleTargetRef"]["name"]
+        for h in hpas
+        if h["spec"]["scaleTargetRef"].get("kind") == "Deployment"
+    }
+    return sorted(fixed & scaled)
+
+
+# -- the chart inside the release -----------------------------------------------------------------
+
+
+def chart_of_release(data: str) -> dict[str, Any]:
+    """The chart as Helm stored it: ``data.release`` of the release's Secret."""
+    packed = base64.b64decode(base64.b64decode(data))
+    record = json.loads(gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed)
+    chart: dict[str, Any] = record.get("chart") or {}
+    return chart
+
+
+def chart_differences(live: Mapping[str, Any], folder: Path, overridden: Values) -> list[str]:
+    """What of the stored chart differs from the folder: templates by their bytes, defaults
+    by value.
+
+    A default that the release overrides (``overridden``: its user-supplied values) has no
+    effect, and Helm itself rewrites it in the stored chart at every ``--reuse-values``; it is
+    not compared. A template that only the folder has shows in the plan by what it renders.
+    """
+    found: list[str] = []
+    for entry in live.get("templates") or []:
+        path = folder / str(entry["name"])
+        content = base64.b64decode(entry.get("data") or "")
+        if not path.is_file():
+            found.append(f"{entry['name']} is missing here")
+        elif path.read_bytes().removeprefix(b"\xef\xbb\xbf") != content:
+            found.append(f"{entry['name']} differs")
+    defaults = folder / "values.yaml"
+    ours = yaml.safe_load(defaults.read_text(encoding="utf-8")) if defaults.is_file() else {}
+    found += [
+        f"values.yaml: {'.'.join(path)} differs"
+        for path in _differing((), live.get("values") or {}, ours or {}, overridden)
+    ]
+    return found
+
+
+def _differing(
+    path: tuple[str, ...], live: Values, ours: Values, overridden: Any
+) -> Iterator[tuple[str, ...]]:
+    for key in [*live, *(k for k in ours if k not in live)]:
+        here = (*path, str(key))
+        above = overridden.get(key, ...) if isinstance(overridden, Mapping) else ...
+        if above is None:  # the release deletes this default
+            continue
+        one, other = live.get(key, ...), ours.get(key, ...)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differing(here, one, other, above)
+        elif above is ... and one != other and not (one in (..., None) and other in (..., None)):
+            yield here
+
+
+# -- drift: what somebody changed by hand ----------------------------------------------------------
+
+_QUANTITY = {
+    "": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
+    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40,
+}  # fmt: skip
+
+
+def drift(released: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
+    """Fields of a released object that the live one has otherwise. What the release does not
+    state (defaults, what others add) is nobody's drift."""
+    return list(_drifted((), released.get("spec"), live.get("spec")))
+
+
+def _drifted(path: tuple[str, ...], released: Any, live: Any) -> Iterator[str]:
+    where = ".".join(("spec", *path))
+    if released in (None, {}, [], ""):
+        return
+    if isinstance(released, Mapping) and isinstance(live, Mapping):
+        for key, value in released.items():
+            yield from _drifted((*path, str(key)), value, live.get(key))
+    elif isinstance(released, list) and isinstance(live, list):
+        if all(isinstance(i, Mapping) and "name" in i for i in [*released, *live]):
+            # By name: others may have put theirs in between (side-cars, injected variables).
+            there = {i["name"]: i for i in live}
+            for item in released:
+                yield from _drifted((*path, str(item["name"])), item, there.get(item["name"]))
+        elif len(released) != len(live):
+            yield where
+        else:
+            for index, (one, other) in enumerate(zip(released, live, strict=True)):
+                yield from _drifted((*path, str(index)), one, other)
+    elif not _same_scalar(released, live):
+        yield where
+
+
+def _same_scalar(one: Any, other: Any) -> bool:
+    if one == other and isinstance(one, bool) == isinstance(other, bool):
+        return True
+    if isinstance(one, bool) or one is None or other is None:
+        return False
+    return str(one) == str(other) or (_amount(one) is not None and _amount(one) == _amount(other))
+
+
+def _amount(value: Any) -> float | None:
+    """A Kubernetes quantity as a number: ``0.5`` and ``500m`` are the same."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([a-zA-Z]{0,2})", str(value))
+    if not match or match[2] not in _QUANTITY:
+        return None
+    return round(float(match[1]) * _QUANTITY[match[2]], 6)

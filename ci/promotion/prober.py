@@ -1,0 +1,140 @@
+"""Requests at a steady rate, and an honest account of every one.
+
+The rate does not follow the answers: a service that stops answering still gets its requests,
+each in a thread of its own pool, so that an outage counts for as long as it lasts. What sends
+a request is passed in; the account is pure.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from types import TracebackType
+
+from ci.tools.wait import Clock
+
+Send = Callable[[], str]
+"""Sends one request; the reason it failed, or nothing when it was answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One request. Times are seconds on the run's clock."""
+
+    sent: float
+    ended: float
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """All requests of a time: sent = answered + failed + still under way."""
+
+    sent: int
+    answered: int
+    failed: int
+    longest_gap: float
+    """Seconds between two answers, beginning and end included."""
+    slowest: float
+    """Seconds."""
+    median: float
+    problems: tuple[tuple[str, int], ...] = field(default=())
+    """(reason, how often), the most frequent first."""
+
+    def __str__(self) -> str:
+        why = f" ({self.problems[0][0]})" if self.problems else ""
+        return (
+            f"{self.sent} sent, {self.answered} answered, {self.failed} failed{why}; longest gap"
+            f" {self.longest_gap:.2f} s, median {self.median * 1000:.0f} ms,"
+            f" slowest {self.slowest * 1000:.0f} ms"
+        )
+
+
+def account(samples: Iterable[Sample], *, sent: int, begun: float, ended: float) -> Account:
+    """Sum up ``samples``, the requests that ended; ``sent`` counts those under way, too."""
+    done = sorted(samples, key=lambda s: s.ended)
+    good = [s for s in done if not s.problem]
+    marks = [begun, *(s.ended for s in good), max(ended, begun)]
+    times = sorted(s.ended - s.sent for s in good)
+    problems: dict[str, int] = {}
+    for sample in done:
+        if sample.problem:
+            problems[sample.problem] = problems.get(sample.problem, 0) + 1
+    return Account(
+        sent=sent,
+        answered=len(good),
+        failed=len(done) - len(good),
+        longest_gap=max(later - earlier for earlier, later in pairwise(marks)),
+        slowest=times[-1] if times else 0.0,
+        median=times[len(times) // 2] if times else 0.0,
+        problems=tuple(sorted(problems.items(), key=lambda item: -item[1])),
+    )
+
+
+class Prober:
+    """Sends while in the ``with`` block; :meth:`account` may be asked at any time."""
+
+    def __init__(self, send: Send, *, per_second: float, timeout: float, clock: Clock) -> None:
+        self._send = send
+        self._interval = 1.0 / per_second
+        self._timeout = timeout
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(
+            max_workers=max(4, min(64, int(per_second * timeout))), thread_name_prefix="prober"
+        )
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._samples: list[Sample] = []
+        self._sent = 0
+        self._begun = clock.monotonic()
+        self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
+
+    def __enter__(self) -> Prober:
+        self._begun = self._clock.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> Account:
+        """Send no more, wait for the answers that are due, and give the final account."""
+        self._stop.set()
+        self._thread.join(self._timeout + 1)
+        self._pool.shutdown(wait=True)
+        return self.account()
+
+    def account(self) -> Account:
+        with self._lock:
+            samples, sent = list(self._samples), self._sent
+        return account(samples, sent=sent, begun=self._begun, ended=self._clock.monotonic())
+
+    def _run(self) -> None:
+        due = self._clock.monotonic()
+        while not self._stop.is_set():
+            with self._lock:
+                self._sent += 1
+            self._pool.submit(self._one)
+            due += self._interval
+            # Behind by more than a second (the machine slept): go on from now, do not burst.
+            now = self._clock.monotonic()
+            due = due if now - due < 1.0 else now
+            self._stop.wait(max(0.0, due - now))
+
+    def _one(self) -> None:
+        sent = self._clock.monotonic()
+        try:
+            problem = self._send()
+        except Exception as raised:  # a sender never ends the prober; it is a failed request
+            problem = f"{type(raised).__name__}: {raised}"
+        sample = Sample(sent, self._clock.monotonic(), problem)
+        with self._lock:
+            self._samples.append(sample)
