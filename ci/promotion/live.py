@@ -175,7 +175,7 @@ def wait_complete(
     )
 
 
-# -- answering --------------------------------------------------------------------------------------
+# -- answering ------------------------------------------------------------------------------------
 
 
 def health(context: Context, target: Target, *, kube: Kube | None = None) -> tuple[Check, ...]:

@@ -1,0 +1,762 @@
+"""Takes only a passing Proof -> Promotion: the upgrade plan, with its hopes measured.
+
+Before the upgrade everything is a question, and a wrong answer leaves the target untouched.
+From the moment the upgrade begins every way out but success is the same: evidence first, then
+``helm rollback`` to the recorded revision, then proof that the old image serves again.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx
+
+from ci.context import Context
+from ci.errors import (
+    CommandFailed,
+    Interrupted,
+    PipelineError,
+    PlanRefused,
+    PromotionFailed,
+    ProofFailed,
+    RollbackFailed,
+    WaitTimeout,
+)
+from ci.model import Check, Image, Promotion, Proof, Release, Target
+from ci.promotion import backups, evidence, lease, live, plan, preflight, redaction
+from ci.promotion.prober import Prober
+from ci.promotion.rollout import (
+    Expected,
+    Snapshot,
+    Trouble,
+    Watch,
+    current_pods,
+    judge,
+    troubles,
+)
+from ci.tools import chart as charts
+from ci.tools.helm import Revision
+from ci.tools.registry import copy, open_repository
+from ci.tools.wait import SystemClock, wait_until
+
+After = Callable[[Release], None]
+
+BASELINE_PROBES = 5
+"""Answers the prober must have before the upgrade may begin."""
+SETTLE_SECONDS = 120
+"""How long old pods may take to drain and go after Helm says that it is done."""
+ROLLBACK_ATTEMPTS_SECONDS = 60
+"""How long the cluster's API may be away before a rollback is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The target as it was found: all that the plan, the backups and a rollback need."""
+
+    revision: Revision
+    image: Image
+    digests: frozenset[str]
+    deployments: tuple[str, ...]
+    rendered: plan.Rendered
+    snapshot: Snapshot
+    values: dict[str, Any]
+    checks: tuple[Check, ...]
+
+    def expected(self, target: Target) -> Expected:
+        return Expected(
+            self.deployments, target.gateway, self.image.repository, self.image.tag, self.digests
+        )
+
+
+def promote(
+    context: Context, target: Target, proof: Proof, *, after: After | None = None
+) -> Promotion:
+    """Promote the proven image to ``target``.
+
+    ``after`` is called with the new release once it is up, and raises when it finds it wanting
+    (the flow passes the end-to-end queue-timeout test). Raises :class:`ProofFailed`,
+    :class:`TargetNotFound`, :class:`PlanRefused`, :class:`RegistryRefused` or :class:`Locked`
+    with the target untouched; :class:`PromotionFailed` when it was rolled back;
+    :class:`RollbackFailed` when that failed and a person has to act.
+    """
+    step, folder = context.events.step, context.run_dir / "backups"
+    with ExitStack() as held:
+        with step("check the proof", "only what passed may be promoted"):
+            refuse_unproven(proof)
+        with step("find the target", "a wrong name ends here, before anything is touched"):
+            history = live.find(context, target)
+        with step("take the lock", "one promotion at a time per release"):
+            lock = held.enter_context(
+                lease.Lease(
+                    live.private_kube(context, target),
+                    release=target.release,
+                    namespace=target.namespace,
+                )
+            )
+        with step("find the image", "the tag must be the proven digest where the target pulls"):
+            image, accepted = proven_image(context, target, proof)
+        with step("check the release", "the latest revision serves, whole, and as released"):
+            before = inspect(context, target, history)
+        with step("back up", "what a rollback needs, readable without this project"):
+            back_up(context, target, before, folder)
+        with step("plan", "nothing may change but what derives from the image's tag"):
+            planned = make_plan(context, target, before, image)
+            refuse_more_than_the_image(context, planned)
+        with step("start the prober", "every request during the change is accounted for"):
+            prober = held.enter_context(probing(context, target))
+        with step("check again", "nobody changed the release while we looked"):
+            refuse_changed(context, target, before.revision)
+            note_begin(lock, before, image)
+        try:
+            with step("upgrade", "helm upgrade --reuse-values, with only the tag"):
+                upgrade(context, target, before, image)
+            with step("judge the pods", "the proven digest on every pod, old pods gone"):
+                release, checks = settled(context, target, before, image, accepted)
+            with step("ask for health", "as a client sees it"):
+                checks += healthy(context, target)
+            if after is not None:
+                with step("prove on the target", "queue time-outs work where it counts"):
+                    after(release)
+            with step("count the probes", "no request may be lost in a change"):
+                checks += count_probes(target, prober)
+        except BaseException as problem:
+            recover(context, target, before, folder, lock, problem)
+        with suppress(PipelineError):
+            lock.note(step="done")
+    return Promotion(
+        target=target.name,
+        before=before.image,
+        after=image,
+        from_revision=before.revision.number,
+        to_revision=release.revision,
+        backups=folder,
+        checks=before.checks + checks,
+    )
+
+
+# -- before the change: questions only ------------------------------------------------------------
+
+
+def refuse_unproven(proof: Proof) -> None:
+    """Raise :class:`ProofFailed` unless the proof passed."""
+    if proof.passed:
+        return
+    if proof.failed:
+        names = ", ".join(case.name for case in proof.failed[:3])
+        more = f" and {len(proof.failed) - 3} more" if len(proof.failed) > 3 else ""
+        raise ProofFailed(f"the proof of {proof.image.by_tag} failed: {names}{more}")
+    raise ProofFailed(f"nothing was proven about {proof.image.by_tag}: no test case passed")
+
+
+def proven_image(context: Context, target: Target, proof: Proof) -> tuple[Image, frozenset[str]]:
+    """The proven image as the target pulls it, and the digests its nodes may report.
+
+    An image that the target's registry does not have yet is copied there by digest, bit for
+    bit. A tag that resolves to anything else is refused.
+    """
+    proven = proof.image
+    image = Image(target.image_repository, proven.tag, proven.digest)
+    local = context.tools.registry
+    with open_repository(
+        image.repository, local=local, login=target.login, programs=context.programs
+    ) as there:
+        found = there.digest(image.tag)
+        if found is None and image.repository != proven.repository:
+            context.events.note(f"copying {proven.digest[:19]} to {image.repository}")
+            with open_repository(proven.repository, local=local, programs=context.programs) as here:
+                copy(here, there, image)
+            found = there.digest(image.tag)
+        if found != image.digest:
+            raise PlanRefused(
+                f"{image.by_tag} is {found or 'not in the registry'}, proven was {image.digest}",
+                remedy="tags must not move: build and prove again, under a new tag",
+            )
+        return image, there.equivalents(image.digest)
+
+
+def inspect(context: Context, target: Target, history: list[Revision]) -> Before:
+    """Read the release, and refuse one that is not fit to be changed."""
+    revision = preflight.deployed_revision(history, rollback=rollback_command(target))
+    chart = context.path(target.chart)
+    preflight.same_chart(revision.chart, charts.metadata(chart))
+    kube, helm = live.private_kube(context, target), live.private_helm(context, target)
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="inspect") as pool:
+        values_ = pool.submit(helm.values, target.release, target.namespace)
+        manifest_ = pool.submit(helm.manifest, target.release, target.namespace)
+        hooks_ = pool.submit(helm.hooks, target.release, target.namespace)
+        stored_ = pool.submit(live.stored_chart, kube, target, revision.number)
+        hpas_ = pool.submit(kube.get, "hpa", namespace=target.namespace)
+        now = live.snapshot(kube, target.namespace)
+        values, stored = values_.result(), stored_.result()
+        rendered = plan.parse(manifest_.result(), hooks_.result())
+        hpas = hpas_.result()["items"]
+    checks = [
+        Check("latest revision is the deployed one", True, f"revision {revision.number}"),
+        Check("chart is the live one", True, revision.chart),
+    ]
+    if stored is None:
+        evidence_ = "its stored chart cannot be read; compared by version and rendering"
+    else:
+        differing = preflight.chart_differences(stored, chart, values)
+        if differing:
+            raise PlanRefused(
+                f"the chart is not the live release's: {'; '.join(differing[:4])}",
+                remedy="change the chart in a release of its own, then promote the image",
+            )
+        evidence_ = "templates byte by byte, defaults by value"
+    checks.append(Check("chart content is the live one", True, evidence_))
+    scaled = preflight.autoscaled(hpas, list(rendered.objects.values()))
+    if scaled:
+        raise PlanRefused(
+            f"the chart sets the replicas of {', '.join(scaled)}, an autoscaler does, too:"
+            " the upgrade would reset them",
+            remedy="leave replicas out of the chart where an HPA is, or remove the HPA",
+        )
+    checks.append(Check("no autoscaler is overruled", True, f"{len(hpas)} HPAs in the namespace"))
+    return _as_released(target, revision, values, rendered, now, checks)
+
+
+def _as_released(
+    target: Target,
+    revision: Revision,
+    values: dict[str, Any],
+    rendered: plan.Rendered,
+    now: Snapshot,
+    checks: list[Check],
+) -> Before:
+    deployments = live.deployments_of(target, rendered.objects)
+    drifted: list[str] = []
+    for key, released in rendered.objects.items():
+        if key[1] != "Deployment":
+            continue
+        present = now.deployments.get(key[3])
+        if present is None:
+            drifted.append(f"Deployment/{key[3]} is gone")
+        else:
+            drifted += [
+                f"Deployment/{key[3]} {path}" for path in preflight.drift(released, present)
+            ]
+    if drifted:
+        raise PlanRefused(
+            f"live objects were changed by hand since the release: {'; '.join(drifted[:4])}",
+            remedy="put the change into the release's values, or undo it with"
+            f" `{rollback_command(target)} --revision {revision.number}`",
+        )
+    checks.append(Check("live objects are as released", True, f"{len(deployments)} Deployments"))
+    image, digests = live.running_image(target, now)
+    before = Before(revision, image, digests, deployments, rendered, now, values, ())
+    judged = judge(now, before.expected(target))
+    if len(digests) > 1 or judged.waiting:
+        mixed = f"pods run {len(digests)} different digests; " if len(digests) > 1 else ""
+        raise PlanRefused(
+            f"the release does not serve as it should: {mixed}{judged}",
+            remedy="repair it first: from a broken release there is nothing to roll back to",
+        )
+    checks.append(Check("every pod serves before the change", True, "; ".join(judged.evidence)))
+    return Before(revision, image, digests, deployments, rendered, now, values, tuple(checks))
+
+
+def back_up(context: Context, target: Target, before: Before, folder: Path) -> None:
+    """Write the plan's backups, for this user only, and try the rollback script's dry run."""
+    recorded = backups.Recorded(
+        kubeconfig=str(target.cluster.kubeconfig.resolve()),
+        context=target.cluster.context,
+        namespace=target.namespace,
+        release=target.release,
+        revision=before.revision.number,
+        timeout_seconds=target.timeout_seconds,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        values=before.values,
+        deployments={n: before.snapshot.deployments[n] for n in before.deployments},
+        gateway=target.gateway,
+        image=before.image.by_tag,
+        digest=before.image.digest,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    for file in backups.make(recorded):
+        path = folder / file.name
+        path.touch(mode=0o600)
+        path.write_text(file.text, encoding="utf-8")
+        path.chmod(0o700 if file.executable else 0o600)
+    script = str(folder / "quick-rollback.sh")
+    for words in (["--help"], ["--dry-run", "--with", "helm"], ["--dry-run", "--with", "kubectl"]):
+        context.programs.run(["sh", script, *words], log="quick-rollback", timeout=20)
+    context.events.note(f"backups in {folder}; quick-rollback.sh tried dry")
+
+
+def sets_of(target: Target, before: Image, after: Image) -> dict[str, str]:
+    """What the upgrade sets: the tag; the repository only where it differs on purpose."""
+    sets = {target.tag_value: after.tag}
+    if after.repository != before.repository:
+        sets.update(dict.fromkeys(target.repository_values, after.repository))
+    return sets
+
+
+def make_plan(context: Context, target: Target, before: Before, image: Image) -> plan.Plan:
+    """Render what the upgrade would make, and compare it with what is live."""
+    if live.value_at(before.values, target.tag_value) is None:
+        helm = live.private_helm(context, target)
+        every = helm.values(target.release, target.namespace, all=True)
+        if live.value_at(every, target.tag_value) is None:
+            raise PlanRefused(
+                f"the release has no value {target.tag_value!r} to put the tag into",
+                remedy="name the chart's value with service.tag_value in pipeline.toml",
+            )
+    helm = live.private_helm(context, target)
+    chart, sets = context.path(target.chart), sets_of(target, before.image, image)
+
+    def render(values: dict[str, str]) -> tuple[plan.Rendered, int]:
+        made = helm.render_upgrade(target.release, chart, target.namespace, values)
+        hooks = [hook["manifest"] for hook in made.get("hooks") or []]
+        return plan.parse(made["manifest"], hooks), int(made["version"])
+
+    with ThreadPoolExecutor(max_workers=3, thread_name_prefix="render") as pool:
+        (same, _), (new, number), (again, _) = pool.map(render, ({}, sets, sets))
+    change = plan.Change(
+        old_tag=before.image.tag,
+        new_tag=image.tag,
+        old_repository=before.image.repository,
+        new_repository=image.repository,
+        old_revision=before.revision.number,
+        new_revision=number,
+    )
+    return plan.make(change, live=before.rendered, same=same, new=new, again=again)
+
+
+def refuse_more_than_the_image(context: Context, planned: plan.Plan) -> None:
+    """Write the plan down, and raise :class:`PlanRefused` when it does more than it may."""
+    path = context.run_dir / "plan.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(planned.text, encoding="utf-8")
+    for difference in planned.refused:
+        context.events.note(f"refused: {difference}")
+    if planned.refused:
+        shown = "; ".join(str(d) for d in planned.refused[:3])
+        more = len(planned.refused) - 3
+        raise PlanRefused(
+            "the upgrade would change more than the image: "
+            + shown
+            + (f"; and {more} more" if more > 0 else ""),
+            remedy=f"see {path}; make that change in a release of its own",
+        )
+    context.events.note(f"{len(planned.differences)} fields would change, all from the tag")
+
+
+@contextmanager
+def probing(context: Context, target: Target) -> Iterator[Prober | None]:
+    """Requests at a steady rate from here to the end; none when it is turned off.
+
+    Raises :class:`PlanRefused` when the service does not answer steadily before the change.
+    """
+    if target.probing.per_second <= 0:
+        yield None
+        return
+    clock = SystemClock()
+    with ExitStack() as held:
+        socket = held.enter_context(context.kube(target.cluster).api())
+        client = held.enter_context(
+            httpx.Client(
+                transport=httpx.HTTPTransport(uds=str(socket)),
+                base_url="http://localhost",
+                timeout=target.probing.timeout_seconds,
+            )
+        )
+        prober = held.enter_context(
+            Prober(
+                live.sender(client, target),
+                per_second=target.probing.per_second,
+                timeout=target.probing.timeout_seconds,
+                clock=clock,
+            )
+        )
+
+        def steady() -> bool:
+            now = prober.account()
+            if now.failed:
+                raise PlanRefused(
+                    f"{target.probing.path} does not answer steadily before the change:"
+                    f" {now.problems[0][0]}",
+                    remedy="repair the service, or allow get of services/proxy; the prober's path"
+                    " and rate are settings",
+                )
+            return now.answered >= BASELINE_PROBES
+
+        wait_until(
+            f"{BASELINE_PROBES} answers of {target.probing.path}",
+            steady,
+            timeout=target.probing.timeout_seconds + 10,
+            clock=context.clock,
+            interval=0.05,
+        )
+        yield prober
+
+
+def refuse_changed(context: Context, target: Target, recorded: Revision) -> None:
+    latest = context.helm(target.cluster).history(target.release, target.namespace)[-1]
+    if (latest.number, latest.status) != (recorded.number, recorded.status):
+        raise PlanRefused(
+            f"the release is now at revision {latest.number} ({latest.status}), it was at"
+            f" {recorded.number}: somebody else changes it",
+            remedy="find out who, then promote again",
+        )
+
+
+def note_begin(lock: lease.Lease, before: Before, image: Image) -> None:
+    """Into the cluster's journal: what to return to, should this run be killed."""
+    lock.note(
+        step="upgrading",
+        revision=str(before.revision.number),
+        digests=",".join(sorted(before.digests)),
+        image=image.by_digest,
+    )
+
+
+# -- the change -----------------------------------------------------------------------------------
+
+
+class Hopeless(Exception):
+    """A new pod is in a state that waiting does not heal. Never leaves :func:`promote`."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
+
+
+def upgrade(context: Context, target: Target, before: Before, image: Image) -> None:
+    """``helm upgrade --reuse-values --wait``; ended at once when a new pod is hopeless."""
+    helm = context.helm(target.cluster)
+    words = helm.upgrade_words(
+        target.release,
+        context.path(target.chart),
+        sets_of(target, before.image, image),
+        description=f"promoted {image.digest}",
+    )
+    argv = helm.argv(
+        *words, "--wait", "--timeout", f"{target.timeout_seconds}s", namespace=target.namespace
+    )
+    kube, watch = context.kube(target.cluster), Watch()
+    said: list[str] = []
+    expected = Expected(
+        before.deployments, target.gateway, image.repository, image.tag, frozenset()
+    )
+    progress = [""]
+
+    with context.programs.background(
+        argv, log=f"helm-upgrade-{target.cluster.name}", on_line=said.append
+    ) as process:
+
+        def finished() -> bool:
+            if process.poll() is not None:
+                return True
+            now = _look(kube, target)
+            if now is not None:
+                give_up_on_hopeless(now, expected, watch, context)
+                seen = str(judge(now, expected)).split("; ")[0]
+                if seen != progress[0]:
+                    progress[0] = seen
+                    context.events.note(seen)
+            return False
+
+        wait_until(
+            "helm upgrade to end",
+            finished,
+            timeout=target.timeout_seconds + 60,
+            clock=context.clock,
+            interval=0.5,
+            diagnose=lambda: progress[0] or "nothing",
+        )
+    if process.returncode != 0:
+        if context.programs.cancel.is_set():
+            raise Interrupted("interrupted during helm upgrade")
+        errors = [line for line in said if line.startswith("Error:")] or said[-1:]
+        text = errors[-1].removeprefix("Error: ") if errors else "no output"
+        raise PromotionFailed(f"helm upgrade ended with {process.returncode}: {text}")
+
+
+def _look(kube: Any, target: Target) -> Snapshot | None:
+    """The live objects; ``None`` when the API did not answer this time (Helm waits on)."""
+    try:
+        return live.snapshot(kube, target.namespace)
+    except CommandFailed:
+        return None
+
+
+def give_up_on_hopeless(now: Snapshot, expected: Expected, watch: Watch, context: Context) -> None:
+    """Raise :class:`Hopeless` when a new pod has been hopeless for several seconds."""
+    new = [pod for name in expected.deployments for pod in current_pods(now, name, expected)]
+    trouble = watch.see(context.clock.monotonic(), troubles(new))
+    if trouble is not None:
+        raise Hopeless(trouble)
+
+
+def settled(
+    context: Context, target: Target, before: Before, image: Image, accepted: frozenset[str]
+) -> tuple[Release, tuple[Check, ...]]:
+    """Our own check after Helm's: complete by digest, and recorded as deployed."""
+    kube, watch = context.kube(target.cluster), Watch()
+    expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
+    judged, now = live.wait_complete(
+        kube,
+        target,
+        expected,
+        timeout=SETTLE_SECONDS,
+        clock=context.clock,
+        look=lambda seen: give_up_on_hopeless(seen, expected, watch, context),
+    )
+    latest = context.helm(target.cluster).history(target.release, target.namespace)[-1]
+    if latest.status != "deployed":
+        raise PromotionFailed(f"revision {latest.number} is {latest.status}, not deployed")
+    release = Release(target.cluster, target.namespace, target.release, latest.number, image)
+    pods = sum(len(now.pods_of(name)) for name in before.deployments)
+    return release, (
+        Check("the proven digest runs on every pod", True, "; ".join(judged.evidence)),
+        Check("old pods are gone", True, f"{pods} pods, all new; EndpointSlices name only these"),
+        Check("the release is deployed", True, f"revision {latest.number}"),
+    )
+
+
+def healthy(context: Context, target: Target) -> tuple[Check, ...]:
+    checks = live.health(context, target)
+    failed = [f"{check.name}: {check.evidence}" for check in checks if not check.ok]
+    if failed:
+        raise PromotionFailed(f"the new release is not healthy: {'; '.join(failed)}")
+    return checks
+
+
+def count_probes(target: Target, prober: Prober | None) -> tuple[Check, ...]:
+    if prober is None:
+        return (Check("requests during the change", True, "not probed: turned off"),)
+    final = prober.stop()
+    if final.failed > target.probing.allowed_failures:
+        raise PromotionFailed(
+            f"requests were lost during the change: {final}",
+        )
+    return (Check("requests during the change", True, str(final)),)
+
+
+# -- when it fails --------------------------------------------------------------------------------
+
+
+def recover(
+    context: Context,
+    target: Target,
+    before: Before,
+    folder: Path,
+    lock: lease.Lease,
+    problem: BaseException,
+) -> NoReturn:
+    """Evidence, rollback, verification; then raise what is to be told."""
+    step, where = context.events.step, context.run_dir / "evidence"
+    kube = context.kube(target.cluster).for_cleanup()
+    because = redaction.text(cause(problem))
+    context.events.note(f"the promotion failed: {because}")
+    with suppress(PipelineError, OSError), step("keep the evidence", "before it is rolled back"):
+        private_helm = live.private_helm(context, target).for_cleanup()
+        private_kube = live.private_kube(context, target, during_cleanup=True)
+        now = _look(kube, target)
+        evidence.collect(private_kube, private_helm, target, now, where)
+        because = redaction.text(with_last_words(because, problem, where))
+        (where / "cause.txt").write_text(because + "\n", encoding="utf-8")
+    try:
+        with step("roll back", f"to the recorded revision {before.revision.number}"):
+            changed = roll_back(context, target, before.revision)
+        with step("verify the rollback", "the old digest on every pod, and it answers"):
+            verified = verify_old(context, target, before.expected(target))
+    except BaseException as second:
+        raise RollbackFailed(
+            f"the promotion failed ({because}) and the rollback failed, too:"
+            f" {live.failed_to_text(second)}",
+            remedy="act now: " + commands_for_a_human(context, target, before, folder),
+        ) from second
+    with suppress(PipelineError):
+        lock.note(step="rolled back")
+    did = f"rolled back to revision {before.revision.number}" if changed else "nothing was changed"
+    raise PromotionFailed(
+        f"{because}; {did}, {before.image.tag} serves ({verified})",
+        remedy=f"the evidence is in {where}",
+    ) from problem
+
+
+def cause(problem: BaseException) -> str:
+    """Why a promotion failed, in plain words."""
+    match problem:
+        case Hopeless(trouble=trouble):
+            return f"the new version cannot start: {trouble}"
+        case Interrupted() | KeyboardInterrupt():
+            return "interrupted during the upgrade"
+        case WaitTimeout():
+            return f"the new version did not come up: {live.failed_to_text(problem)}"
+        case _:
+            return live.failed_to_text(problem)
+
+
+def with_last_words(because: str, problem: BaseException, where: Path) -> str:
+    """The last line a crashed container said, from the evidence."""
+    if not isinstance(problem, Hopeless) or problem.trouble.reason != "CrashLoopBackOff":
+        return because
+    base = where / "logs" / f"{problem.trouble.pod}.{problem.trouble.container}"
+    for path in (base.with_name(f"{base.name}.previous.log"), base.with_name(f"{base.name}.log")):
+        with suppress(OSError):
+            lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+            if lines:
+                return f"{because}, its last words: {lines[-1][:200]}"
+    return because
+
+
+def roll_back(context: Context, target: Target, recorded: Revision) -> bool:
+    """``helm rollback`` to the recorded revision; ``False`` when nothing had been changed.
+
+    The API may be away for a moment (that may be why we are here), so the history is asked for
+    until it comes.
+    """
+    helm = context.helm(target.cluster).for_cleanup()
+
+    def history() -> list[Revision] | None:
+        try:
+            return helm.history(target.release, target.namespace)
+        except CommandFailed:
+            return None
+
+    found = wait_until(
+        "the release's history",
+        history,
+        timeout=ROLLBACK_ATTEMPTS_SECONDS,
+        clock=SystemClock(),
+        interval=2,
+        diagnose=lambda: "no answer from the cluster",
+    )
+    latest = found[-1]
+    if latest.number == recorded.number and latest.status == "deployed":
+        return False
+    helm.rollback(target.release, recorded.number, target.namespace, timeout=target.timeout_seconds)
+    return True
+
+
+def verify_old(context: Context, target: Target, expected: Expected) -> str:
+    """Wait until the old digest serves from every pod; the evidence in short."""
+    kube = context.kube(target.cluster).for_cleanup()
+    judged, _ = live.wait_complete(
+        kube, target, expected, timeout=SETTLE_SECONDS, clock=SystemClock()
+    )
+
+    def answers() -> bool | None:
+        return all(c.ok for c in live.health_without_forward(kube, target)) or None
+
+    wait_until(
+        f"{', '.join(target.health_paths)} of the old version",
+        answers,
+        timeout=30,
+        clock=SystemClock(),
+        diagnose=lambda: "; ".join(
+            f"{c.name}: {c.evidence}" for c in live.health_without_forward(kube, target) if not c.ok
+        ),
+    )
+    return "; ".join(judged.evidence)
+
+
+def commands_for_a_human(context: Context, target: Target, before: Before, folder: Path) -> str:
+    """The exact commands that do by hand what failed here."""
+    helm = context.helm(target.cluster)
+    by_hand = shlex.join(
+        helm.argv(
+            "rollback",
+            target.release,
+            str(before.revision.number),
+            "--wait",
+            "--timeout",
+            f"{target.timeout_seconds}s",
+            namespace=target.namespace,
+        )
+    )
+    script = shlex.quote(str(folder / "quick-rollback.sh"))
+    return f"`{script}`, or `{by_hand}`; without helm: `{script} --with kubectl`"
+
+
+def rollback_command(target: Target) -> str:
+    return f"python3 pipeline.py rollback --target {target.name}"
+
+
+# -- rollback as a command of its own -------------------------------------------------------------
+
+
+def rollback(context: Context, target: Target, revision: int | None = None) -> int:
+    """Return the release to ``revision``, else to the one an unfinished promotion recorded, else
+    to the last good one; verified. Repairs what a killed run left pending.
+
+    Returns the number of the revision that is deployed now. Raises :class:`PlanRefused` when
+    there is nothing to return to, :class:`RollbackFailed` when it did not work.
+    """
+    step = context.events.step
+    with step("find the target", "a wrong name ends here, before anything is touched"):
+        history = live.find(context, target)
+    with lease.Lease(
+        live.private_kube(context, target), release=target.release, namespace=target.namespace
+    ) as lock:
+        journal = lock.found
+        unfinished = journal.get("step") == "upgrading"
+        goal = choose(history, revision, journal.get("revision", "") if unfinished else "")
+        helm = live.private_helm(context, target)
+        rendered = plan.parse(
+            helm.manifest(target.release, target.namespace, goal.number), hooks=""
+        )
+        repository, tag = live.released_image(target, rendered)
+        digests = journal.get("digests", "") if journal.get("revision") == str(goal.number) else ""
+        expected = Expected(
+            tuple(
+                name
+                for name in live.deployments_of(target, rendered.objects)
+                if any(key[1] == "Deployment" and key[3] == name for key in rendered.objects)
+            ),
+            target.gateway,
+            repository,
+            tag,
+            frozenset(filter(None, digests.split(","))),
+        )
+        try:
+            with step("roll back", f"to revision {goal.number}, {tag}"):
+                context.helm(target.cluster).rollback(
+                    target.release, goal.number, target.namespace, timeout=target.timeout_seconds
+                )
+            with step("verify the rollback", "every pod runs the old image, and it answers"):
+                verify_old(context, target, expected)
+        except PipelineError as problem:
+            raise RollbackFailed(
+                f"the rollback of {target.release} to revision {goal.number} failed:"
+                f" {live.failed_to_text(problem)}",
+                remedy="look at the pods with"
+                f" `python3 pipeline.py status --target {target.name}` and repeat the rollback",
+            ) from problem
+        with suppress(PipelineError):
+            lock.note(step="rolled back")
+    return context.helm(target.cluster).history(target.release, target.namespace)[-1].number
+
+
+def choose(history: list[Revision], asked: int | None, recorded: str) -> Revision:
+    """The revision to return to. Pure. Raises :class:`PlanRefused` when there is none."""
+    usable = {r.number: r for r in history if r.status in ("deployed", "superseded")}
+    known = ", ".join(map(str, usable)) or "none"
+    if asked is not None:
+        if asked not in usable:
+            raise PlanRefused(
+                f"there is no revision {asked} to return to", remedy=f"there are: {known}"
+            )
+        return usable[asked]
+    if recorded.isdigit() and int(recorded) in usable:
+        return usable[int(recorded)]
+    latest = history[-1]
+    deployed = [r for r in usable.values() if r.status == "deployed" and r is not latest]
+    older = [r for r in usable.values() if r.number < latest.number]
+    if not (deployed or older):
+        raise PlanRefused(
+            f"there is no revision before {latest.number} to return to",
+            remedy="helm history shows what there is",
+        )
+    return (deployed or older)[-1]

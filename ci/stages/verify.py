@@ -1,0 +1,183 @@
+"""Reads the live state and compares it with the upgrade plan's success criteria."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from ci.context import Context
+from ci.errors import PipelineError, VerifyFailed
+from ci.model import Check, Image, Target
+from ci.promotion import live, plan
+from ci.promotion.rollout import (
+    Expected,
+    Snapshot,
+    digests_of,
+    judge,
+    ready,
+    restarts,
+    service_containers,
+    troubles,
+)
+from ci.tools.helm import Revision
+from ci.tools.registry import open_repository
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRow:
+    name: str
+    image: str
+    desired: int
+    updated: int
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodRow:
+    name: str
+    phase: str
+    """The phase, or what keeps it from running."""
+    ready: bool
+    restarts: int
+    image: str
+    digest: str
+    started: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a terminal table shows of a target."""
+
+    target: str
+    release: str
+    namespace: str
+    history: tuple[Revision, ...]
+    deployments: tuple[DeploymentRow, ...]
+    pods: tuple[PodRow, ...]
+
+
+def status(context: Context, target: Target) -> Status:
+    """Revisions, Deployments and pods of a target as they are now. Changes nothing."""
+    history = live.find(context, target)
+    now = live.snapshot(live.private_kube(context, target), target.namespace)
+    names = _names(context, target, now)
+    return Status(
+        target=target.name,
+        release=target.release,
+        namespace=target.namespace,
+        history=tuple(history),
+        deployments=tuple(_deployment_row(name, now) for name in names if name in now.deployments),
+        pods=tuple(row for name in names for row in _pod_rows(name, now)),
+    )
+
+
+def _names(context: Context, target: Target, now: Snapshot) -> tuple[str, ...]:
+    if target.deployments:
+        return target.deployments
+    helm = live.private_helm(context, target)
+    rendered = plan.parse(helm.manifest(target.release, target.namespace), "")
+    return live.deployments_of(target, rendered.objects) or tuple(now.deployments)
+
+
+def _deployment_row(name: str, now: Snapshot) -> DeploymentRow:
+    deployment = now.deployments[name]
+    counts = deployment.get("status") or {}
+    return DeploymentRow(
+        name,
+        ":".join(live.image_of(deployment)),
+        int(deployment["spec"].get("replicas", 1)),
+        int(counts.get("updatedReplicas", 0)),
+        int(counts.get("availableReplicas", 0)),
+    )
+
+
+def _pod_rows(name: str, now: Snapshot) -> list[PodRow]:
+    rows = []
+    for pod in now.pods_of(name):
+        repository = live.image_of(now.deployments[name])[0] if name in now.deployments else ""
+        images = service_containers(pod["spec"], repository)
+        stuck = troubles([pod])
+        phase = stuck[0].reason if stuck else str((pod.get("status") or {}).get("phase", "?"))
+        if pod["metadata"].get("deletionTimestamp"):
+            phase = "Terminating"
+        begun = (pod.get("status") or {}).get("startTime")
+        rows.append(
+            PodRow(
+                name=pod["metadata"]["name"],
+                phase=phase,
+                ready=ready(pod),
+                restarts=restarts(pod),
+                image=next(iter(images.values()), ""),
+                digest=next(iter(digests_of(pod, repository).values()), ""),
+                started=datetime.fromisoformat(begun) if begun else None,
+            )
+        )
+    return rows
+
+
+def verify(context: Context, target: Target, image: Image | None = None) -> tuple[Check, ...]:
+    """The plan's success criteria, each with its evidence.
+
+    ``image`` is what shall run; without it, what the release names. Raises
+    :class:`VerifyFailed` naming every criterion that is not met; each is a note of the run.
+    """
+    history = live.find(context, target)
+    kube = live.private_kube(context, target)
+    now = live.snapshot(kube, target.namespace)
+    names = _names(context, target, now)
+    running, digests = live.running_image(target, now)
+    repository, tag = running.repository, running.tag
+    accepted: frozenset[str] = digests if len(digests) == 1 else frozenset()
+    if image is not None:
+        repository, tag = target.image_repository, image.tag
+        accepted = _accepted(context, target, image)
+    judged = judge(now, Expected(names, target.gateway, repository, tag, accepted))
+    pods = [pod for name in names for pod in now.pods_of(name)]
+    unready = [p["metadata"]["name"] for p in pods if not ready(p)]
+    stuck = troubles(pods)
+    checks = [
+        Check(
+            "release is deployed",
+            history[-1].status == "deployed",
+            f"revision {history[-1].number} is {history[-1].status}",
+        ),
+        Check(
+            "all pods are Running and Ready",
+            bool(pods) and not unready and not stuck,
+            "; ".join(map(str, stuck)) or ", ".join(unready) or f"{len(pods)} pods",
+        ),
+        Check(
+            "every pod runs the image",
+            judged.complete and len(digests) == 1,
+            "; ".join(judged.waiting or judged.evidence),
+        ),
+    ]
+    try:
+        checks += live.health(context, target)
+    except PipelineError as problem:
+        checks.append(Check("the API answers", False, live.failed_to_text(problem)))
+    errors = live.error_lines(kube, target, pods)
+    checks.append(
+        Check(
+            "no error lines in the logs",
+            not errors,
+            f"{len(errors)} lines, first: {errors[0]}" if errors else f"{len(pods)} pods read",
+        )
+    )
+    for check in checks:
+        context.events.note(f"{'ok' if check.ok else 'FAILED'}: {check.name}: {check.evidence}")
+    failed = [f"{check.name} ({check.evidence})" for check in checks if not check.ok]
+    if failed:
+        raise VerifyFailed(f"{target.release} does not meet its criteria: {'; '.join(failed)}")
+    return tuple(checks)
+
+
+def _accepted(context: Context, target: Target, image: Image) -> frozenset[str]:
+    """The digest and, of an index, its platforms' manifests."""
+    with open_repository(
+        target.image_repository,
+        local=context.tools.registry,
+        login=target.login,
+        programs=context.programs,
+    ) as repository:
+        return repository.equivalents(image.digest)
