@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,11 +35,13 @@ class Event:
 
 Listener = Callable[[Event], None]
 
+_current_step: ContextVar[str] = ContextVar("current_step", default="")
+
 
 class Events:
     """The run's record. Thread-safe: steps run beside each other.
 
-    ``redact`` is applied to every line that is written.
+    ``redact`` is applied to every line that is written. The run began ``ago`` seconds ago.
     """
 
     def __init__(
@@ -47,22 +50,22 @@ class Events:
         *,
         path: Path | None = None,
         redact: Callable[[str], str] = lambda text: text,
+        ago: float = 0.0,
     ) -> None:
         self._clock = clock
-        self._started = clock.monotonic()
+        self._started = clock.monotonic() - ago
         self._path = path
         self._redact = redact
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
-        self._here = threading.local()
         self.all: list[Event] = []
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
     def emit(self, kind: str, text: str = "", *, step: str | None = None, **data: Any) -> None:
-        """Record an event; without ``step``, of the step this thread is in."""
-        name = step if step is not None else getattr(self._here, "step", "")
+        """Record an event; without ``step``, of the step this context is in."""
+        name = step if step is not None else _current_step.get()
         event = Event(
             kind, round(self._clock.monotonic() - self._started, 3), name, self._redact(text), data
         )
@@ -90,8 +93,7 @@ class Events:
     @contextmanager
     def step(self, name: str, reason: str = "") -> Iterator[None]:
         """A named step: started, then finished or failed, with its duration in seconds."""
-        outer = getattr(self._here, "step", "")
-        self._here.step = name
+        token = _current_step.set(name)
         begun = self._clock.monotonic()
         with trace.get_tracer("pipeline").start_as_current_span(name) as span:
             self.emit("step.started", reason, step=name)
@@ -106,4 +108,4 @@ class Events:
                 seconds = round(self._clock.monotonic() - begun, 3)
                 self.emit("step.finished", step=name, seconds=seconds)
             finally:
-                self._here.step = outer
+                _current_step.reset(token)

@@ -7,6 +7,7 @@ to the run's folder; an error carries the argv, pasteable into a shell, and the 
 
 from __future__ import annotations
 
+import contextvars
 import os
 import re
 import shlex
@@ -107,8 +108,8 @@ class Programs:
 
             assert process.stdout is not None and process.stderr is not None
             pumps = [
-                threading.Thread(target=pump, args=(process.stdout, out), daemon=True),
-                threading.Thread(target=pump, args=(process.stderr, err), daemon=True),
+                _pump_thread(pump, process.stdout, out),
+                _pump_thread(pump, process.stderr, err),
             ]
             for thread in pumps:
                 thread.start()
@@ -163,7 +164,7 @@ class Programs:
                     if on_line is not None:
                         on_line(line.rstrip("\n"))
 
-        thread = threading.Thread(target=pump, daemon=True)
+        thread = _pump_thread(pump)
         thread.start()
         try:
             yield process
@@ -173,8 +174,27 @@ class Programs:
             with self._lock:
                 self._running.discard(process)
 
+    def daemon(self, argv: Sequence[str | os.PathLike[str]], *, log: Path) -> int:
+        """Start a program that outlives us (its own session, output appended to ``log``).
+
+        Returns its process id. Only for what the machine keeps, such as the Docker daemon.
+        """
+        words = tuple(os.fspath(word) for word in argv)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as sink:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=self.env,
+                start_new_session=True,
+            )
+        return process.pid
+
     def end_all(self) -> None:
-        """Cancel: end every running program, and refuse to start more (cleanup excepted)."""
+        """Cancel: end every running program and refuse to start more, those of a cleanup
+        excepted: what undoes a half-done change must come to its end."""
         self.cancel.set()
         with self._lock:
             running = list(self._running)
@@ -209,8 +229,11 @@ class Programs:
                 status=127,
                 remedy="run `python3 pipeline.py doctor` to see what is missing",
             ) from problem
-        with self._lock:
-            self._running.add(process)
+        if not during_cleanup:
+            with self._lock:
+                self._running.add(process)
+            if self.cancel.is_set():  # cancelled while it started
+                self._signal(process, signal.SIGTERM)
         return process
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
@@ -266,3 +289,10 @@ class Programs:
         if issubclass(error, CommandFailed):
             return error(message, argv=words, status=output.status, output=said)
         return error(message)
+
+
+def _pump_thread(pump: Callable[..., None], *args: object) -> threading.Thread:
+    """A thread that reads a program's output in our context, so that what ``on_line`` notes
+    belongs to the step that started the program."""
+    context = contextvars.copy_context()
+    return threading.Thread(target=context.run, args=(pump, *args), daemon=True)
