@@ -1,0 +1,65 @@
+"""The target, its two doors, and endpoints and queues that leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from tests.e2e import target as targets
+from tests.e2e.broker import Broker
+from tests.e2e.endpoints import Endpoints
+from tests.e2e.gateway import Gateway
+from tests.e2e.target import Target
+from tests.e2e.waiting import wait_for
+
+_TARGET = pytest.StashKey[Target]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without a target nothing is tested, and nothing is skipped silently either."""
+    config.stash[_TARGET] = targets.load(os.environ.get("E2E_TARGET"))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    target = config.stash[_TARGET]
+    return f"target: {target.name} at {target.gateway_url}, version {target.image_version}"
+
+
+@pytest.fixture(scope="session")
+def target(pytestconfig: pytest.Config) -> Target:
+    return pytestconfig.stash[_TARGET]
+
+
+@pytest.fixture(scope="session")
+def gateway(target: Target) -> Iterator[Gateway]:
+    gateway = Gateway(target.gateway_url)
+    yield gateway
+    gateway.close()
+
+
+@pytest.fixture(scope="session")
+def broker(target: Target) -> Iterator[Broker]:
+    broker = Broker(target)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def endpoints(gateway: Gateway, broker: Broker) -> Iterator[Endpoints]:
+    made = Endpoints(gateway, broker)
+    yield made
+    made.remove_all()
+
+
+@pytest.fixture
+def scratch_queue(broker: Broker) -> Iterator[str]:
+    """A queue of the test's own with a lock of 5 s, which no worker consumes."""
+    name = f"e2e-scratch-{uuid.uuid4().hex[:12]}"
+    broker.admin.create_queue(name, lock_duration=timedelta(seconds=5), max_delivery_count=3)
+    yield name
+    broker.delete(name)
+    wait_for(f"queue {name} to be gone", lambda: broker.queue(name), lambda seen: seen is None)

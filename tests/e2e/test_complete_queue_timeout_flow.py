@@ -1,0 +1,49 @@
+"""The complete queue time-out flow in one test, as an operator would try it after an upgrade.
+
+It is short, needs nothing but the gateway and the broker, and leaves nothing behind: the
+pipeline also runs it alone against a target that was just promoted.
+"""
+
+from __future__ import annotations
+
+from tests.e2e.broker import Broker
+from tests.e2e.endpoints import Endpoints
+from tests.e2e.gateway import Gateway, seconds
+from tests.e2e.target import Target
+
+
+def test_complete_queue_timeout_flow(
+    target: Target, gateway: Gateway, broker: Broker, endpoints: Endpoints
+) -> None:
+    # The release is up, and it is the one that is meant.
+    for path in target.health_paths:
+        assert gateway.http.get(path, timeout=1.0).status_code == 200, path
+    if target.image_version is not None:
+        assert gateway.http.get("/healthz").json()["version"] == target.image_version
+
+    # An endpoint gets a queue with the lock duration it asks for, and Service Bus says so too.
+    endpoint = endpoints.create(queue_message_timeout_duration=30)
+    name, queue = endpoint["name"], endpoint["queue_name"]
+    assert broker.lock_duration(queue) == seconds(30)
+
+    # A value outside the limits is refused; a new value reaches the queue.
+    path = f"/v1/model-endpoints/{name}"
+    assert gateway.http.put(path, json={"queue_message_timeout_duration": 301}).status_code == 422
+    gateway.update(name, queue_message_timeout_duration=5)
+    gateway.wait_ready(name)
+    assert broker.listed().get(queue) == seconds(5)
+
+    # Three tasks side by side: within the lock, longer than it, and longer with renewal.
+    short = gateway.start_task(name, seconds=0.5)
+    long = gateway.start_task(name, seconds=6, then_seconds=0)
+    renewed = gateway.start_task(name, seconds=6, renew=True)
+    assert gateway.wait_settled(short).history == [(1, "completed")]
+    assert gateway.wait_settled(long).history == [(1, "lock-lost"), (2, "completed")]
+    assert gateway.wait_settled(renewed).history == [(1, "completed")]
+    broker.wait_empty(queue)
+
+    # The queue is still as it was asked for, and goes when the endpoint goes.
+    assert broker.lock_duration(queue) == seconds(5)
+    gateway.delete(name)
+    gateway.wait_gone(name)
+    assert broker.queue(queue) is None
