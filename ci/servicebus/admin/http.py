@@ -1,0 +1,115 @@
+"""HTTP/1.1 without sockets: bytes in, requests to a handler, bytes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import h11
+
+MAX_BODY = 1 << 20
+"""No description of a queue comes near; more is refused before it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. ``path`` is decoded and without its query; header names are in lower case."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a handler answers."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "text/plain; charset=utf-8"
+
+
+Handler = Callable[[Request], Response]
+
+
+class HttpPeer:
+    """One connection."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._http = h11.Connection(h11.SERVER)
+        self._request: h11.Request | None = None
+        self._body = bytearray()
+        self._refused = False
+
+    def receive(self, data: bytes) -> tuple[bytes, bool]:
+        """Bytes from the peer; the bytes to be written, and whether to hang up then."""
+        out = bytearray()
+        try:
+            self._http.receive_data(data)
+            while True:
+                event = self._http.next_event()
+                if event is h11.NEED_DATA:
+                    if self._http.they_are_waiting_for_100_continue:
+                        out += self._send(h11.InformationalResponse(status_code=100, headers=[]))
+                    break
+                if event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
+                    break
+                if isinstance(event, h11.Request):
+                    self._request = event
+                    self._body.clear()
+                    self._refused = False
+                elif isinstance(event, h11.Data):
+                    if len(self._body) + len(event.data) > MAX_BODY:
+                        self._refused = True
+                    else:
+                        self._body += event.data
+                elif isinstance(event, h11.EndOfMessage):
+                    out += self._answer()
+                    if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+                        self._http.start_next_cycle()
+        except h11.RemoteProtocolError as error:
+            out += self._breach(error)
+            return bytes(out), True
+        return bytes(out), self._http.our_state in (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
+
+    def _answer(self) -> bytes:
+        assert self._request is not None
+        if self._refused:
+            response = Response(413, b"The request is too large.\n")
+        else:
+            response = self._handler(_request(self._request, bytes(self._body)))
+        return self._write(response, head=self._request.method == b"HEAD")
+
+    def _write(self, response: Response, *, head: bool = False) -> bytes:
+        headers = [
+            ("content-type", response.content_type),
+            ("content-length", str(len(response.body))),
+            ("server", "servicebus-emulator"),
+        ]
+        out = self._send(h11.Response(status_code=response.status, headers=headers))
+        if response.body and not head:
+            out += self._send(h11.Data(data=response.body))
+        return out + self._send(h11.EndOfMessage())
+
+    def _breach(self, error: h11.RemoteProtocolError) -> bytes:
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return b""
+        return self._write(Response(error.error_status_hint or 400, f"{error}\n".encode()))
+
+    def _send(self, event: h11.Event) -> bytes:
+        return self._http.send(event) or b""
+
+
+def _request(request: h11.Request, body: bytes) -> Request:
+    target = urlsplit(request.target.decode("latin-1"))
+    return Request(
+        method=request.method.decode("latin-1").upper(),
+        path=unquote(target.path),
+        query={key: values[0] for key, values in parse_qs(target.query).items()},
+        headers={k.decode("latin-1"): v.decode("latin-1") for k, v in request.headers},
+        body=body,
+    )

@@ -1,0 +1,82 @@
+"""What has happened, as data: logs and the timeline are drawn from it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+KEPT = 20_000
+"""Events that are kept for whoever asks; at some 250 bytes each this is 5 MB."""
+
+NOTABLE = frozenset(
+    {
+        "queue-created",
+        "queue-updated",
+        "queue-deleted",
+        "lock-expired",
+        "session-lock-expired",
+        "redelivered",
+        "dead-lettered",
+        "expired",
+        "duplicate-dropped",
+    }
+)
+"""What the log prints at its usual level; the rest is each message's ordinary way."""
+
+
+class Event(NamedTuple):
+    """One thing that happened to a queue or a message."""
+
+    number: int
+    at: float
+    kind: str
+    queue: str
+    sequence_number: int | None = None
+    message_id: str | None = None
+    delivery_count: int | None = None
+    detail: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Without what does not apply."""
+        return {key: value for key, value in self._asdict().items() if value is not None}
+
+
+class Journal:
+    """The latest :data:`KEPT` events, numbered from 1 without gaps."""
+
+    def __init__(self, *, kept: int = KEPT) -> None:
+        self._events: deque[Event] = deque(maxlen=kept)
+        self._number = 0
+        self.listener: Callable[[Event], None] | None = None
+
+    def record(
+        self,
+        at: float,
+        kind: str,
+        queue: str,
+        sequence_number: int | None = None,
+        message_id: str | None = None,
+        delivery_count: int | None = None,
+        detail: str | None = None,
+    ) -> None:
+        """Add an event."""
+        self._number += 1
+        event = Event(
+            self._number, at, kind, queue, sequence_number, message_id, delivery_count, detail
+        )
+        self._events.append(event)
+        if self.listener is not None and kind in NOTABLE:
+            self.listener(event)
+
+    def after(self, number: int, *, limit: int = KEPT, queue: str | None = None) -> list[Event]:
+        """The events that came after event ``number``, oldest first."""
+        first = self._number - len(self._events)
+        found: list[Event] = []
+        for index in range(max(0, number - first), len(self._events)):
+            if len(found) >= limit:
+                break
+            event = self._events[index]
+            if queue is None or event.queue.partition("/$")[0].lower() == queue.lower():
+                found.append(event)
+        return found

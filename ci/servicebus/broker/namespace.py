@@ -1,0 +1,309 @@
+"""The queues by name, and what is due when.
+
+Nothing here looks at a clock. :meth:`Namespace.next_due` says when something is due, and
+:meth:`Namespace.advance` does it; whoever owns the clock calls both.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+from ci.servicebus.broker.journal import Journal
+from ci.servicebus.broker.model import (
+    FOREVER,
+    MAX_LOCK_DURATION,
+    MAX_NAME_LENGTH,
+    MIN_LOCK_DURATION,
+    Message,
+    QueueSettings,
+    SessionLock,
+)
+from ci.servicebus.broker.queue import Queue
+from ci.servicebus.errors import ArgumentError, EntityExists, EntityNotFound
+
+DEAD_LETTER_QUEUE = "$DeadLetterQueue"
+TRANSFER_DEAD_LETTER_QUEUE = "$Transfer/$DeadLetterQueue"
+MAX_HOPS = 4
+"""A message is forwarded at most so often, as in Azure: a ring ends in the dead letters."""
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9_-])?", re.ASCII)
+
+TIERS = {"basic": 256 << 10, "standard": 256 << 10, "premium": 1 << 20}
+"""The size that a message may have, by tier."""
+
+
+class Namespace:
+    """All queues of one emulator."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal | None = None,
+        new_token: Callable[[], UUID] = uuid4,
+        tier: str = "standard",
+    ) -> None:
+        self.journal = journal or Journal()
+        self.tier = tier
+        self.max_message_size = TIERS[tier]
+        self.new_token = new_token
+        self.record = self.journal.record
+        self._queues: dict[str, Queue] = {}
+        self._timers: list[tuple[float, int, Queue, str, object]] = []
+        self._order = count()
+        self._touched: dict[Queue, None] = {}
+        self._lost_sessions: list[tuple[Queue, SessionLock]] = []
+        self._deleted: list[Queue] = []
+        self._hops = 0
+        self._compact_at = 10_000
+
+    # --- queues ----------------------------------------------------------------------------------
+
+    def create(self, name: str, settings: QueueSettings, now: float) -> Queue:
+        """Make a queue and its sub-queues."""
+        check_name(name)
+        check_settings(settings, self.tier)
+        if name.lower() in self._queues:
+            raise EntityExists(f"The messaging entity '{name}' already exists.")
+        queue = Queue(name, settings, self, now)
+        queue.dead_letters = Queue(
+            f"{name}/{DEAD_LETTER_QUEUE}", _of_sub_queue(settings), self, now, parent=queue
+        )
+        queue.transfer_dead_letters = Queue(
+            f"{name}/{TRANSFER_DEAD_LETTER_QUEUE}", _of_sub_queue(settings), self, now, parent=queue
+        )
+        self._queues[name.lower()] = queue
+        self._watch_idle(queue, now)
+        self.record(
+            now, "queue-created", name, detail=f"lock duration {settings.lock_duration:g} s"
+        )
+        return queue
+
+    def update(self, name: str, settings: QueueSettings, now: float) -> Queue:
+        """Change a queue; what cannot change in Azure cannot change here."""
+        queue = self.get(name)
+        check_settings(settings, self.tier)
+        before = queue.settings
+        for fixed in ("requires_session", "requires_duplicate_detection", "enable_partitioning"):
+            if getattr(before, fixed) != getattr(settings, fixed):
+                raise ArgumentError(
+                    f"The value for the {fixed} property of an existing Queue cannot be changed."
+                )
+        queue.settings = settings
+        for sub in (queue.dead_letters, queue.transfer_dead_letters):
+            if sub is not None:
+                sub.settings = _of_sub_queue(settings)
+        queue.times.updated_at = now
+        self._watch_idle(queue, now)
+        self.touched(queue)
+        self.record(
+            now, "queue-updated", name, detail=f"lock duration {settings.lock_duration:g} s"
+        )
+        return queue
+
+    def delete(self, name: str, now: float) -> None:
+        """Remove a queue with all that is in it."""
+        queue = self.get(name)
+        del self._queues[queue.name.lower()]
+        for gone in (queue, queue.dead_letters, queue.transfer_dead_letters):
+            if gone is not None:
+                gone.deleted = True
+                self._touched.pop(gone, None)
+                self._deleted.append(gone)
+        self.record(now, "queue-deleted", queue.name)
+
+    def get(self, name: str) -> Queue:
+        """The queue of that name; names do not depend on case."""
+        queue = self._queues.get(name.lower())
+        if queue is None:
+            raise EntityNotFound(f"The messaging entity '{name}' could not be found.")
+        return queue
+
+    def resolve(self, path: str) -> Queue:
+        """A queue or a sub-queue by its path."""
+        name, marker, sub = path.strip("/").partition("/$")
+        queue = self.get(name)
+        if not marker:
+            return queue
+        found = {
+            DEAD_LETTER_QUEUE.lower(): queue.dead_letters,
+            TRANSFER_DEAD_LETTER_QUEUE.lower(): queue.transfer_dead_letters,
+        }.get(f"${sub}".lower())
+        if found is None:
+            raise EntityNotFound(f"The messaging entity '{path}' could not be found.")
+        return found
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._queues
+
+    def __iter__(self) -> Iterator[Queue]:
+        """By name."""
+        return iter([self._queues[key] for key in sorted(self._queues)])
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    # --- what queues need ------------------------------------------------------------------------
+
+    def at(self, when: float, queue: Queue, kind: str, key: object) -> None:
+        """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
+        heapq.heappush(self._timers, (when, next(self._order), queue, kind, key))
+        if len(self._timers) > self._compact_at:
+            self._compact()
+
+    def touched(self, queue: Queue) -> None:
+        """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
+        self._touched[queue] = None
+
+    def session_lost(self, queue: Queue, lock: SessionLock) -> None:
+        """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
+        self._lost_sessions.append((queue, lock))
+
+    def forward(self, source: Queue, target: str, message: Message, now: float) -> bool:
+        """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
+        path = urlsplit(target).path if "://" in target else target
+        queue = self._queues.get(path.strip("/").lower())
+        if self._hops >= MAX_HOPS or queue is None or not queue.settings.status.sends:
+            transfer = source.transfer_dead_letters
+            if transfer is None:
+                return False
+            message.properties = {
+                **(message.properties or {}),
+                "DeadLetterReason": (
+                    "MaxTransferHopCountExceeded"
+                    if self._hops >= MAX_HOPS
+                    else "MessagingEntityNotFound"
+                ),
+            }
+            transfer.take_in(_copy(message), now, renumber=False)
+            return True
+        self._hops += 1
+        try:
+            queue.take_in(_copy(message), now, renumber=True)
+        finally:
+            self._hops -= 1
+        return True
+
+    # --- what the gateway collects ---------------------------------------------------------------
+
+    def take_touched(self) -> list[Queue]:
+        """Queues where something may have become receivable, once."""
+        if not self._touched:
+            return []
+        touched = list(self._touched)
+        self._touched.clear()
+        return touched
+
+    def take_lost_sessions(self) -> list[tuple[Queue, SessionLock]]:
+        """Session locks that expired, once."""
+        lost, self._lost_sessions = self._lost_sessions, []
+        return lost
+
+    def take_deleted(self) -> list[Queue]:
+        """Queues that were deleted, sub-queues included, once."""
+        deleted, self._deleted = self._deleted, []
+        return deleted
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def next_due(self) -> float | None:
+        """When :meth:`advance` has something to do next."""
+        timers = self._timers
+        while timers:
+            when, _, queue, kind, key = timers[0]
+            if not queue.deleted and (kind == "idle" or not queue.outdated(kind, key)):
+                return when
+            heapq.heappop(timers)
+        return None
+
+    def advance(self, now: float) -> None:
+        """Do all that is due."""
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            _, _, queue, kind, key = heapq.heappop(timers)
+            if queue.deleted:
+                continue
+            later = self._idle_due(queue, now) if kind == "idle" else queue.due(kind, key, now)
+            if later is not None:
+                self.at(later, queue, kind, key)
+
+    def _watch_idle(self, queue: Queue, now: float) -> None:
+        if queue.settings.auto_delete_on_idle < FOREVER:
+            self.at(now + queue.settings.auto_delete_on_idle, queue, "idle", None)
+
+    def _idle_due(self, queue: Queue, now: float) -> float | None:
+        if queue.settings.auto_delete_on_idle >= FOREVER:
+            return None
+        until = queue.times.accessed_at + queue.settings.auto_delete_on_idle
+        if until > now:
+            return until
+        self.delete(queue.name, now)
+        return None
+
+    def _compact(self) -> None:
+        """Most locks are settled long before they expire: forget their timers."""
+        self._timers = [
+            timer
+            for timer in self._timers
+            if not timer[2].deleted
+            and (timer[3] == "idle" or not timer[2].outdated(timer[3], timer[4]))
+        ]
+        heapq.heapify(self._timers)
+        self._compact_at = max(10_000, 2 * len(self._timers))
+
+
+def _copy(message: Message) -> Message:
+    """A message that moves: the queue it leaves still holds the old one for a moment."""
+    return replace(message, lock=None)
+
+
+def _of_sub_queue(settings: QueueSettings) -> QueueSettings:
+    return QueueSettings(
+        lock_duration=settings.lock_duration,
+        status=settings.status,
+        max_size_in_megabytes=settings.max_size_in_megabytes,
+    )
+
+
+def check_name(name: str) -> None:
+    """Raise where Azure would not take a queue's name."""
+    if not 0 < len(name) <= MAX_NAME_LENGTH or not _NAME.fullmatch(name) or "//" in name:
+        raise ArgumentError(
+            f"The entity name or path '{name}' is invalid: letters, digits, periods, hyphens, "
+            f"underscores and slashes, at most {MAX_NAME_LENGTH}."
+        )
+
+
+def check_settings(settings: QueueSettings, tier: str = "standard") -> None:
+    """Raise where Azure would not take a queue's settings."""
+    if not MIN_LOCK_DURATION <= settings.lock_duration <= MAX_LOCK_DURATION:
+        raise ArgumentError(
+            "The supplied lock duration is outside the range of "
+            f"{MIN_LOCK_DURATION:g} to {MAX_LOCK_DURATION:g} seconds."
+        )
+    if not 1 <= settings.max_delivery_count <= 2000:
+        raise ArgumentError("MaxDeliveryCount must be between 1 and 2000.")
+    if settings.default_time_to_live < 1:
+        raise ArgumentError("DefaultMessageTimeToLive must be at least one second.")
+    if not 20 <= settings.duplicate_detection_window <= 604_800:
+        raise ArgumentError(
+            "DuplicateDetectionHistoryTimeWindow must be between 20 seconds and 7 days."
+        )
+    if settings.auto_delete_on_idle < 300:
+        raise ArgumentError("AutoDeleteOnIdle must be at least 5 minutes.")
+    if not 1 <= settings.max_size_in_megabytes <= 81_920:
+        raise ArgumentError("MaxSizeInMegabytes must be between 1 and 81920.")
+    if len(settings.user_metadata or "") > 1024:
+        raise ArgumentError("UserMetadata must not be longer than 1024 characters.")
+    limit = settings.max_message_size_in_kilobytes
+    if limit is not None and tier != "premium":
+        raise ArgumentError(
+            "MaxMessageSizeInKilobytes can only be set in a namespace of the premium tier."
+        )
+    if limit is not None and not 1024 <= limit <= 102_400:
+        raise ArgumentError("MaxMessageSizeInKilobytes must be between 1024 and 102400.")

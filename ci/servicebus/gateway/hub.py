@@ -1,0 +1,602 @@
+"""All connections of one namespace: what their links ask for, and who is served next.
+
+A :class:`Peer` is one connection; its links are served by what stands in ``link.context``:
+
+=============== ======================================= =======================================
+context         the peer's link                         what it does
+=============== ======================================= =======================================
+Producer        sends to an entity                      its messages go into the queue
+Consumer        receives from an entity                 gets messages while it has credit
+Acceptor        receives, for the next free session     waits; becomes a Consumer or is refused
+Requests        sends to ``$cbs`` or ``$management``    each message is answered
+Replies         receives from one of these              carries the answers
+=============== ======================================= =======================================
+
+Consumers of one queue take turns, message by message. After every input, :meth:`Hub.settle_up`
+hands out what has become receivable, and :meth:`Hub.take_dirty` names the peers that have bytes
+to be written.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from ci.servicebus.amqp.codec import DecodeError
+from ci.servicebus.amqp.connection import (
+    Closed,
+    Connection,
+    CreditChanged,
+    Event,
+    Limits,
+    Link,
+    LinkClosed,
+    LinkRequested,
+    MessageReceived,
+    Opened,
+    Settlement,
+    WindowOpened,
+)
+from ci.servicebus.amqp.performatives import (
+    Accepted,
+    Error,
+    Modified,
+    Rejected,
+    Released,
+    Source,
+    Target,
+)
+from ci.servicebus.amqp.types import Described, Int, Long, Symbol
+from ci.servicebus.broker.model import SessionLock
+from ci.servicebus.broker.namespace import Namespace
+from ci.servicebus.broker.queue import Queue
+from ci.servicebus.errors import (
+    EntityDisabled,
+    EntityNotFound,
+    NotAllowed,
+    NotImplementedByEmulator,
+    OperationTimeout,
+    ServiceBusError,
+    SessionLockLost,
+    Unauthorized,
+)
+from ci.servicebus.gateway.management import answer
+from ci.servicebus.gateway.message import (
+    BATCH_FORMAT,
+    read_batch,
+    read_message,
+    read_request,
+    write_message,
+    write_response,
+)
+from ci.servicebus.gateway.tokens import AcceptAll, Policy
+
+SESSION_FILTER = "com.microsoft:session-filter"
+LOCKED_UNTIL = "com.microsoft:locked-until-utc"
+TIMEOUT = "com.microsoft:timeout"
+TICKS_AT_1970 = 621_355_968_000_000_000
+"""Since the year 1, in steps of 100 ns: how .NET counts."""
+
+SESSION_WAIT = 60.0
+"""How long a receiver waits for the next free session where it does not say so itself."""
+
+
+@dataclass(slots=True, eq=False)
+class Producer:
+    """A link over which an entity is sent messages."""
+
+    queue: Queue
+
+
+@dataclass(slots=True, eq=False)
+class Consumer:
+    """A link over which an entity's messages are received."""
+
+    peer: Peer
+    link: Link
+    queue: Queue
+    session: SessionLock | None = None
+
+    @property
+    def ready(self) -> bool:
+        """A message may be sent now."""
+        return self.link.ready and not self.peer.paused
+
+
+@dataclass(slots=True, eq=False)
+class Acceptor:
+    """A link that waits for a free session."""
+
+    peer: Peer
+    link: Link
+    queue: Queue
+    deadline: float
+
+
+@dataclass(slots=True, eq=False)
+class Requests:
+    """A link over which requests come in; ``queue`` is None for ``$cbs``."""
+
+    node: str
+    queue: Queue | None
+
+
+@dataclass(slots=True, eq=False)
+class Replies:
+    """A link over which answers go out; those that wait for credit are kept."""
+
+    node: str
+    waiting: deque[bytes] = field(default_factory=deque)
+
+
+class Hub:
+    """The connections of one namespace."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        *,
+        policy: Policy | None = None,
+        limits: Limits | None = None,
+        container_id: str = "servicebus-emulator",
+    ) -> None:
+        self.namespace = namespace
+        self.policy = policy or AcceptAll()
+        self.limits = limits or Limits(max_message_size=namespace.max_message_size)
+        self.peers: dict[Peer, None] = {}
+        self._container_id = container_id
+        self._consumers: dict[Queue, deque[Consumer]] = {}
+        self._acceptors: list[Acceptor] = []
+        self._dirty: dict[Peer, None] = {}
+
+    def connect(self) -> Peer:
+        """A new connection."""
+        peer = Peer(self, Connection(self._container_id, self.limits))
+        self.peers[peer] = None
+        return peer
+
+    def next_due(self) -> float | None:
+        """When :meth:`advance` has something to do next."""
+        due = self.namespace.next_due()
+        for acceptor in self._acceptors:
+            if due is None or acceptor.deadline < due:
+                due = acceptor.deadline
+        return due
+
+    def advance(self, now: float) -> None:
+        """Do all that is due."""
+        self.namespace.advance(now)
+        for acceptor in [a for a in self._acceptors if a.deadline <= now]:
+            self._acceptors.remove(acceptor)
+            error = OperationTimeout("No session became available in time.")
+            acceptor.peer.connection.refuse(acceptor.link, _error(error))
+            self._dirty[acceptor.peer] = None
+        self.settle_up(now)
+
+    def settle_up(self, now: float) -> None:
+        """Hand out what has become receivable, and tell receivers what they have lost."""
+        while True:
+            for queue, lock in self.namespace.take_lost_sessions():
+                lost = SessionLockLost("The session lock has expired on the MessageSession.")
+                self._detach(queue, lost, lambda c, lock=lock: c.session is lock)  # type: ignore[misc]
+            for queue in self.namespace.take_deleted():
+                gone = EntityNotFound(f"The messaging entity '{queue.name}' has been deleted.")
+                self._detach(queue, gone, lambda c: True)
+                self._consumers.pop(queue, None)
+                for acceptor in [a for a in self._acceptors if a.queue is queue]:
+                    self._acceptors.remove(acceptor)
+                    acceptor.peer.connection.refuse(acceptor.link, _error(gone))
+                    self._dirty[acceptor.peer] = None
+            touched = self.namespace.take_touched()
+            if not touched:
+                return
+            for queue in touched:
+                self.pump(queue, now)
+
+    def pump(self, queue: Queue, now: float) -> None:
+        """Serve the consumers of a queue in turn."""
+        if not (queue.parent or queue).settings.status.receives:
+            return
+        consumers = self._consumers.get(queue)
+        if queue.settings.requires_session:
+            for consumer in list(consumers or ()):
+                while consumer.ready and self._deliver(consumer, now):
+                    pass
+            self._serve_acceptors(queue, now)
+            return
+        idle = 0
+        while consumers and idle < len(consumers) and queue.has_ready():
+            consumer = consumers[0]
+            consumers.rotate(-1)
+            if not consumer.ready:
+                idle += 1
+            elif self._deliver(consumer, now):
+                idle = 0
+            else:
+                return
+
+    def _deliver(self, consumer: Consumer, now: float) -> bool:
+        queue, link = consumer.queue, consumer.link
+        if consumer.session is not None and consumer.session.lost:
+            return False
+        if link.sends_settled:
+            delivery = queue.receive_and_delete(now, consumer.session)
+        else:
+            delivery = queue.receive(now, consumer.session)
+        if delivery is None:
+            return False
+        lock = delivery.lock
+        tag = lock.token.bytes_le if lock else self.namespace.new_token().bytes_le
+        payload = write_message(
+            delivery.message, lock.token if lock else None, lock.until if lock else None
+        )
+        consumer.peer.connection.send(link, tag, payload)
+        self._dirty[consumer.peer] = None
+        return True
+
+    def take_dirty(self) -> list[Peer]:
+        """The peers with bytes to be written, once."""
+        if not self._dirty:
+            return []
+        dirty = list(self._dirty)
+        self._dirty.clear()
+        return dirty
+
+    def mark(self, peer: Peer) -> None:
+        """The peer may have bytes to be written."""
+        self._dirty[peer] = None
+
+    # --- consumers -------------------------------------------------------------------------------
+
+    def join(self, consumer: Consumer) -> None:
+        """A consumer wants messages."""
+        self._consumers.setdefault(consumer.queue, deque()).append(consumer)
+
+    def leave(self, consumer: Consumer, now: float) -> None:
+        """A consumer is gone. Its messages stay locked; its session is free again."""
+        consumers = self._consumers.get(consumer.queue)
+        if consumers is not None and consumer in consumers:
+            consumers.remove(consumer)
+            if not consumers:
+                del self._consumers[consumer.queue]
+        if consumer.session is not None:
+            consumer.queue.release_session(consumer.session, now)
+
+    def await_session(self, acceptor: Acceptor, now: float) -> None:
+        """A receiver wants the next free session."""
+        self._acceptors.append(acceptor)
+        self._serve_acceptors(acceptor.queue, now)
+
+    def give_up(self, acceptor: Acceptor) -> None:
+        """A receiver does not wait any longer."""
+        if acceptor in self._acceptors:
+            self._acceptors.remove(acceptor)
+
+    def _serve_acceptors(self, queue: Queue, now: float) -> None:
+        for acceptor in [a for a in self._acceptors if a.queue is queue]:
+            lock = queue.accept_session(None, now)
+            if lock is None:
+                return
+            self._acceptors.remove(acceptor)
+            acceptor.peer.open_session(acceptor.link, queue, lock, now)
+            self._dirty[acceptor.peer] = None
+
+    def _detach(
+        self, queue: Queue, error: ServiceBusError, which: Callable[[Consumer], bool]
+    ) -> None:
+        for consumer in list(self._consumers.get(queue, ())):
+            if which(consumer):
+                self._consumers[queue].remove(consumer)
+                consumer.peer.connection.detach(consumer.link, _error(error))
+                self._dirty[consumer.peer] = None
+
+
+class Peer:
+    """One connection."""
+
+    def __init__(self, hub: Hub, connection: Connection) -> None:
+        self.hub = hub
+        self.connection = connection
+        self.paused = False
+        self.closed = False
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Bytes from the peer."""
+        for event in self.connection.receive(data):
+            self._handle(event, now)
+        self.hub.settle_up(now)
+        self.hub.mark(self)
+
+    def lost(self, now: float) -> None:
+        """The transport is gone."""
+        for event in self.connection.lost():
+            self._handle(event, now)
+        self.hub.settle_up(now)
+
+    def pause(self) -> None:
+        """The transport's buffer is full: no messages for a while."""
+        self.paused = True
+
+    def resume(self, now: float) -> None:
+        """The transport takes bytes again."""
+        self.paused = False
+        for queue, consumers in list(self.hub._consumers.items()):
+            if any(consumer.peer is self for consumer in consumers):
+                self.hub.pump(queue, now)
+        self.hub.mark(self)
+
+    def _handle(self, event: Event, now: float) -> None:
+        match event:
+            case MessageReceived():
+                self._on_message(event, now)
+            case Settlement():
+                self._on_settlement(event, now)
+            case CreditChanged():
+                self._on_credit(event.link, now)
+            case LinkRequested():
+                self._on_link(event.link, now)
+            case LinkClosed():
+                self._on_link_closed(event.link, now)
+            case WindowOpened():
+                for link in list(event.session.links.values()):
+                    self._on_credit(link, now)
+            case Closed():
+                self.closed = True
+                self.hub.peers.pop(self, None)
+            case Opened():
+                pass
+
+    # --- links -----------------------------------------------------------------------------------
+
+    def _on_link(self, link: Link, now: float) -> None:
+        try:
+            self._open(link, now)
+        except ServiceBusError as error:
+            self.connection.refuse(link, _error(error))
+
+    def _open(self, link: Link, now: float) -> None:
+        terminus = link.attach.source if link.peer_receives else link.attach.target
+        if terminus is None or not isinstance(terminus.address, str):
+            raise NotImplementedByEmulator("A link needs the address of an entity.")
+        path = entity_path(terminus.address)
+        if path.lower() == "$cbs":
+            self._open_node(link, "$cbs", None)
+            return
+        name, is_management, _ = _split_management(path)
+        queue = self.hub.namespace.resolve(name)
+        if is_management:
+            self._open_node(link, path.lower(), queue)
+        elif link.peer_receives:
+            self._open_receiver(link, queue, now)
+        else:
+            self._open_sender(link, queue)
+
+    def _open_node(self, link: Link, node: str, queue: Queue | None) -> None:
+        link.context = Replies(node) if link.peer_receives else Requests(node, queue)
+        self._accept(link, None)
+
+    def _open_sender(self, link: Link, queue: Queue) -> None:
+        if queue.parent is not None:
+            raise NotAllowed(f"Messages cannot be sent to '{queue.name}'.")
+        if not queue.settings.status.sends:
+            raise EntityDisabled(f"Messaging entity '{queue.name}' is currently disabled.")
+        link.context = Producer(queue)
+        limit = queue.settings.max_message_size_in_kilobytes
+        self._accept(link, None, max_message_size=limit * 1024 if limit else None)
+
+    def _open_receiver(self, link: Link, queue: Queue, now: float) -> None:
+        queue.check_receive()
+        wants_session, session_id = _session_filter(link.attach.source)
+        if not wants_session:
+            if queue.settings.requires_session:
+                raise NotAllowed(
+                    "It is not possible for an entity that requires sessions to create a "
+                    "non-sessionful message receiver."
+                )
+            consumer = Consumer(self, link, queue)
+            link.context = consumer
+            self.hub.join(consumer)
+            self._accept(link, None, now=now)
+        elif session_id is not None:
+            lock = queue.accept_session(session_id, now)
+            assert lock is not None
+            self.open_session(link, queue, lock, now)
+        else:
+            if not queue.settings.requires_session:
+                raise NotAllowed(
+                    "A sessionful message receiver cannot be created on an entity that does not "
+                    "require sessions."
+                )
+            wait = (link.attach.properties or {}).get(TIMEOUT)
+            patience = wait / 1000 if isinstance(wait, int) else SESSION_WAIT
+            acceptor = Acceptor(self, link, queue, now + patience)
+            link.context = acceptor
+            self.hub.await_session(acceptor, now)
+
+    def open_session(self, link: Link, queue: Queue, lock: SessionLock, now: float) -> None:
+        """Answer a receiver with the session that it got."""
+        consumer = Consumer(self, link, queue, lock)
+        link.context = consumer
+        self.hub.join(consumer)
+        source = link.attach.source or Source()
+        source.filter = {Symbol(SESSION_FILTER): lock.session_id}
+        self._accept(link, source, locked_until=lock.until, now=now)
+
+    def _accept(
+        self,
+        link: Link,
+        source: Source | None,
+        *,
+        locked_until: float | None = None,
+        max_message_size: int | None = None,
+        now: float = 0.0,
+    ) -> None:
+        properties: dict[object, object] = {}
+        if locked_until is not None:
+            properties[Symbol(LOCKED_UNTIL)] = Long(TICKS_AT_1970 + int(locked_until * 10_000_000))
+        for event in self.connection.accept(
+            link, source=source, properties=properties, max_message_size=max_message_size
+        ):
+            self._handle(event, now)
+
+    def _on_credit(self, link: Link, now: float) -> None:
+        context = link.context
+        if isinstance(context, Consumer):
+            self.hub.pump(context.queue, now)
+        elif isinstance(context, Replies):
+            self._reply(link, context)
+        if link.drain:
+            self.connection.drained(link)
+
+    def _on_link_closed(self, link: Link, now: float) -> None:
+        context = link.context
+        if isinstance(context, Consumer):
+            self.hub.leave(context, now)
+        elif isinstance(context, Acceptor):
+            self.hub.give_up(context)
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def _on_message(self, event: MessageReceived, now: float) -> None:
+        link, context = event.link, event.link.context
+        outcome: object = Accepted()
+        try:
+            if isinstance(context, Producer):
+                if context.queue.deleted:
+                    raise EntityNotFound(f"'{context.queue.name}' has been deleted.")
+                if event.message_format == BATCH_FORMAT:
+                    context.queue.send_all(read_batch(event.payload), now)
+                else:
+                    context.queue.send(read_message(event.payload), now)
+        except ServiceBusError as error:
+            outcome = Rejected(_error(error))
+        except DecodeError as error:
+            outcome = Rejected(Error("amqp:decode-error", str(error)))
+        if not event.settled:
+            self.connection.settle_incoming(link, event.delivery_id, outcome)
+        if isinstance(context, Requests):
+            self._on_request(link, context, event.payload, now)
+
+    def _on_settlement(self, event: Settlement, now: float) -> None:
+        context = event.link.context
+        outcome: object = event.state
+        if isinstance(context, Consumer):
+            try:
+                outcome = _settle(context.queue, event, now)
+            except ServiceBusError as error:
+                outcome = Rejected(_error(error))
+        if not event.settled:
+            self.connection.settle_outgoing(event.link, event.delivery_id, outcome)
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def _on_request(self, link: Link, context: Requests, payload: bytes, now: float) -> None:
+        try:
+            request = read_request(payload)
+        except DecodeError:
+            return
+        if context.queue is None:
+            response = self._put_token(request.properties, request.body, request.message_id, now)
+        elif context.queue.deleted:
+            return
+        else:
+            response = answer(context.queue, request, now)
+        replies = self._replies(link, context.node, request.reply_to)
+        if replies is not None:
+            assert isinstance(replies.context, Replies)
+            replies.context.waiting.append(response)
+            self._reply(replies, replies.context)
+
+    def _replies(self, link: Link, node: str, reply_to: str | None) -> Link | None:
+        """The link for the answer: the one that ``reply_to`` names, else the session's own."""
+        fitting = None
+        for other in link.session.links.values():
+            if isinstance(other.context, Replies) and other.context.node == node:
+                target = other.attach.target
+                if isinstance(target, Target) and target.address == reply_to:
+                    return other
+                fitting = other
+        return fitting
+
+    def _reply(self, link: Link, context: Replies) -> None:
+        while context.waiting and link.ready:
+            self.connection.send(link, self.hub.namespace.new_token().bytes, context.waiting[0])
+            context.waiting.popleft()
+        self.hub.mark(self)
+
+    def _put_token(
+        self, properties: dict[object, object], body: object, message_id: object, now: float
+    ) -> bytes:
+        status, description = 202, "Accepted"
+        if properties.get("operation") not in ("put-token", "delete-token"):
+            status, description = 400, "The operation is not known."
+        elif properties.get("operation") == "put-token":
+            try:
+                self.hub.policy.check(body if isinstance(body, str) else "", now)
+            except Unauthorized as error:
+                status, description = error.status, str(error)
+        return write_response(
+            {"status-code": Int(status), "status-description": description}, None, message_id
+        )
+
+
+def entity_path(address: str) -> str:
+    """The entity of an address, which may be a URL or a bare path."""
+    path = urlsplit(address).path if "://" in address else address
+    return path.strip("/")
+
+
+def _split_management(path: str) -> tuple[str, bool, str]:
+    name, marker, rest = path.rpartition("/")
+    if rest.lower() == "$management":
+        return name, True, marker
+    return path, False, ""
+
+
+def _session_filter(source: Source | None) -> tuple[bool, str | None]:
+    """Whether a receiver wants a session, and which (None: the next free one)."""
+    filters = source.filter if source is not None else None
+    if not filters or SESSION_FILTER not in filters:
+        return False, None
+    wanted = filters[SESSION_FILTER]
+    if isinstance(wanted, Described):
+        wanted = wanted.value
+    return True, wanted if isinstance(wanted, str) else None
+
+
+def _settle(queue: Queue, event: Settlement, now: float) -> object:
+    """Do what a receiver's outcome asks for; the outcome to be echoed."""
+    token = UUID(bytes_le=event.tag)
+    match event.state:
+        case Accepted():
+            queue.complete(token, now)
+        case Released():
+            queue.release(token, now)
+        case Modified(undeliverable_here=True, message_annotations=changed):
+            queue.defer(token, now, _properties(changed))
+        case Modified(message_annotations=changed):
+            queue.abandon(token, now, _properties(changed))
+        case Rejected(error=error):
+            info = _properties(error.info) if error is not None else None
+            reason = (info or {}).pop("DeadLetterReason", None)
+            description = (info or {}).pop("DeadLetterErrorDescription", None)
+            queue.dead_letter(
+                token,
+                now,
+                reason=reason if isinstance(reason, str) else None,
+                description=description if isinstance(description, str) else None,
+                properties=info,
+            )
+            return Rejected()
+    return event.state
+
+
+def _properties(changed: dict[object, object] | None) -> dict[str, object] | None:
+    return {str(key): value for key, value in changed.items()} if changed else None
+
+
+def _error(error: ServiceBusError) -> Error:
+    return Error(error.condition, str(error))

@@ -1,0 +1,330 @@
+"""Messages on the wire (AMQP 1.0, part 3.2, and Service Bus's annotations).
+
+What a sender wrote is kept as its bytes; only what the broker owns (header, delivery annotations,
+message annotations) is written anew at each delivery. So a body of any kind comes out as it went
+in, at the price of finding the sections' limits once.
+
+The sections, in their order: header 0x70, delivery annotations 0x71, message annotations 0x72,
+properties 0x73, application properties 0x74, body (data 0x75, sequence 0x76, value 0x77), footer
+0x78. A batch (message format 0x80013700) is a message whose every data section is a message.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from uuid import UUID
+
+from ci.servicebus.amqp.codec import (
+    DecodeError,
+    EncodeError,
+    decode,
+    encode,
+    encoded,
+    skip,
+    write_compound,
+)
+from ci.servicebus.amqp.types import Described, Int, Symbol, UInt, ULong
+from ci.servicebus.broker.model import Draft, Message, MessageState
+from ci.servicebus.errors import ArgumentError
+
+BATCH_FORMAT = 0x80013700
+
+HEADER, DELIVERY_ANNOTATIONS, MESSAGE_ANNOTATIONS = 0x70, 0x71, 0x72
+PROPERTIES, APPLICATION_PROPERTIES = 0x73, 0x74
+DATA, SEQUENCE, VALUE, FOOTER = 0x75, 0x76, 0x77, 0x78
+
+_i64 = struct.Struct(">q")
+
+# The broker's own annotations: what a sender writes under these names does not count.
+_OURS = frozenset(
+    {
+        "x-opt-sequence-number",
+        "x-opt-enqueued-time",
+        "x-opt-locked-until",
+        "x-opt-message-state",
+        "x-opt-enqueue-sequence-number",
+        "x-opt-deadletter-source",
+        "x-opt-lock-token",
+    }
+)
+
+
+@dataclass(slots=True)
+class Content:
+    """The parts of a message as its sender wrote them."""
+
+    durable: bool
+    priority: int
+    time_to_live_ms: int | None
+    annotations: bytes
+    annotation_count: int
+    properties: bytes
+    application_properties: bytes
+    body: bytes
+
+
+def sections(payload: bytes) -> list[tuple[int, int, int]]:
+    """Code, start of the value, and end of every section."""
+    found = []
+    position = 0
+    while position < len(payload):
+        if payload[position : position + 2] == b"\x00\x53":
+            code, value = payload[position + 2 : position + 3][0], position + 3
+        elif payload[position] == 0:
+            descriptor, value = decode(payload, position + 1)
+            code = _code(descriptor)
+        else:
+            raise DecodeError("a message section should be a described value")
+        if not HEADER <= code <= FOOTER:
+            raise DecodeError(f"0x{code:x} is no message section")
+        end = skip(payload, value)
+        found.append((code, value, end))
+        position = end
+    return found
+
+
+_SYMBOLIC = {
+    f"amqp:{name}": HEADER + index
+    for index, name in enumerate(
+        (
+            "header:list",
+            "delivery-annotations:map",
+            "message-annotations:map",
+            "properties:list",
+            "application-properties:map",
+            "data:binary",
+            "amqp-sequence:list",
+            "amqp-value:*",
+            "footer:map",
+        )
+    )
+}
+
+
+def _code(descriptor: object) -> int:
+    if isinstance(descriptor, ULong):
+        return int(descriptor)
+    return _SYMBOLIC.get(str(descriptor), 0)
+
+
+def read_message(payload: bytes) -> Draft:
+    """What a sender wants stored."""
+    header: list[object] = []
+    annotations: dict[object, object] = {}
+    properties: list[object] = []
+    raw_properties = raw_application = b""
+    body_start = len(payload)
+    start = 0
+    for code, value, end in sections(payload):
+        if code == HEADER:
+            header = _list(decode(payload, value)[0])
+        elif code == MESSAGE_ANNOTATIONS:
+            annotations = _map(decode(payload, value)[0])
+        elif code == PROPERTIES:
+            properties = _list(decode(payload, value)[0])
+            raw_properties = payload[start:end]
+        elif code == APPLICATION_PROPERTIES:
+            _map(decode(payload, value)[0])
+            raw_application = payload[start:end]
+        elif code != DELIVERY_ANNOTATIONS:
+            body_start = start
+            break
+        start = end
+    kept = bytearray()
+    count = 0
+    for key, item in annotations.items():
+        if key not in _OURS:
+            encode(kept, key)
+            encode(kept, item)
+            count += 2
+    ttl_ms = _number(_at(header, 2))
+    scheduled = annotations.get("x-opt-scheduled-enqueue-time")
+    content = Content(
+        durable=_at(header, 0) is True,
+        priority=4 if (priority := _number(_at(header, 1))) is None else priority,
+        time_to_live_ms=ttl_ms,
+        annotations=bytes(kept),
+        annotation_count=count,
+        properties=raw_properties,
+        application_properties=raw_application,
+        body=payload[body_start:],
+    )
+    return Draft(
+        content=content,
+        size=len(payload),
+        message_id=_text(_at(properties, 0)),
+        session_id=_text(_at(properties, 10)),
+        time_to_live=_time_to_live(ttl_ms, properties),
+        scheduled_for=scheduled / 1000 if isinstance(scheduled, int) else None,
+    )
+
+
+def read_batch(payload: bytes) -> list[Draft]:
+    """The messages of a batch."""
+    drafts = []
+    for code, value, _ in sections(payload):
+        if code == DATA:
+            inner = decode(payload, value)[0]
+            if not isinstance(inner, bytes):
+                raise DecodeError("a data section should be binary")
+            drafts.append(read_message(inner))
+    if not drafts:
+        raise ArgumentError("A batch must hold at least one message.")
+    return drafts
+
+
+def _time_to_live(ttl_ms: int | None, properties: list[object]) -> float | None:
+    """Seconds; a life too long for the header's 32 bits is told by two points in time."""
+    expiry, creation = _number(_at(properties, 8)), _number(_at(properties, 9))
+    if expiry is not None and creation is not None and expiry > creation:
+        return (expiry - creation) / 1000
+    return None if ttl_ms is None else ttl_ms / 1000
+
+
+def _at(items: list[object], index: int) -> object:
+    return items[index] if len(items) > index else None
+
+
+def _number(value: object) -> int | None:
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _text(value: object) -> str | None:
+    """A message id may be a string, a number, a UUID or binary."""
+    if value is None:
+        return None
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise DecodeError("a section should be a list")
+    return value
+
+
+def _map(value: object) -> dict[object, object]:
+    if not isinstance(value, dict):
+        raise DecodeError("a section should be a map")
+    return value
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+_SEQUENCE = encoded(Symbol("x-opt-sequence-number")) + b"\x81"
+_ENQUEUED = encoded(Symbol("x-opt-enqueued-time")) + b"\x83"
+_LOCKED = encoded(Symbol("x-opt-locked-until")) + b"\x83"
+_STATE = encoded(Symbol("x-opt-message-state"))
+_ENQUEUE_SEQUENCE = encoded(Symbol("x-opt-enqueue-sequence-number")) + b"\x81"
+_SOURCE = encoded(Symbol("x-opt-deadletter-source"))
+_STATES = {state: encoded(Int(state.value)) for state in MessageState}
+_TOKEN = (
+    b"\x00\x53\x71\xc1"
+    + bytes((1 + len(encoded(Symbol("x-opt-lock-token"))) + 17, 2))
+    + encoded(Symbol("x-opt-lock-token"))
+    + b"\x98"
+)
+
+
+def write_message(message: Message, token: UUID | None, locked_until: float | None) -> bytes:
+    """The payload of a delivery."""
+    content = message.content
+    assert isinstance(content, Content)
+    out = bytearray(b"\x00\x53\x70")
+    header = bytearray((0x41 if content.durable else 0x42, 0x50, content.priority & 0xFF))
+    encode(header, None if content.time_to_live_ms is None else UInt(content.time_to_live_ms))
+    header.append(0x41 if message.delivery_count == 0 else 0x42)
+    encode(header, UInt(message.delivery_count))
+    write_compound(out, header, 5, 0xC0)
+    if token is not None:
+        out += _TOKEN
+        out += token.bytes
+    ours = bytearray()
+    count = 6
+    ours += _SEQUENCE
+    ours += _i64.pack(message.sequence_number)
+    ours += _ENQUEUED
+    ours += _i64.pack(int(message.enqueued_at * 1000))
+    ours += _STATE
+    ours += _STATES[message.state]
+    if locked_until is not None:
+        ours += _LOCKED
+        ours += _i64.pack(int(locked_until * 1000))
+        count += 2
+    if message.enqueued_sequence_number is not None:
+        ours += _ENQUEUE_SEQUENCE
+        ours += _i64.pack(message.enqueued_sequence_number)
+        count += 2
+    if message.dead_letter_source is not None:
+        ours += _SOURCE
+        encode(ours, message.dead_letter_source)
+        count += 2
+    ours += content.annotations
+    out += b"\x00\x53\x72"
+    write_compound(out, ours, count + content.annotation_count, 0xC1)
+    out += content.properties
+    out += (
+        _merged(content.application_properties, message.properties)
+        if message.properties
+        else content.application_properties
+    )
+    out += content.body
+    return bytes(out)
+
+
+def _merged(section: bytes, added: dict[str, object]) -> bytes:
+    held: dict[object, object] = {}
+    if section:
+        described = decode(section)[0]
+        if isinstance(described, Described) and isinstance(described.value, dict):
+            held.update(described.value)
+    held.update(added)
+    return encoded(Described(ULong(APPLICATION_PROPERTIES), held))
+
+
+def write_response(
+    properties: dict[object, object], body: object, correlation_id: object, to: object = None
+) -> bytes:
+    """A message that answers a request: properties, application properties, a value."""
+    out = bytearray()
+    encode(
+        out,
+        Described(ULong(PROPERTIES), [None, None, to, None, None, correlation_id, *[None] * 7]),
+    )
+    encode(out, Described(ULong(APPLICATION_PROPERTIES), properties))
+    try:
+        encode(out, Described(ULong(VALUE), body))
+    except EncodeError:
+        raise ArgumentError("The response cannot be encoded.") from None
+    return bytes(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A message that asks ``$cbs`` or ``$management`` for something."""
+
+    message_id: object
+    reply_to: str | None
+    properties: dict[object, object]
+    body: object
+
+
+def read_request(payload: bytes) -> Request:
+    """The parts of a request."""
+    properties: list[object] = []
+    application: dict[object, object] = {}
+    body: object = None
+    for code, value, _ in sections(payload):
+        if code == PROPERTIES:
+            properties = _list(decode(payload, value)[0])
+        elif code == APPLICATION_PROPERTIES:
+            application = _map(decode(payload, value)[0])
+        elif code in (VALUE, DATA):
+            body = decode(payload, value)[0]
+    reply_to = _at(properties, 4)
+    return Request(
+        message_id=_at(properties, 0),
+        reply_to=reply_to if isinstance(reply_to, str) else None,
+        properties=application,
+        body=body,
+    )

@@ -1,0 +1,414 @@
+"""The only sockets and the only clock.
+
+Everything that listens here answers plain and TLS on the same port: the first byte of a
+connection tells which it is (0x16 opens a TLS handshake, and neither AMQP nor HTTP), and it is
+looked at before a transport takes the socket over. One timer is set for what is due next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from ci.servicebus import certificates
+from ci.servicebus.admin.http import HttpPeer
+from ci.servicebus.admin.routes import Administration
+from ci.servicebus.broker.journal import Event
+from ci.servicebus.broker.namespace import Namespace
+from ci.servicebus.errors import StartupError
+from ci.servicebus.gateway.hub import Hub, Peer
+from ci.servicebus.gateway.tokens import AcceptAll, Policy, SharedKeys
+from ci.servicebus.settings import Settings, read_queues
+
+FIRST_BYTE_WITHIN = 15.0
+"""Seconds in which a client has to say something after it connected."""
+
+READ_AT_ONCE = 262_144
+
+log = logging.getLogger("servicebus")
+
+Clock = Callable[[], float]
+
+
+def steady_clock() -> Clock:
+    """Seconds since 1970 that never jump: today's date, and from then on a monotonic clock.
+
+    A lock has to last its duration even where the system's clock is being set.
+    """
+    offset = time.time() - time.monotonic()
+    return lambda: offset + time.monotonic()
+
+
+class Server:
+    """One emulator: a namespace, its gateway, its administration, and what they listen on."""
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or steady_clock()
+        self.namespace = Namespace(tier=settings.tier)
+        policy: Policy = SharedKeys(dict(settings.keys)) if settings.auth == "sas" else AcceptAll()
+        self.hub = Hub(self.namespace, policy=policy)
+        self.administration = Administration(self.namespace, self.clock, policy)
+        self.amqp_port = 0
+        self.amqps_port: int | None = None
+        self.admin_port = 0
+        self.authority: bytes | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._listeners: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._transports: dict[asyncio.Transport, None] = {}
+        self._peers: dict[Peer, _AmqpTransport] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    async def start(self) -> None:
+        """Listen; raises :class:`~ci.servicebus.errors.StartupError` where that is impossible."""
+        settings = self.settings
+        self.namespace.journal.listener = _log_event
+        if settings.config is not None:
+            for name, queue in read_queues(settings.config, settings.tier).items():
+                self.namespace.create(name, queue, self.clock())
+        self._tls = self._make_tls()
+        try:
+            self.amqp_port = self._listen(settings.amqp_port, self._make_amqp)
+            if settings.amqps_port is not None:
+                self.amqps_port = self._listen(settings.amqps_port, self._make_amqp)
+            self.admin_port = self._listen(settings.admin_port, self._make_http)
+        except BaseException:
+            await self.stop()
+            raise
+        self.wake()
+        log.info(
+            "ready: AMQP on %s:%d, administration on %s:%d",
+            settings.host,
+            self.amqp_port,
+            settings.host,
+            self.admin_port,
+        )
+
+    async def stop(self) -> None:
+        """Close everything at once."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for transport in list(self._transports):
+            transport.abort()
+        while self._transports:
+            await asyncio.sleep(0)
+
+    # --- listening -------------------------------------------------------------------------------
+
+    def _make_tls(self) -> ssl.SSLContext:
+        settings = self.settings
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        names = (*certificates.DEFAULT_NAMES, *settings.tls_names)
+        try:
+            if settings.tls_cert is not None:
+                context.load_cert_chain(settings.tls_cert, settings.tls_key)
+            elif settings.tls_dir is not None:
+                certificate, key = certificates.ensure(settings.tls_dir, names)
+                context.load_cert_chain(certificate, key)
+                self.authority = (settings.tls_dir / "ca.pem").read_bytes()
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    certificate, key = certificates.ensure(Path(folder), names)
+                    context.load_cert_chain(certificate, key)
+                    self.authority = (Path(folder) / "ca.pem").read_bytes()
+        except (OSError, ValueError) as error:
+            raise StartupError(
+                f"the TLS certificate cannot be used: {error}",
+                remedy="correct --tls-cert and --tls-key, or --tls-dir and --tls-name",
+            ) from None
+        return context
+
+    def _listen(self, port: int, factory: Callable[[], asyncio.Protocol]) -> int:
+        host = self.settings.host
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, port), family=family, backlog=1_024)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise StartupError(
+                f"cannot listen on {host}:{port}: {reason}",
+                remedy="choose another --host, --amqp-port, --amqps-port or --admin-port, "
+                "or stop what listens there",
+            ) from None
+        listener.setblocking(False)
+        self._listeners.append(listener)
+        self._spawn(self._accept(listener, factory))
+        return int(listener.getsockname()[1])
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(
+        self, listener: socket.socket, factory: Callable[[], asyncio.Protocol]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:  # too many open files: the others have to end first
+                log.warning("cannot accept a connection: %s", error.strerror)
+                await asyncio.sleep(0.1)
+                continue
+            self._spawn(self._serve(connection, factory))
+
+    async def _serve(
+        self, connection: socket.socket, factory: Callable[[], asyncio.Protocol]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            first = await asyncio.wait_for(_first_byte(connection), FIRST_BYTE_WITHIN)
+            if not first:
+                connection.close()
+                return
+            tls = self._tls if first == b"\x16" else None
+            await loop.connect_accepted_socket(factory, connection, ssl=tls)
+        except (OSError, TimeoutError, ssl.SSLError) as error:
+            log.debug("a connection failed before it began: %s", error)
+            connection.close()
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+
+    def _make_amqp(self) -> asyncio.Protocol:
+        return _AmqpTransport(self)
+
+    def _make_http(self) -> asyncio.Protocol:
+        return _HttpTransport(self)
+
+    # --- time and output -------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what is to be written, and see to what is due next."""
+        for peer in self.hub.take_dirty():
+            transport = self._peers.get(peer)
+            if transport is not None:
+                transport.write_out()
+        self.wake()
+
+    def wake(self) -> None:
+        """Set the timer for what is due next."""
+        due = self.hub.next_due()
+        if self._timer is not None:
+            if due is not None and self._timer_at <= due:
+                return  # it fires in time, and is set anew then
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            self._timer_at = due
+            delay = max(0.0, due - self.clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.hub.advance(self.clock())
+        self.flush()
+
+
+async def _first_byte(connection: socket.socket) -> bytes:
+    """The first byte that a client sends; it stays in the socket."""
+    loop = asyncio.get_running_loop()
+    connection.setblocking(False)
+    while True:
+        try:
+            return connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            pass
+        readable = loop.create_future()
+        loop.add_reader(connection, _wake, readable)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(connection)
+
+
+def _wake(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
+
+
+class _AmqpTransport(asyncio.Protocol):
+    """Carries one peer's bytes."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._peer = server.hub.connect()
+        self._transport: asyncio.Transport | None = None
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._heard_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._server._transports[transport] = None
+        self._server._peers[self._peer] = self
+        self._heard_at = self._server.clock()
+        self._set_watch()
+
+    def data_received(self, data: bytes) -> None:
+        now = self._server.clock()
+        self._heard_at = now
+        self._peer.receive(data, now)
+        self._server.flush()
+        if self._heartbeat is None and self._peer.connection.remote_idle_ms:
+            self._set_heartbeat()
+
+    def write_out(self) -> None:
+        """Write what the peer has to be told; hang up where it is over."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        data = self._peer.connection.take_output()
+        if data:
+            self._transport.write(data)
+        if self._peer.closed:
+            self._transport.close()
+
+    def pause_writing(self) -> None:
+        self._peer.pause()
+
+    def resume_writing(self) -> None:
+        self._peer.resume(self._server.clock())
+        self._server.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        for timer in (self._heartbeat, self._watch):
+            if timer is not None:
+                timer.cancel()
+        if self._transport is not None:
+            self._server._transports.pop(self._transport, None)
+        self._server._peers.pop(self._peer, None)
+        self._peer.lost(self._server.clock())
+        if self._server._listeners:
+            self._server.flush()
+
+    def _set_heartbeat(self) -> None:
+        idle = (self._peer.connection.remote_idle_ms or 0) / 1000
+        loop = asyncio.get_running_loop()
+        self._heartbeat = loop.call_later(max(idle / 2, 0.05), self._beat)
+
+    def _beat(self) -> None:
+        self._peer.connection.heartbeat()
+        self.write_out()
+        self._set_heartbeat()
+
+    def _set_watch(self) -> None:
+        """A peer that stays silent for twice our idle time-out is gone."""
+        patience = 2 * self._server.hub.limits.idle_time_out_ms / 1000
+        silent = self._server.clock() - self._heard_at
+        if silent >= patience:
+            assert self._transport is not None
+            self._transport.abort()
+            return
+        loop = asyncio.get_running_loop()
+        self._watch = loop.call_later(patience - silent, self._set_watch)
+
+
+class _HttpTransport(asyncio.Protocol):
+    """Carries one administration connection's bytes."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._http = HttpPeer(server.administration.handle)
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._server._transports[transport] = None
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        out, over = self._http.receive(data)
+        if out:
+            self._transport.write(out)
+        if over:
+            self._transport.close()
+        self._server.hub.settle_up(self._server.clock())
+        self._server.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._transport is not None:
+            self._server._transports.pop(self._transport, None)
+
+
+# --- the program ---------------------------------------------------------------------------------
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "at": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps({**line, **getattr(record, "event", {})})
+
+
+def _log_event(event: Event) -> None:
+    if log.isEnabledFor(logging.INFO):
+        detail = event.as_json()
+        del detail["number"], detail["at"]
+        log.info("%s", event.kind, extra={"event": detail})
+
+
+def set_up_log(level: str, stream: TextIO) -> None:
+    """One JSON object a line."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_JsonLines())
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(level.upper())
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    server = Server(settings)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stopped.set)
+    await server.start()
+    try:
+        await stopped.wait()
+    finally:
+        await server.stop()
+        log.info("stopped")
+
+
+def run(settings: Settings) -> int:
+    """The program: its exit code."""
+    set_up_log(settings.log_level, sys.stdout)
+    try:
+        asyncio.run(serve(settings))
+    except StartupError as error:
+        print(f"error: {error}. To resolve it: {error.remedy}.", file=sys.stderr)
+        return error.exit_code
+    return 0
