@@ -11,18 +11,18 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.servicebus import ServiceBusClient, ServiceBusReceivedMessage, ServiceBusSubQueue
 from azure.servicebus.management import QueueProperties, ServiceBusAdministrationClient
 
-from tests.e2e.target import Target
+from tests.e2e.target import ServiceBus
 from tests.e2e.waiting import wait_for
 
 
 class Broker:
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self, access: ServiceBus) -> None:
+        self._access = access
         self._options: dict[str, Any] = (
-            {"connection_verify": target.ca_file} if target.ca_file else {}
+            {"connection_verify": access.ca_file} if access.ca_file else {}
         )
         self.admin = ServiceBusAdministrationClient.from_connection_string(
-            target.admin_connection_string, **self._options
+            access.admin_connection_string, **self._options
         )
 
     def close(self) -> None:
@@ -31,7 +31,7 @@ class Broker:
     @contextmanager
     def client(self) -> Iterator[ServiceBusClient]:
         with ServiceBusClient.from_connection_string(
-            self._target.connection_string, **self._options
+            self._access.connection_string, **self._options
         ) as client:
             yield client
 

@@ -12,7 +12,7 @@ from tests.e2e.gateway import Gateway
 class Endpoints:
     """Makes endpoints under names of their own, and removes them with their queues."""
 
-    def __init__(self, gateway: Gateway, broker: Broker) -> None:
+    def __init__(self, gateway: Gateway, broker: Broker | None) -> None:
         self._gateway = gateway
         self._broker = broker
         self._names: list[str] = []
@@ -40,7 +40,11 @@ class Endpoints:
             for name in found:
                 self._gateway.wait_gone(name)
         finally:
-            left = [name for name in self._names if self._broker.delete(_queue(name))]
+            left = [
+                name
+                for name in self._names
+                if self._broker is not None and self._broker.delete(_queue(name))
+            ]
         assert not left, f"endpoints were deleted and their queues were not: {left}"
 
 

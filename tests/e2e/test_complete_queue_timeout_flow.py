@@ -1,7 +1,7 @@
 """The complete queue time-out flow in one test, as an operator would try it after an upgrade.
 
-It is short, needs nothing but the gateway and the broker, and leaves nothing behind: the
-pipeline also runs it alone against a target that was just promoted.
+It is short and leaves nothing behind: the pipeline also runs it alone against a target that was
+just promoted. Where the broker cannot be looked at, the executions alone must tell.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from tests.e2e.target import Target
 
 
 def test_complete_queue_timeout_flow(
-    target: Target, gateway: Gateway, broker: Broker, endpoints: Endpoints
+    target: Target, gateway: Gateway, broker_if_known: Broker | None, endpoints: Endpoints
 ) -> None:
+    broker = broker_if_known
+
     # The release is up, and it is the one that is meant.
     for path in target.health_paths:
         assert gateway.http.get(path, timeout=1.0).status_code == 200, path
@@ -24,14 +26,17 @@ def test_complete_queue_timeout_flow(
     # An endpoint gets a queue with the lock duration it asks for, and Service Bus says so too.
     endpoint = endpoints.create(queue_message_timeout_duration=30)
     name, queue = endpoint["name"], endpoint["queue_name"]
-    assert broker.lock_duration(queue) == seconds(30)
+    assert endpoint["queue_message_timeout_duration"] == 30
+    if broker is not None:
+        assert broker.lock_duration(queue) == seconds(30)
 
     # A value outside the limits is refused; a new value reaches the queue.
     path = f"/v1/model-endpoints/{name}"
     assert gateway.http.put(path, json={"queue_message_timeout_duration": 301}).status_code == 422
     gateway.update(name, queue_message_timeout_duration=5)
-    gateway.wait_ready(name)
-    assert broker.listed().get(queue) == seconds(5)
+    assert gateway.wait_ready(name)["queue_message_timeout_duration"] == 5
+    if broker is not None:
+        assert broker.listed().get(queue) == seconds(5)
 
     # Three tasks side by side: within the lock, longer than it, and longer with renewal.
     short = gateway.start_task(name, seconds=0.5)
@@ -40,10 +45,12 @@ def test_complete_queue_timeout_flow(
     assert gateway.wait_settled(short).history == [(1, "completed")]
     assert gateway.wait_settled(long).history == [(1, "lock-lost"), (2, "completed")]
     assert gateway.wait_settled(renewed).history == [(1, "completed")]
-    broker.wait_empty(queue)
 
-    # The queue is still as it was asked for, and goes when the endpoint goes.
-    assert broker.lock_duration(queue) == seconds(5)
+    # The queue is empty and still as it was asked for, and goes when the endpoint goes.
+    if broker is not None:
+        broker.wait_empty(queue)
+        assert broker.lock_duration(queue) == seconds(5)
     gateway.delete(name)
     gateway.wait_gone(name)
-    assert broker.queue(queue) is None
+    if broker is not None:
+        assert broker.queue(queue) is None
