@@ -93,16 +93,22 @@ class Events:
     @contextmanager
     def step(self, name: str, reason: str = "") -> Iterator[None]:
         """A named step: started, then finished or failed, with its duration in seconds."""
+        inside = {"parent": outer} if (outer := _current_step.get()) else {}
         token = _current_step.set(name)
         begun = self._clock.monotonic()
         with trace.get_tracer("pipeline").start_as_current_span(name) as span:
-            self.emit("step.started", reason, step=name)
+            self.emit("step.started", reason, step=name, **inside)
             try:
                 yield
             except BaseException as problem:
                 span.set_status(Status(StatusCode.ERROR, str(problem)))
                 seconds = round(self._clock.monotonic() - begun, 3)
-                self.emit("step.failed", str(problem) or type(problem).__name__, step=name, seconds=seconds)
+                self.emit(
+                    "step.failed",
+                    str(problem) or type(problem).__name__,
+                    step=name,
+                    seconds=seconds,
+                )
                 raise
             else:
                 seconds = round(self._clock.monotonic() - begun, 3)

@@ -1,0 +1,436 @@
+"""Obtains every tool at its pinned version, from the first origin that has it.
+
+Origins, in this order and shown to the user: *present* (on PATH at the pinned version),
+*download* (from its project, checked against a pinned sha256), *source* (built from Go modules
+or assembled from Debian packages). ``obtain`` is idempotent and quick when all is there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import httpx
+
+from ci.errors import CommandFailed, DiskFull, DockerUnavailable, Interrupted, ToolchainError
+from ci.events import Events
+from ci.model import Registry, Tools
+from ci.toolchain import components, pins, recipes, services
+from ci.toolchain.binaries import DAGGER, KUBERNETES, Go, GoModule, download, present, reachable
+from ci.toolchain.daemon import ensure_daemon, find_docker
+from ci.toolchain.host import inspect as inspect_host
+from ci.toolchain.images import Assembler, Recipe
+from ci.toolchain.store import Store, content_key
+from ci.tools.command import Programs
+from ci.tools.docker import Docker
+from ci.tools.wait import Clock
+
+__all__ = ["Mode", "ToolState", "inspect", "obtain"]
+
+Mode = Literal["auto", "download", "source"]
+T = TypeVar("T")
+
+NEEDED_BYTES = 14 * 2**30
+"""Free disk that making everything from nothing needs (the README has the measured sizes)."""
+CLIENTS: Mapping[str, GoModule] = {
+    "dagger": DAGGER,
+    "kind": KUBERNETES,
+    "helm": KUBERNETES,
+    "kubectl": KUBERNETES,
+}
+"""Programs of the host, and the module that each can be built from."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolState:
+    """One line of ``doctor``."""
+
+    name: str
+    pinned: str
+    found: str
+    origin: str
+    state: str
+    """``ready`` or ``missing``."""
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """The images that need no compiler, and the registry they were pushed to."""
+
+    registry: Registry
+    postgres: str
+    redis: str
+    mirror: bool
+
+
+def obtain(
+    home: Path,
+    programs: Programs,
+    clock: Clock,
+    events: Events,
+    env: Mapping[str, str],
+    mode: Mode = "auto",
+) -> Tools:
+    """Everything a run needs, started where it has to run.
+
+    Raises :class:`ci.errors.ToolchainError`, :class:`ci.errors.DockerUnavailable` or
+    :class:`ci.errors.DiskFull`.
+    """
+    return _Obtaining(home, programs, clock, events, env, mode).tools()
+
+
+def inspect(
+    home: Path,
+    programs: Programs,
+    clock: Clock,
+    events: Events,
+    env: Mapping[str, str],
+    mode: Mode = "auto",
+) -> tuple[ToolState, ...]:
+    """What is there, without making or starting anything."""
+    return _Obtaining(home, programs, clock, events, env, mode).states()
+
+
+class _Obtaining:
+    """One call of :func:`obtain`. Compiling and assembling go on side by side; the engine and
+    the node image join them."""
+
+    def __init__(
+        self,
+        home: Path,
+        programs: Programs,
+        clock: Clock,
+        events: Events,
+        env: Mapping[str, str],
+        mode: Mode,
+    ) -> None:
+        self.home = home
+        self.programs = programs
+        self.clock = clock
+        self.events = events
+        self.env = env
+        self.mode = mode
+        self.pins = pins.load()
+        self.host = inspect_host(env)
+        self.store = Store(home)
+        self.go = Go(self.host, self.pins, self.store, programs, clock, events)
+        self._reachable: dict[str, bool] = {}
+        self._asking = threading.Lock()
+        self._compiling = threading.Lock()
+
+    def tools(self) -> Tools:
+        self._need_disk()
+        with ThreadPoolExecutor(8, thread_name_prefix="toolchain") as pool:
+            docker = self._lane(pool, "docker", self._docker)
+            kind = self._lane(pool, "kubernetes tools", lambda: self._clients(KUBERNETES))
+            dagger = self._lane(pool, "dagger tools", lambda: self._clients(DAGGER, after=kind))
+            images = self._lane(pool, "images", lambda: self._images(docker.result()))
+            engine = self._lane(
+                pool, "dagger engine", lambda: self._engine(docker.result(), images, dagger)
+            )
+            node = self._lane(pool, "node image", lambda: self._node(docker.result(), images, kind))
+            self._all_or_none([docker, kind, dagger, images, engine, node])
+        node_image, brings_cni = node.result()
+        made = images.result()
+        return Tools(
+            docker=docker.result().path,
+            dagger=dagger.result()["dagger"],
+            kind=kind.result()["kind"],
+            helm=kind.result()["helm"],
+            kubectl=kind.result()["kubectl"],
+            node_image=node_image,
+            node_brings_cni=brings_cni,
+            runner_host=engine.result(),
+            registry=made.registry,
+            postgres_image=made.postgres,
+            redis_image=made.redis,
+            node_certs_dir=services.node_certs(self.home / "certs.d"),
+            kubelet_patch=self.host.kubelet_patch,
+            versions=tuple(sorted(self.pins.versions.items())),
+        )
+
+    def states(self) -> tuple[ToolState, ...]:
+        docker = self._docker_if_running()
+        lines = [self._docker_state(docker)]
+        lines += [self._client_state(tool) for tool in CLIENTS]
+        lines += [self._image_state(name, docker) for name in ("node", "engine", "registry")]
+        return tuple(lines)
+
+    # -- lanes -----------------------------------------------------------------------------
+
+    def _lane(self, pool: ThreadPoolExecutor, name: str, work: Callable[[], T]) -> Future[T]:
+        def run() -> T:
+            with self.events.step(f"toolchain: {name}"):
+                return work()
+
+        return pool.submit(run)
+
+    def _all_or_none(self, lanes: Sequence[Future[Any]]) -> None:
+        """Wait for all; when one fails, end the programs of the others and raise its error."""
+        wait(lanes, return_when=FIRST_EXCEPTION)
+        failed = [lane.exception() for lane in lanes if lane.done() and lane.exception()]
+        if not failed:
+            return
+        was_cancelled = self.programs.cancel.is_set()
+        self.programs.end_all()
+        wait(lanes)
+        if was_cancelled:
+            raise Interrupted("interrupted while obtaining the tools")
+        raise failed[0] or ToolchainError("a lane failed")
+
+    def _docker(self) -> Docker:
+        return ensure_daemon(
+            self.home, self.host, self.store, self.programs, self.clock, self.events, self.env
+        )
+
+    def _clients(
+        self, module: GoModule, after: Future[dict[str, Path]] | None = None
+    ) -> dict[str, Path]:
+        """The host's programs of ``module``; ``after`` keeps two compilations from competing."""
+        found: dict[str, Path] = {}
+        for tool in (tool for tool, of in CLIENTS.items() if of is module):
+            path = self._present_or_downloaded(tool)
+            if path is not None:
+                found[tool] = path
+        missing = [tool for tool, of in CLIENTS.items() if of is module and tool not in found]
+        if missing:
+            if after is not None and self.go.find(module) is None:
+                after.result()
+            folder = self.go.build(module)
+            found |= {tool: folder / tool for tool in missing}
+        return found
+
+    def _present_or_downloaded(self, tool: str) -> Path | None:
+        if self.mode == "source" or self.go.find(CLIENTS[tool]) is not None:
+            return None
+        version = self._version(tool)
+        path = present(tool, version, self.programs, self.env)
+        if path is not None:
+            self.events.note(f"{tool} {version}: present at {path}")
+            return path
+        entry = self.pins.download[tool]
+        if not entry.sha256:
+            if self.mode == "download":
+                raise ToolchainError(
+                    f"no checksum is pinned for the download of {tool} {version}",
+                    remedy="run `python -m ci.toolchain.refresh` on a network that reaches it, "
+                    "or use --toolchain source",
+                )
+            return None
+        key = content_key([entry.sha256, entry.member])
+        here = self.store.find(tool, key)
+        if here is None and not self._can_reach(self.pins.url(tool)):
+            return None
+        made = self.store.make(tool, key, lambda into: self._download(tool, into))
+        return made / tool
+
+    def _download(self, tool: str, into: Path) -> None:
+        self.events.note(f"downloading {tool} {self._version(tool)}")
+        with httpx.Client(follow_redirects=True, timeout=120) as client:
+            download(tool, self.pins, into, client)
+
+    def _can_reach(self, url: str) -> bool:
+        """In ``auto`` an unreachable network costs seconds, once; in ``download``, an error."""
+        host = url.split("/")[2] if "://" in url else url.split("/")[0]
+        with self._asking:
+            if host not in self._reachable:
+                self._reachable[host] = reachable([f"https://{host}"])
+        if not self._reachable[host] and self.mode == "download":
+            raise ToolchainError(f"{host} cannot be reached", remedy="use --toolchain source")
+        return self._reachable[host]
+
+    def _pulled(self, name: str, docker: Docker) -> str | None:
+        """The pinned public image, pulled by digest; ``None`` when it has to be assembled."""
+        if self.mode == "source" or not self.pins.image[name].digest:
+            if self.mode == "download":
+                raise ToolchainError(
+                    f"no digest is pinned for the image {name}",
+                    remedy="run `python -m ci.toolchain.refresh` on a network that reaches it, "
+                    "or use --toolchain source",
+                )
+            return None
+        reference = self.pins.image_reference(name)
+        if docker.image_exists(reference):
+            return reference
+        if not self._can_reach(reference):
+            return None
+        self.events.note(f"pulling {reference}")
+        docker.run("pull", "--quiet", reference, timeout=900, error=ToolchainError)
+        return reference
+
+    def _assembler(self, docker: Docker) -> Assembler:
+        return Assembler(
+            docker=docker,
+            host=self.host,
+            pins=self.pins,
+            store=self.store,
+            programs=self.programs,
+            events=self.events,
+            home=self.home,
+        )
+
+    def _images(self, docker: Docker) -> _Images:
+        """The registry, running, with the stand-ins and (when assembled) the Python base in it."""
+        assembler = self._assembler(docker)
+
+        def image(name: str, recipe: Callable[[str], Recipe]) -> str:
+            return self._pulled(name, docker) or assembler.make(recipe(assembler.base()))
+
+        registry = services.ensure_registry(
+            image("registry", recipes.registry), docker, self.store, self.clock, self.events
+        )
+        mirror = self._pulled("registry", docker) is None
+        if mirror:
+            base = assembler.base()
+            suite, python = assembler.suite, self.pins.versions["python"]
+            services.push(docker, registry, base, "library/debian", f"{suite}-slim")
+            made = assembler.make(recipes.python(base))
+            services.push(docker, registry, made, "library/python", f"{python}-slim")
+        postgres = services.push(
+            docker,
+            registry,
+            image("postgres", recipes.postgres),
+            "standins/postgres",
+            self.pins.versions["postgres"],
+        )
+        redis = services.push(
+            docker,
+            registry,
+            image("redis", recipes.redis),
+            "standins/redis",
+            self.pins.versions["redis"],
+        )
+        return _Images(registry, postgres, redis, mirror)
+
+    def _engine(
+        self, docker: Docker, images: Future[_Images], dagger: Future[dict[str, Path]]
+    ) -> str:
+        image = self._pulled("engine", docker)
+        if image is None:
+            assembler = self._assembler(docker)
+            images.result()
+            base = assembler.make(recipes.engine_base(assembler.base()))
+            dagger.result()
+            image = assembler.make(recipes.engine(base, self.go.build(DAGGER)))
+        return services.ensure_engine(
+            image,
+            self.pins.versions["dagger"],
+            self.host,
+            mirror=images.result().mirror,
+            home=self.home,
+            docker=docker,
+            store=self.store,
+            clock=self.clock,
+            events=self.events,
+        )
+
+    def _node(
+        self, docker: Docker, images: Future[_Images], kind: Future[dict[str, Path]]
+    ) -> tuple[str, bool]:
+        pulled = self._pulled("node", docker)
+        if pulled is not None:
+            return pulled, False
+        assembler = self._assembler(docker)
+        images.result()
+        base = assembler.base()
+        node_base = assembler.make(recipes.node_base(base))
+        proxy_base = assembler.make(recipes.kube_proxy_base(base))
+        kind.result()
+        folder = self.go.build(KUBERNETES)
+        kubernetes = self.pins.versions["kubernetes"]
+        references = components.required(folder / "kubeadm", kubernetes, self.programs)
+
+        def recipe(module: Path, saved: Path) -> Recipe:
+            return recipes.node(
+                node_base,
+                folder,
+                module,
+                saved,
+                kubernetes=kubernetes,
+                pause=components.pause_image(references),
+                restrict_oom=not self.host.can_sys_resource,
+            )
+
+        # The module's folder is asked for only when the image has to be made: asking takes time.
+        name = f"kind@v{self.pins.versions['kind']}"
+        saved = self.store.path("node-components", components.key(references, folder, proxy_base))
+        wanted = recipe(Path(name), saved)
+        if not docker.image_exists(wanted.tag):
+            saved = components.save(references, folder, proxy_base, docker, self.store)
+            assembler.make(recipe(self.go.module_folder(KUBERNETES, "sigs.k8s.io/kind"), saved))
+        return wanted.tag, True
+
+    def _version(self, tool: str) -> str:
+        return self.pins.versions["kubernetes" if tool == "kubectl" else tool]
+
+    def _need_disk(self) -> None:
+        """Refuse early, rather than fill the disk, when there is something large to make."""
+        if self.go.find(KUBERNETES) is not None and self.go.find(DAGGER) is not None:
+            return
+        self.home.mkdir(parents=True, exist_ok=True)
+        stat = os.statvfs(self.home)
+        free = stat.f_bavail * stat.f_frsize
+        if free < NEEDED_BYTES:
+            raise DiskFull(
+                f"{free / 2**30:.1f} GiB are free under {self.home}, "
+                f"making the tools needs {NEEDED_BYTES / 2**30:.0f} GiB"
+            )
+
+    # -- doctor ----------------------------------------------------------------------------
+
+    def _docker_if_running(self) -> Docker | None:
+        path = find_docker(self.env)
+        if path is None:
+            return None
+        docker = Docker(path, self.programs)
+        return docker if docker.answers() else None
+
+    def _docker_state(self, docker: Docker | None) -> ToolState:
+        if docker is None:
+            remedy = (
+                "`run` installs and starts it"
+                if self.host.is_root
+                else DockerUnavailable.default_remedy
+            )
+            return ToolState("docker", "any", "-", "distribution", "missing", remedy)
+        version = docker.run("version", "-f", "{{.Server.Version}}").stdout.strip()
+        return ToolState("docker", "any", version, "running daemon", "ready", "")
+
+    def _client_state(self, tool: str) -> ToolState:
+        version = self._version(tool)
+        if self.go.find(CLIENTS[tool]) is not None:
+            return ToolState(tool, version, version, "source", "ready", "")
+        entry = self.pins.download[tool]
+        if entry.sha256 and self.store.find(tool, content_key([entry.sha256, entry.member])):
+            return ToolState(tool, version, version, "download", "ready", "")
+        try:
+            path = present(tool, version, self.programs, self.env)
+        except CommandFailed:
+            path = None
+        if path is not None:
+            return ToolState(tool, version, version, f"present ({path})", "ready", "")
+        return ToolState(tool, version, "-", "-", "missing", "`run` obtains it")
+
+    def _image_state(self, name: str, docker: Docker | None) -> ToolState:
+        versions = {
+            "node": ("kind node image", self.pins.versions["kubernetes"], "kind-node"),
+            "engine": ("dagger engine", self.pins.versions["dagger"], "dagger-engine"),
+            "registry": ("registry", "2", "registry"),
+        }
+        title, pinned, recipe = versions[name]
+        if docker is not None:
+            reference = self.pins.image_reference(name)
+            if self.pins.image[name].digest and docker.image_exists(reference):
+                return ToolState(title, pinned, pinned, "download", "ready", "")
+            listed = docker.run(
+                "images", "--format", "{{.Repository}}:{{.Tag}}", f"queue-timeout-gate/{recipe}"
+            ).stdout.split()
+            if listed:
+                return ToolState(title, pinned, pinned, "source", "ready", "")
+        return ToolState(title, pinned, "-", "-", "missing", "`run` obtains it")

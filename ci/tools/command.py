@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -106,7 +106,8 @@ class Programs:
                     if on_line is not None:
                         on_line(line.rstrip("\n"))
 
-            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
             pumps = [
                 _pump_thread(pump, process.stdout, out),
                 _pump_thread(pump, process.stderr, err),
@@ -246,10 +247,8 @@ class Programs:
 
     @staticmethod
     def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
 
     @contextmanager
     def _log_file(self, name: str) -> Iterator[IO[str] | None]:
@@ -280,12 +279,14 @@ class Programs:
         error: type[PipelineError],
         timeout: float | None,
     ) -> PipelineError:
-        said = self.redact((output.stderr.strip() or output.stdout.strip()))
+        said = self.redact(output.stderr.strip() or output.stdout.strip())
         if re.search(r"no space left on device", said, re.IGNORECASE):
             return DiskFull(f"no space left on device, said {self._pasteable(words[:2])}")
         tail = "\n".join(said.splitlines()[-TAIL_LINES:])
         how = f"took longer than {timeout:.0f} s" if timeout else f"ended with {output.status}"
-        message = f"{self._pasteable(words)} {how}: {tail}" if tail else f"{self._pasteable(words)} {how}"
+        message = (
+            f"{self._pasteable(words)} {how}: {tail}" if tail else f"{self._pasteable(words)} {how}"
+        )
         if issubclass(error, CommandFailed):
             return error(message, argv=words, status=output.status, output=said)
         return error(message)

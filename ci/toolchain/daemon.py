@@ -1,0 +1,144 @@
+"""A Docker daemon: a running one is used, else one is installed and started, else a clear error."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from ci.errors import DiskFull, DockerUnavailable, PipelineError
+from ci.events import Events
+from ci.toolchain.host import Host
+from ci.toolchain.store import Store
+from ci.tools.command import Programs
+from ci.tools.docker import Docker
+from ci.tools.wait import Clock, wait_until
+
+PACKAGES = ("docker.io", "iptables", "ca-certificates")
+START_SECONDS = 60.0
+
+
+def find_docker(env: Mapping[str, str]) -> Path | None:
+    found = shutil.which("docker", path=env.get("PATH"))
+    return Path(found) if found else None
+
+
+def ensure_daemon(
+    home: Path,
+    host: Host,
+    store: Store,
+    programs: Programs,
+    clock: Clock,
+    events: Events,
+    env: Mapping[str, str],
+) -> Docker:
+    """A daemon that answers. Raises :class:`ci.errors.DockerUnavailable`."""
+    path = find_docker(env)
+    if path is not None and Docker(path, programs).answers():
+        return Docker(path, programs)
+    with store.lock("docker-daemon"):
+        path = find_docker(env)
+        if path is not None and Docker(path, programs).answers():
+            return Docker(path, programs)
+        if env.get("DOCKER_HOST"):
+            raise DockerUnavailable(
+                f"no Docker daemon answers at DOCKER_HOST={env['DOCKER_HOST']}",
+                remedy="start that daemon, or unset DOCKER_HOST",
+            )
+        if not host.is_root:
+            raise DockerUnavailable("no Docker daemon answers, and we are not root to start one")
+        if shutil.which("dockerd", path=_sbin(env)) is None:
+            if not host.is_debian:
+                raise DockerUnavailable(
+                    "Docker is not installed, and this is no Debian to install it on",
+                    remedy="install Docker Engine, start it, and run again",
+                )
+            events.note("installing Docker from the distribution's packages")
+            install_packages(PACKAGES, programs)
+        path = find_docker(env)
+        if path is None:
+            raise DockerUnavailable("Docker was installed but its client is not on PATH")
+        _start(home, host, programs, events, env)
+        docker = Docker(path, programs)
+        log = home / "logs" / "dockerd.log"
+        wait_until(
+            "the Docker daemon",
+            docker.answers,
+            timeout=START_SECONDS,
+            clock=clock,
+            diagnose=lambda: _tail(log),
+        )
+        return docker
+
+
+def _start(
+    home: Path, host: Host, programs: Programs, events: Events, env: Mapping[str, str]
+) -> None:
+    dockerd = shutil.which("dockerd", path=_sbin(env))
+    assert dockerd is not None
+    argv = [dockerd]
+    if not host.can_sys_resource:
+        events.note("this host withholds CAP_SYS_RESOURCE: containers start through a wrapper")
+        runtime = _install_runtime(home, env)
+        argv += ["--add-runtime", f"capped={runtime}", "--default-runtime", "capped"]
+    events.note("starting the Docker daemon")
+    programs.daemon(argv, log=home / "logs" / "dockerd.log")
+
+
+def _install_runtime(home: Path, env: Mapping[str, str]) -> Path:
+    """The wrapper as one executable file: a shell line that starts it under this Python."""
+    runc = shutil.which("runc", path=_sbin(env))
+    if runc is None:
+        raise DockerUnavailable("runc is not installed", remedy="install the package runc")
+    python = Path(sys.base_prefix) / "bin" / "python3"
+    program = home / "bin" / "oci_runtime.py"
+    wrapper = home / "bin" / "runc-without-sys-resource"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    source = Path(__file__).with_name("oci_runtime.py").read_text(encoding="utf-8")
+    _replace(program, source)
+    _replace(wrapper, f'#!/bin/sh\nexec "{python}" -IS "{program}" "{runc}" "$@"\n')
+    wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    return wrapper
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that another process may be reading: whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(path)
+
+
+def install_packages(packages: tuple[str, ...], programs: Programs) -> None:
+    """Install Debian packages with the host's own apt configuration."""
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    programs.run(["apt-get", "update", "-qq"], log="apt", env=quiet, timeout=300, check=False)
+    done = programs.run(
+        ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
+        log="apt",
+        env=quiet,
+        timeout=900,
+        check=False,
+    )
+    if done.status != 0:
+        said = done.stderr.strip().splitlines()[-1:] or ["no output"]
+        kind: type[PipelineError] = (
+            DiskFull
+            if re.search("no space|not enough free space", done.stderr, re.I)
+            else DockerUnavailable
+        )
+        raise kind(f"apt-get cannot install {' '.join(packages)}: {said[0]}")
+
+
+def _sbin(env: Mapping[str, str]) -> str:
+    return env.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/sbin"
+
+
+def _tail(log: Path) -> str:
+    try:
+        return " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:])
+    except OSError:
+        return "no log"

@@ -1,0 +1,202 @@
+"""The two long-lived containers: the registry and the Dagger engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx
+
+from ci.errors import ToolchainError
+from ci.events import Events
+from ci.model import Registry
+from ci.toolchain.host import Host
+from ci.toolchain.images import LABEL
+from ci.toolchain.store import Store, content_key
+from ci.tools.docker import Docker
+from ci.tools.wait import Clock, wait_until
+
+NETWORK = "kind"
+"""kind puts its nodes on this network; engine and registry join, so that names resolve there."""
+REGISTRY = "gate-registry"
+REGISTRY_NAME = f"{REGISTRY}:5000"
+CONFIG = f"{LABEL}.config"
+STOP_SECONDS = 20
+
+
+def ensure_network(docker: Docker) -> None:
+    docker.ensure_network(
+        NETWORK,
+        "--driver",
+        "bridge",
+        "--opt",
+        "com.docker.network.bridge.enable_ip_masquerade=true",
+    )
+
+
+def ensure_registry(
+    image: str, docker: Docker, store: Store, clock: Clock, events: Events
+) -> Registry:
+    """The registry, answering; its data outlives it in a volume."""
+    config = content_key([image])
+    with store.lock("registry"):
+        if not _as_wanted(docker, REGISTRY, config):
+            events.note("starting the registry")
+            docker.remove(REGISTRY)
+            ensure_network(docker)
+            docker.run(
+                "run",
+                "--detach",
+                "--name",
+                REGISTRY,
+                "--label",
+                f"{CONFIG}={config}",
+                "--network",
+                NETWORK,
+                "--publish",
+                "127.0.0.1::5000",
+                "--restart",
+                "unless-stopped",
+                "--volume",
+                f"{REGISTRY}-data:/var/lib/registry",
+                image,
+                error=ToolchainError,
+            )
+        registry = Registry(REGISTRY_NAME, f"http://127.0.0.1:{docker.host_port(REGISTRY, 5000)}")
+
+        def answers() -> bool:
+            try:
+                return httpx.get(f"{registry.host_url}/v2/", timeout=2).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(
+            "the registry",
+            answers,
+            timeout=30,
+            clock=clock,
+            interval=0.1,
+            diagnose=lambda: docker.run("logs", "--tail", "5", REGISTRY, check=False).stderr,
+        )
+    return registry
+
+
+def push(docker: Docker, registry: Registry, image: str, name: str, tag: str) -> str:
+    """``image`` of the daemon as ``name:tag`` of the registry, unless it is there already.
+
+    Returns the reference that nodes and the engine use.
+    """
+    reference = f"{registry.name}/{name}:{tag}"
+    answer = httpx.head(
+        f"{registry.host_url}/v2/{name}/manifests/{tag}",
+        headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"},
+        timeout=10,
+    )
+    pushed = docker.run("image", "inspect", "-f", "{{json .RepoDigests}}", image).stdout
+    digest = answer.headers.get("docker-content-digest", "")
+    if answer.status_code == 200 and digest and digest in pushed:
+        return reference
+    local = f"{registry.host_url.removeprefix('http://')}/{name}:{tag}"
+    docker.run("tag", image, local)
+    docker.run("push", "--quiet", local, timeout=600, error=ToolchainError)
+    return reference
+
+
+def node_certs(folder: Path) -> Path:
+    """The folder for a node's ``/etc/containerd/certs.d``: the registry speaks plain HTTP."""
+    host = folder / REGISTRY_NAME
+    host.mkdir(parents=True, exist_ok=True)
+    (host / "hosts.toml").write_text(
+        f'server = "http://{REGISTRY_NAME}"\n\n[host."http://{REGISTRY_NAME}"]\n'
+        '  capabilities = ["pull", "resolve"]\n',
+        encoding="utf-8",
+    )
+    return folder
+
+
+def engine_name(docker: Docker, version: str) -> str:
+    """``dagger-engine-vX``, where a plain ``dagger run`` finds it, unless taken by another."""
+    name = f"dagger-engine-v{version}"
+    described = docker.inspect(name)
+    if described is None or CONFIG in (described["Config"]["Labels"] or {}):
+        return name
+    return f"queue-timeout-gate-engine-v{version}"
+
+
+def ensure_engine(
+    image: str,
+    version: str,
+    host: Host,
+    *,
+    mirror: bool,
+    home: Path,
+    docker: Docker,
+    store: Store,
+    clock: Clock,
+    events: Events,
+) -> str:
+    """The engine, running; returns the runner host. ``mirror``: Docker Hub's images come from
+    the local registry (no network but the package registries)."""
+    settings: dict[str, object] = {REGISTRY_NAME: {"http": True}}
+    if mirror:
+        settings["docker.io"] = {"mirrors": [REGISTRY_NAME]}
+    text = json.dumps({"registries": settings}, indent=2)
+    config = content_key([image, text, str(host.ca_folder), *map(str, host.proxies)])
+    with store.lock("dagger-engine"):
+        name = engine_name(docker, version)
+        if not _as_wanted(docker, name, config):
+            events.note("starting the Dagger engine")
+            docker.run("stop", "--time", str(STOP_SECONDS), name, check=False)
+            docker.remove(name)
+            folder = home / "engine"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "engine.json").write_text(text, encoding="utf-8")
+            words = ["--volume", f"{folder}:/etc/dagger:ro"]
+            if host.ca_folder is not None:
+                words += ["--volume", f"{host.ca_folder}:/usr/local/share/ca-certificates:ro"]
+            for variable, value in host.proxies:
+                words += ["--env", f"{variable}={value}"]
+            ensure_network(docker)
+            docker.run(
+                "run",
+                "--detach",
+                "--privileged",
+                "--name",
+                name,
+                "--label",
+                f"{CONFIG}={config}",
+                "--network",
+                NETWORK,
+                "--restart",
+                "unless-stopped",
+                "--stop-timeout",
+                str(STOP_SECONDS),
+                "--volume",
+                "queue-timeout-gate-engine:/var/lib/dagger",
+                *words,
+                image,
+                error=ToolchainError,
+            )
+            wait_until(
+                "the Dagger engine",
+                lambda: (
+                    docker.run(
+                        "exec", name, "test", "-S", "/run/dagger/engine.sock", check=False
+                    ).status
+                    == 0
+                ),
+                timeout=60,
+                clock=clock,
+                interval=0.2,
+                diagnose=lambda: docker.run("logs", "--tail", "3", name, check=False).stderr,
+            )
+    return f"docker-container://{name}"
+
+
+def _as_wanted(docker: Docker, name: str, config: str) -> bool:
+    described = docker.inspect(name)
+    return (
+        described is not None
+        and bool(described["State"]["Running"])
+        and (described["Config"]["Labels"] or {}).get(CONFIG) == config
+    )

@@ -1,0 +1,83 @@
+"""The docker program, for what the toolchain does with the local daemon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ci.errors import CommandFailed, PipelineError
+from ci.tools.command import Output, Programs
+
+
+class Docker:
+    """The local Docker daemon."""
+
+    def __init__(self, docker: Path, programs: Programs) -> None:
+        self.path = docker
+        self._programs = programs
+
+    def run(
+        self,
+        *words: str,
+        timeout: float = 120,
+        check: bool = True,
+        input: str | bytes | None = None,
+        on_line: Callable[[str], None] | None = None,
+        error: type[PipelineError] = CommandFailed,
+        during_cleanup: bool = False,
+    ) -> Output:
+        """Any docker command. ``timeout`` in seconds."""
+        return self._programs.run(
+            [self.path, *words],
+            log="docker",
+            timeout=timeout,
+            check=check,
+            input=input,
+            on_line=on_line,
+            error=error,
+            during_cleanup=during_cleanup,
+        )
+
+    def answers(self) -> bool:
+        """Whether the daemon answers within ten seconds."""
+        return self.run("version", "-f", "{{.Server.Version}}", timeout=10, check=False).status == 0
+
+    def image_exists(self, reference: str) -> bool:
+        return self.run("image", "inspect", "-f", "{{.Id}}", reference, check=False).status == 0
+
+    def inspect(self, container: str) -> dict[str, Any] | None:
+        """A container as the daemon describes it, or ``None``."""
+        found = self.run("container", "inspect", container, check=False)
+        if found.status != 0:
+            return None
+        described: dict[str, Any] = json.loads(found.stdout)[0]
+        return described
+
+    def is_running(self, container: str) -> bool:
+        described = self.inspect(container)
+        return described is not None and bool(described["State"]["Running"])
+
+    def remove(self, container: str) -> None:
+        """Remove a container, running or not; nothing when there is none."""
+        self.run("rm", "--force", "--volumes", container, check=False, during_cleanup=True)
+
+    def host_port(self, container: str, port: int) -> int:
+        """The local port that ``port``/tcp of ``container`` is published at."""
+        said = self.run("port", container, f"{port}/tcp").stdout
+        return int(said.splitlines()[0].rsplit(":", 1)[1])
+
+    def ensure_network(self, name: str, *options: str) -> None:
+        if self.run("network", "inspect", name, check=False).status != 0:
+            made = self.run("network", "create", *options, name, check=False)
+            if made.status != 0 and "already exists" not in made.stderr:
+                raise CommandFailed(f"cannot make the Docker network {name}: {made.stderr.strip()}")
+
+    def containers(self, *filters: str, everything: bool = True) -> Sequence[str]:
+        """Names of containers that match ``--filter`` expressions."""
+        words = [word for one in filters for word in ("--filter", one)]
+        listed = self.run(
+            "ps", *(["--all"] if everything else []), *words, "--format", "{{.Names}}"
+        )
+        return listed.stdout.split()
