@@ -1,0 +1,157 @@
+"""Whether a release is fit to be changed."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ci.errors import PlanRefused, TargetNotFound
+from ci.promotion import preflight
+from ci.tools.helm import Revision
+
+
+def revisions(*statuses: str) -> list[Revision]:
+    return [Revision(n, s, "model-engine-0.1.13", "") for n, s in enumerate(statuses, 1)]
+
+
+def test_the_latest_revision_is_the_deployed_one() -> None:
+    history = revisions("superseded", "deployed")
+    assert preflight.deployed_revision(history, rollback="x").number == 2
+
+
+@pytest.mark.parametrize("status", ["pending-upgrade", "pending-rollback", "pending-install"])
+def test_a_pending_release_is_refused_with_our_command(status: str) -> None:
+    with pytest.raises(PlanRefused, match="revision 2 is pending") as caught:
+        preflight.deployed_revision(revisions("deployed", status), rollback="our rollback")
+    assert "our rollback" in caught.value.remedy
+
+
+def test_a_failed_latest_revision_is_refused() -> None:
+    with pytest.raises(PlanRefused, match="2 is failed, revision 1 is the deployed one"):
+        preflight.deployed_revision(revisions("deployed", "failed"), rollback="x")
+    with pytest.raises(PlanRefused, match="none is deployed"):
+        preflight.deployed_revision(revisions("failed"), rollback="x")
+
+
+def test_another_chart_is_refused() -> None:
+    preflight.same_chart("model-engine-0.1.13", {"name": "model-engine", "version": "0.1.13"})
+    with pytest.raises(PlanRefused, match=r"the chart here is model-engine-0\.2\.0"):
+        preflight.same_chart("model-engine-0.1.13", {"name": "model-engine", "version": "0.2.0"})
+
+
+def test_contexts(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    with pytest.raises(TargetNotFound, match="there is no kubeconfig"):
+        preflight.contexts(config)
+    for text in ("- a\n", "a: [", "\0"):
+        config.write_text(text)
+        with pytest.raises(TargetNotFound, match="is not a kubeconfig"):
+            preflight.contexts(config)
+    config.write_text("contexts: [{name: one}, {name: two}]")
+    assert preflight.contexts(config) == ("one", "two")
+
+
+def test_an_autoscaler_and_fixed_replicas() -> None:
+    hpa = {"spec": {"scaleTargetRef": {"kind": "Deployment", "name": "model-engine"}}}
+    fixed = {"kind": "Deployment", "metadata": {"name": "model-engine"}, "spec": {"replicas": 2}}
+    free = {"kind": "Deployment", "metadata": {"name": "model-engine"}, "spec": {}}
+    assert preflight.autoscaled([hpa], [fixed]) == ["model-engine"]
+    assert preflight.autoscaled([hpa], [free]) == []
+    assert preflight.autoscaled([], [fixed]) == []
+
+
+# -- the chart inside the release -----------------------------------------------------------------
+
+
+def stored(chart: dict[str, Any]) -> str:
+    packed = gzip.compress(json.dumps({"chart": chart}).encode())
+    return base64.b64encode(base64.b64encode(packed)).decode()
+
+
+def a_chart(folder: Path) -> dict[str, Any]:
+    (folder / "templates").mkdir()
+    (folder / "templates" / "a.yaml").write_text("kind: A\n")
+    (folder / "values.yaml").write_text("tag: ''\nreplicas: {gateway: 2}\n")
+    return {
+        "templates": [
+            {"name": "templates/a.yaml", "data": base64.b64encode(b"kind: A\n").decode()}
+        ],
+        "values": {"tag": "", "replicas": {"gateway": 2}},
+    }
+
+
+def test_the_same_chart_does_not_differ(tmp_path: Path) -> None:
+    chart = preflight.chart_of_release(stored(a_chart(tmp_path)))
+    assert preflight.chart_differences(chart, tmp_path, {}) == []
+
+
+def test_a_default_that_helm_rewrote_for_reused_values_does_not_count(tmp_path: Path) -> None:
+    chart = a_chart(tmp_path)
+    chart["values"]["tag"] = "old-tag"
+    assert preflight.chart_differences(chart, tmp_path, {"tag": "old-tag"}) == []
+    assert preflight.chart_differences(chart, tmp_path, {}) == ["values.yaml: tag differs"]
+
+
+def test_templates_and_defaults_that_differ(tmp_path: Path) -> None:
+    chart = a_chart(tmp_path)
+    (tmp_path / "templates" / "a.yaml").write_text("kind: B\n")
+    (tmp_path / "values.yaml").write_text("tag: ''\nreplicas: {gateway: 3}\nnew: 1\n")
+    assert preflight.chart_differences(chart, tmp_path, {}) == [
+        "templates/a.yaml differs",
+        "values.yaml: replicas.gateway differs",
+        "values.yaml: new differs",
+    ]
+    (tmp_path / "templates" / "a.yaml").unlink()
+    found = preflight.chart_differences(chart, tmp_path, {"replicas": {"gateway": 5}, "new": None})
+    assert found == ["templates/a.yaml is missing here"]
+
+
+# -- drift ----------------------------------------------------------------------------------------
+
+
+def spec(**container: Any) -> dict[str, Any]:
+    return {
+        "spec": {"replicas": 2, "template": {"spec": {"containers": [{"name": "c", **container}]}}}
+    }
+
+
+@pytest.mark.parametrize(
+    ("released", "present"),
+    [
+        ({"image": "a:1"}, {"image": "a:1", "imagePullPolicy": "IfNotPresent"}),
+        ({"cpu": "0.5"}, {"cpu": "500m"}),
+        ({"memory": "1024Mi"}, {"memory": "1Gi"}),
+        ({"env": [{"name": "A", "value": "1"}]},
+         {"env": [{"name": "injected", "value": "x"}, {"name": "A", "value": "1"}]}),
+        ({"env": [{"name": "A", "value": ""}]}, {"env": [{"name": "A"}]}),
+        ({"resources": {}, "args": None}, {}),
+    ],
+)  # fmt: skip
+def test_no_drift(released: dict[str, Any], present: dict[str, Any]) -> None:
+    assert preflight.drift(spec(**released), spec(**present)) == []
+
+
+@pytest.mark.parametrize(
+    ("released", "present", "where"),
+    [
+        ({"image": "a:1"}, {"image": "a:2"}, "image"),
+        ({"cpu": "0.5"}, {"cpu": "600m"}, "cpu"),
+        ({"env": [{"name": "A", "value": "1"}]}, {"env": []}, "env.A"),
+        ({"args": ["a"]}, {"args": ["a", "b"]}, "args"),
+        ({"stdin": True}, {"stdin": False}, "stdin"),
+    ],
+)
+def test_drift_is_named(released: dict[str, Any], present: dict[str, Any], where: str) -> None:
+    found = preflight.drift(spec(**released), spec(**present))
+    assert found == [f"spec.template.spec.containers.c.{where}"]
+
+
+def test_scaled_by_hand() -> None:
+    live = spec()
+    live["spec"]["replicas"] = 3
+    assert preflight.drift(spec(), live) == ["spec.replicas"]
