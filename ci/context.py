@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ci.events import Events
+from ci.home import Home
 from ci.model import Cluster, Tools
 from ci.settings import Settings
 from ci.tools.command import Programs
@@ -27,6 +28,8 @@ class Context:
     events: Events
     run_dir: Path
     """``runs/<id>``: events, logs, JUnit, backups."""
+    home: Home
+    """What is kept between runs."""
 
     def kube(self, cluster: Cluster) -> Kube:
         return Kube(self.tools.kubectl, cluster, self.programs, self.clock)

@@ -52,6 +52,8 @@ class Tools:
     kubectl: Path
     node_image: str
     """The kind node image, as the Docker daemon names it."""
+    node_brings_cni: bool
+    """True when the node image has its own pod network, so that kind installs none."""
     runner_host: str
     """Value for ``_EXPERIMENTAL_DAGGER_RUNNER_HOST``, for example ``docker-container://NAME``."""
     registry: Registry
@@ -215,3 +217,34 @@ class Target:
     probing: Probing = Probing()
     standins: StandIns | None = None
     """Of a target the pipeline made itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step of a run, as the closing summary and the report show it."""
+
+    name: str
+    seconds: float
+    outcome: Outcome
+    parent: str = ""
+    """The step it is part of, if any."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A finished run as data; everything that is shown of it is rendered from this."""
+
+    id: str
+    command: str
+    outcome: Outcome
+    exit_code: int
+    seconds: float
+    steps: tuple[StepRecord, ...]
+    folder: Path
+    image: Image | None = None
+    cases: tuple[Case, ...] = ()
+    promotion: Promotion | None = None
+    checks: tuple[Check, ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
+    error: str = ""
+    remedy: str = ""

@@ -1,0 +1,1 @@
+"""Results are data, rendered after: the terminal view, the closing summary, JUnit."""

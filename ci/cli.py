@@ -1,0 +1,454 @@
+"""The command line. Turns a :class:`ci.errors.PipelineError` into one line, its remedy and its
+exit code; nothing else in ``ci`` prints an error or ends the process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ci import home as homes
+from ci import session as sessions
+from ci.context import Context
+from ci.errors import Interrupted, PipelineError, SettingsError
+from ci.events import Event
+from ci.flow import Options, Result
+from ci.model import Outcome, RunRecord, StepRecord
+from ci.report import terminal
+from ci.session import Session
+from ci.settings import DEMO_TARGET, Settings, load
+
+ROOT = Path(__file__).resolve().parent.parent
+
+EPILOG = """
+Examples:
+
+  python3 pipeline.py                        build, prove, promote to the demonstration target
+
+  python3 pipeline.py prove --keep-cluster   the inner loop: redeploys and proves in seconds
+
+  python3 pipeline.py run --target prod      the same for [targets.prod] of pipeline.toml
+
+  python3 pipeline.py test                   every check and the whole flow
+"""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+    help="Builds an image, proves its queue time-outs on a throwaway cluster, and promotes "
+    "exactly what was proven. Without a command it does all of it (`run`).",
+)
+
+
+class Origin(StrEnum):
+    AUTO = "auto"
+    DOWNLOAD = "download"
+    SOURCE = "source"
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """Options that every command has."""
+
+    toolchain: Origin
+    config: Path
+    verbose: bool
+
+
+ToolchainOption = Annotated[
+    Origin,
+    typer.Option(
+        "--toolchain",
+        help="Where tools may come from: auto (present, else downloaded, else built), "
+        "download, or source (package registries only).",
+    ),
+]
+ConfigOption = Annotated[
+    Path, typer.Option("--config", help="Settings; pipeline.toml.example explains every key.")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Every note as a line; tracebacks of defects.")
+]
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        help=f"A [targets.NAME] block of the settings; `{DEMO_TARGET}` is the demonstration "
+        "cluster that the pipeline makes itself.",
+    ),
+]
+KeepOption = Annotated[
+    bool,
+    typer.Option("--keep-cluster", help="Keep the gate cluster for the next run, and reuse it."),
+]
+
+DEFAULT_CONFIG = Path("pipeline.toml")
+
+
+@app.command()
+def run(
+    target: TargetOption = DEMO_TARGET,
+    keep_cluster: KeepOption = False,
+    toolchain: ToolchainOption = Origin.AUTO,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Build, prove on a throwaway cluster, promote what was proven, verify. The default."""
+    common = Common(toolchain, config, verbose)
+    _work("run", common, lambda c: _flow().run(c, Options(target, keep_cluster)))
+
+
+@app.command()
+def build(
+    toolchain: ToolchainOption = Origin.AUTO,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Build the service's image with Dagger and publish it, nothing else."""
+    _work("build", Common(toolchain, config, verbose), lambda c: _flow().build_only(c, Options()))
+
+
+@app.command()
+def prove(
+    keep_cluster: KeepOption = False,
+    toolchain: ToolchainOption = Origin.AUTO,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Prove the source as it is with the end-to-end tests. Promotes nothing.
+
+    An unchanged source is not built again, and a cluster kept by --keep-cluster is used again.
+    """
+    _work(
+        "prove",
+        Common(toolchain, config, verbose),
+        lambda c: _flow().prove_only(c, Options(keep_cluster=keep_cluster)),
+        needs_dagger=lambda c: not _flow().builds_nothing(c),
+    )
+
+
+@app.command()
+def promote(
+    image: Annotated[
+        str,
+        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+    ],
+    target: TargetOption = DEMO_TARGET,
+    toolchain: ToolchainOption = Origin.AUTO,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Promote an image that an earlier run proved. Anything unproven is refused."""
+    _work(
+        "promote",
+        Common(toolchain, config, verbose),
+        lambda c: _flow().promote_only(c, Options(target), image),
+        needs_dagger=None,
+    )
+
+
+@app.command()
+def verify(
+    target: TargetOption = DEMO_TARGET,
+    toolchain: ToolchainOption = Origin.AUTO,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Check the success criteria on a target's live state. Changes nothing."""
+    _work(
+        "verify",
+        Common(toolchain, config, verbose),
+        lambda c: _flow().verify_only(c, Options(target)),
+        needs_dagger=None,
+    )
+
+
+@app.command()
+def rollback(
+    target: TargetOption = DEMO_TARGET,
+    revision: Annotated[
+        int | None,
+        typer.Option("--revision", min=1, help="Helm revision; the last good one when left out."),
+    ] = None,
+    toolchain: ToolchainOption = Origin.AUTO,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Return a target's release to an earlier revision, and verify it."""
+
+    def body(context: Context) -> Result:
+        now = _flow().roll_back(context, Options(target), revision)
+        context.events.emit("run.note", f"{target} now serves revision {now}")
+        return Result()
+
+    _work("rollback", Common(toolchain, config, verbose), body, needs_dagger=None)
+
+
+@app.command()
+def status(
+    target: TargetOption = DEMO_TARGET,
+    toolchain: ToolchainOption = Origin.AUTO,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show what a target runs: revisions, Deployments, pods, digests."""
+
+    def body(context: Context) -> Result:
+        terminal.status(_flow().status(context, Options(target)))
+        return Result()
+
+    _work("status", Common(toolchain, config, verbose), body, needs_dagger=None, record=False)
+
+
+@app.command()
+def doctor(
+    toolchain: ToolchainOption = Origin.AUTO,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show every tool: pinned and found version, origin, state, remedy. Changes nothing."""
+    common = Common(toolchain, config, verbose)
+
+    def body(session: Session) -> None:
+        from ci.toolchain import inspect
+
+        states = inspect(
+            session.home.folder,
+            session.programs,
+            session.clock,
+            session.events,
+            session.env,
+            toolchain.value,
+        )
+        terminal.doctor(states)
+        if any(state.state == "missing" for state in states):
+            sys.stdout.flush()
+
+    _quick(common, body)
+
+
+@app.command()
+def test(  # noqa: PT028 - a command, not a test
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Lint, types and unit tests only: no cluster.")
+    ] = False,
+    toolchain: ToolchainOption = Origin.AUTO,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run every check: lint, types, unit tests, the whole flow, and the flow that must fail."""
+    common = Common(toolchain, config, verbose)
+    failed = False
+
+    def body(session: Session) -> None:
+        nonlocal failed
+        from ci import selftest
+
+        failed = not selftest.run(session, toolchain.value, quick=quick)
+
+    _quick(common, body, record=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def clean(
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Also the tools, images and environments: the next run starts from nothing.",
+        ),
+    ] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Remove the clusters and containers that the pipeline made."""
+
+    def body(session: Session) -> None:
+        from ci import cleaning
+
+        cleaning.clean(session, everything=everything)
+
+    _quick(Common(Origin.AUTO, config, verbose), body)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The process's exit status. ``pipeline.py`` alone, or with options only, is ``run``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words.insert(0, "run")
+    try:
+        app(words, prog_name="pipeline.py")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    return 0
+
+
+def _flow() -> Any:
+    from ci import flow
+
+    return flow
+
+
+def _work(
+    command: str,
+    common: Common,
+    body: Callable[[Context], Result],
+    *,
+    needs_dagger: Callable[[Context], bool] | None = lambda _: True,
+    record: bool = True,
+) -> None:
+    """A command that uses the tools: obtain them, continue under ``dagger run`` where it
+    builds, do ``body``, and close with a summary."""
+    with _told(common.verbose):
+        settings = _settings(common.config)
+    view = terminal.view(sys.stderr, verbose=common.verbose)
+    session: Session | None = None
+    result, problem = Result(), None
+    try:
+        with (
+            sessions.opened(
+                ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=record
+            ) as session,
+        ):
+            with view:
+                tools = session.tools(common.toolchain.value)
+                context = session.context(tools)
+                again = (
+                    needs_dagger is not None
+                    and not session.under_dagger()
+                    and needs_dagger(context)
+                )
+            if again:
+                session.continue_under_dagger(tools, sys.argv[1:])
+            with view:
+                result = body(context)
+    except Exception as error:
+        problem = error
+    if session is None:
+        raise problem or AssertionError("a session is opened or refused")
+    if problem is not None and session.programs.cancel.is_set() and _is_interrupt(session):
+        problem = _interrupted(problem)
+    if record:
+        finished = _record(command, session, result, problem)
+        homes.write(session.run_dir / "summary.json", asdict(finished))
+        terminal.summary(finished)
+    with _told(common.verbose):
+        if problem is not None:
+            raise problem
+
+
+def _quick(common: Common, body: Callable[[Session], None], *, record: bool = False) -> None:
+    """A command that looks after itself and needs no tools."""
+    with _told(common.verbose):
+        settings = _settings(common.config)
+        view = terminal.view(sys.stderr, verbose=common.verbose)
+        with (
+            sessions.opened(
+                ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=record
+            ) as session,
+            view,
+        ):
+            body(session)
+
+
+def _settings(config: Path) -> Settings:
+    path = config if config.is_absolute() else Path.cwd() / config
+    if config == DEFAULT_CONFIG and not path.exists():
+        path = ROOT / config
+    elif not path.exists():
+        raise SettingsError(f"there is no settings file {config}")
+    return load(path)
+
+
+def _shown(view: Any) -> Callable[[Event], None]:
+    return lambda event: view(event)
+
+
+class _told:
+    """Turns an error into its two lines and its exit code."""
+
+    def __init__(self, verbose: bool) -> None:
+        self._verbose = verbose
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
+        if problem is None or not isinstance(problem, Exception | KeyboardInterrupt):
+            return
+        if isinstance(problem, typer.Exit):
+            return
+        foreseen = problem
+        if isinstance(problem, OSError) and problem.errno in (28, 122):
+            from ci.errors import DiskFull
+
+            foreseen = DiskFull(f"no disk space left: {problem}")
+        elif not isinstance(problem, PipelineError):
+            what = f"{type(problem).__name__}: {problem}"
+            foreseen = PipelineError(f"a defect of the pipeline: {what}")
+        assert isinstance(foreseen, PipelineError)
+        if self._verbose:
+            traceback.print_exception(problem, file=sys.stderr)
+        print(sessions.explain(foreseen), file=sys.stderr, flush=True)
+        raise SystemExit(foreseen.exit_code) from None
+
+
+def _is_interrupt(session: Session) -> bool:
+    return any(event.kind == "run.cancelled" for event in session.events.all)
+
+
+def _interrupted(problem: Exception) -> Exception:
+    """Ctrl-C is what the person is told, unless the cleanup itself went wrong."""
+    from ci.errors import PromotionFailed, RollbackFailed
+
+    if isinstance(problem, RollbackFailed | Interrupted):
+        return problem
+    if isinstance(problem, PromotionFailed):
+        return Interrupted(f"interrupted; {problem}", remedy=problem.remedy)
+    return Interrupted("interrupted")
+
+
+def _record(command: str, session: Session, result: Result, problem: Exception | None) -> RunRecord:
+    steps = []
+    parents: dict[str, str] = {}
+    for event in session.events.all:
+        if event.kind == "step.started":
+            parents[event.step] = str(event.data.get("parent", ""))
+        elif event.kind in ("step.finished", "step.failed"):
+            ended = Outcome.PASSED if event.kind == "step.finished" else Outcome.FAILED
+            seconds = float(event.data["seconds"])
+            steps.append(StepRecord(event.step, seconds, ended, parents.get(event.step, "")))
+    earlier = session.handed.steps if session.handed else ()
+    before = [StepRecord(name, s, Outcome.PASSED, parent) for name, s, parent in earlier]
+    code = 0
+    if problem is not None:
+        code = problem.exit_code if isinstance(problem, PipelineError) else 1
+    return RunRecord(
+        id=session.run_dir.name,
+        command=command,
+        outcome=Outcome.PASSED if problem is None else Outcome.FAILED,
+        exit_code=code,
+        seconds=round(session.elapsed(), 3),
+        steps=tuple(before + steps),
+        folder=session.run_dir,
+        image=result.image,
+        cases=result.proof.cases if result.proof else (),
+        promotion=result.promotion,
+        checks=result.checks,
+        versions=session.handed.tools.versions if session.handed else (),
+        error=" ".join(str(problem).split()) if problem else "",
+        remedy=problem.remedy if isinstance(problem, PipelineError) else "",
+    )

@@ -1,0 +1,525 @@
+"""THE list: what a run does, in which order, what beside what, and why.
+
+:class:`Flow` is the machinery (threads, cancellation, cleanup); the functions below it are the
+lists. A step takes the values that earlier steps returned, so a wrong order is a type error.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, ParamSpec, Self, TypeVar
+
+from ci.context import Context
+from ci.errors import Interrupted, ProofFailed, SettingsError
+from ci.events import Events
+from ci.model import (
+    Check,
+    Cluster,
+    Image,
+    Login,
+    Promotion,
+    Proof,
+    Release,
+    StandIns,
+    Target,
+)
+from ci.settings import DEMO_TARGET, TargetSettings
+from ci.stages import build, cluster, deploy, prove
+from ci.stages import promote as promotion
+from ci.stages import verify as verification
+from ci.tools.command import Programs
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Pending(Generic[T]):
+    """The value of a step that runs beside others."""
+
+    def __init__(self, flow: Flow, name: str, future: Future[T]) -> None:
+        self.name = name
+        self._flow = flow
+        self._future = future
+
+    def result(self) -> T:
+        """Wait for the value. Raises what the step raised, or what ended the flow first."""
+        try:
+            return self._future.result()
+        except BaseException as problem:
+            raise self._flow.cause(problem) from None
+
+
+class Flow:
+    """Runs steps, some beside each other. The first failure cancels what still runs; cleanups
+    run last, in reverse order, whatever happened, and after every step has come to its end."""
+
+    def __init__(self, events: Events, programs: Programs) -> None:
+        self._events = events
+        self._programs = programs
+        self._first: BaseException | None = None
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._cleanups: list[tuple[str, Callable[[], object]]] = []
+
+    def step(self, name: str, reason: str, fn: Callable[P, T], *a: P.args, **k: P.kwargs) -> T:
+        """Run a step now."""
+        self._refuse_when_cancelled()
+        try:
+            with self._events.step(name, reason):
+                return fn(*a, **k)
+        except BaseException as problem:
+            self._failed(problem)
+            raise self.cause(problem) from None
+
+    def beside(
+        self, name: str, reason: str, fn: Callable[P, T], *a: P.args, **k: P.kwargs
+    ) -> Pending[T]:
+        """Start a step beside those that follow."""
+        self._refuse_when_cancelled()
+        future: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                with self._events.step(name, reason):
+                    value = fn(*a, **k)
+            except BaseException as problem:
+                self._failed(problem)
+                future.set_exception(problem)
+            else:
+                future.set_result(value)
+
+        inherited = contextvars.copy_context()  # the span this one belongs under
+        thread = threading.Thread(target=inherited.run, args=(work,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return Pending(self, name, future)
+
+    def cleanup(self, name: str, fn: Callable[P, object], *a: P.args, **k: P.kwargs) -> None:
+        """Call ``fn`` when the flow ends, however it ends."""
+        self._cleanups.append((name, lambda: fn(*a, **k)))
+
+    def cause(self, problem: BaseException) -> BaseException:
+        """What a caller is told: a step that was cancelled because of another is not news."""
+        with self._lock:
+            first = self._first
+        return first if first is not None and isinstance(problem, Interrupted) else problem
+
+    def _failed(self, problem: BaseException) -> None:
+        with self._lock:
+            first = self._first is None
+            if first:
+                self._first = problem
+        running = [t for t in self._threads if t.is_alive() and t is not threading.current_thread()]
+        if first and (running or threading.current_thread() is not threading.main_thread()):
+            self._programs.end_all()
+
+    def _refuse_when_cancelled(self) -> None:
+        if self._programs.cancel.is_set():
+            raise self.cause(Interrupted("interrupted"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if problem is not None:
+            self._failed(problem)
+        for thread in self._threads:
+            thread.join()
+        for name, fn in reversed(self._cleanups):
+            try:
+                with self._events.step(name):
+                    fn()
+            except Exception as failure:
+                # What a cleanup leaves behind is found and removed by the next run.
+                self._events.note(f"{name} failed: {failure}")
+        if problem is None and self._first is not None:
+            raise self._first
+
+
+# -- the lists ------------------------------------------------------------------------------------
+
+PREVIOUS_TAG = "0123456789abcdef0123456789abcdef01234567"
+"""The image that the demonstration target serves before its first promotion, as in the plan."""
+DEMO_NAMESPACE = "launch"
+DEMO_RELEASE = "launch-inference"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line chose."""
+
+    target: str = DEMO_TARGET
+    keep_cluster: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command made, for the closing summary."""
+
+    image: Image | None = None
+    proof: Proof | None = None
+    promotion: Promotion | None = None
+    checks: tuple[Check, ...] = ()
+
+
+def run(context: Context, options: Options) -> Result:
+    """Build, prove on a fresh cluster, promote what was proven, verify."""
+    gate = context.settings.gate
+    check_target_name(context, options.target)
+    with (
+        context.home.lock("gate", f"the {gate.name} cluster"),
+        Flow(context.events, context.programs) as flow,
+    ):
+        flow.step("chart", "one that does not render ends the run at once", deploy.render, context)
+        flow.step("stale", "what a killed run left is removed first", cluster.remove_stale, context)
+        tag = build.new_tag(context)
+        emulator = flow.beside(
+            "emulator", "its content is its tag: built once", build.build_emulator, context
+        )
+        image = flow.beside("build", "the one build and the one push", build.build, context, tag)
+        place = flow.beside(
+            "gate", "a fresh cluster, beside the build", gate_cluster, flow, context, options
+        )
+        target = flow.beside(
+            "target",
+            "it must be there before anything is proven for it",
+            find_target,
+            context,
+            options.target,
+            emulator,
+        )
+        here = place.result()
+        standins = flow.step(
+            "stand-ins",
+            "the cloud, for the gate",
+            deploy.standins,
+            context,
+            here,
+            emulator.result(),
+        )
+        release = flow.step(
+            "deploy", "the image under test", deploy_gate, context, here, standins, image.result()
+        )
+        proof = flow.step(
+            "prove", "the end-to-end tests decide", prove.prove, context, release, standins
+        )
+        prove.record(context, proof)
+        goal = target.result()
+        if not options.keep_cluster:
+            flow.beside(
+                "gate gone",
+                "it has served; its cores help the promotion",
+                quietly_delete,
+                context,
+                here.name,
+            )
+        promoted = flow.step(
+            "promote", "helm upgrade, only the image", promote, context, goal, proof
+        )
+        checks = flow.step(
+            "verify",
+            "the plan's success criteria, on the live state",
+            verification.verify,
+            context,
+            goal,
+            promoted.after,
+        )
+        return Result(release.image, proof, promoted, checks)
+
+
+def build_only(context: Context, options: Options) -> Result:
+    """Build and publish, nothing else."""
+    with Flow(context.events, context.programs) as flow:
+        emulator = flow.beside(
+            "emulator", "its content is its tag: built once", build.build_emulator, context
+        )
+        tag = build.new_tag(context)
+        image = flow.step("build", "the one build and the one push", build.build, context, tag)
+        emulator.result()
+        return Result(image)
+
+
+def builds_nothing(context: Context) -> bool:
+    """Whether ``prove`` needs no build, and so no Dagger session: the source is unchanged."""
+    return build.latest(context) is not None and build.find_emulator(context) is not None
+
+
+def prove_only(context: Context, options: Options) -> Result:
+    """Prove the source as it is, on a kept cluster when there is one. Promotes nothing."""
+    gate = context.settings.gate
+    with (
+        context.home.lock("gate", f"the {gate.name} cluster"),
+        Flow(context.events, context.programs) as flow,
+    ):
+        flow.step("chart", "one that does not render ends the run at once", deploy.render, context)
+        flow.step("stale", "what a killed run left is removed first", cluster.remove_stale, context)
+        emulator = flow.beside(
+            "emulator", "its content is its tag: built once", build.build_emulator, context
+        )
+        image = flow.beside(
+            "build", "unchanged source is not built again", latest_or_built, context
+        )
+        here = flow.step("gate", "a kept cluster saves time", kept_cluster, flow, context, options)
+        standins = flow.step(
+            "stand-ins",
+            "the cloud, for the gate",
+            deploy.standins,
+            context,
+            here,
+            emulator.result(),
+        )
+        release = flow.step(
+            "deploy", "the image under test", deploy_gate, context, here, standins, image.result()
+        )
+        proof = flow.step(
+            "prove", "the end-to-end tests decide", prove.prove, context, release, standins
+        )
+        prove.record(context, proof)
+        return Result(release.image, proof)
+
+
+def promote_only(context: Context, options: Options, image: str) -> Result:
+    """Promote an image that an earlier run proved; ``image`` is REPOSITORY@DIGEST or ``last``."""
+    check_target_name(context, options.target)
+    proof = proven(context, image)
+    with Flow(context.events, context.programs) as flow:
+        goal = flow.step("target", "it must be there", found_target, context, options.target)
+        promoted = flow.step(
+            "promote", "helm upgrade, only the image", promote, context, goal, proof
+        )
+        checks = flow.step(
+            "verify",
+            "the plan's success criteria, on the live state",
+            verification.verify,
+            context,
+            goal,
+            promoted.after,
+        )
+        return Result(proof.image, proof, promoted, checks)
+
+
+def verify_only(context: Context, options: Options) -> Result:
+    """The success criteria of a target, as it is now."""
+    check_target_name(context, options.target)
+    with Flow(context.events, context.programs) as flow:
+        goal = flow.step("target", "it must be there", found_target, context, options.target)
+        checks = flow.step(
+            "verify", "the plan's success criteria", verification.verify, context, goal
+        )
+        return Result(checks=checks)
+
+
+def roll_back(context: Context, options: Options, revision: int | None) -> int:
+    """Return a target to a recorded revision; gives the revision that is deployed now."""
+    check_target_name(context, options.target)
+    with Flow(context.events, context.programs) as flow:
+        goal = flow.step("target", "it must be there", found_target, context, options.target)
+        return flow.step(
+            "rollback", "to a recorded revision", promotion.rollback, context, goal, revision
+        )
+
+
+def status(context: Context, options: Options) -> verification.Status:
+    """What a target runs. Changes nothing."""
+    check_target_name(context, options.target)
+    return verification.status(context, found_target(context, options.target))
+
+
+# -- what the steps of the lists do ---------------------------------------------------------------
+
+
+def gate_cluster(flow: Flow, context: Context, options: Options) -> Cluster:
+    """A cluster that nothing was done to yet; with ``--keep-cluster`` one that was kept."""
+    name = context.settings.gate.name
+    if options.keep_cluster:
+        return cluster.ensure(context, name, standin_images(context))
+    flow.cleanup("clean up", cluster.delete, context, name)
+    return cluster.create(context, name, standin_images(context))
+
+
+def kept_cluster(flow: Flow, context: Context, options: Options) -> Cluster:
+    """The kept cluster; else one that goes when the run ends, unless it shall be kept."""
+    found = cluster.find(context, context.settings.gate.name)
+    return found if found is not None else gate_cluster(flow, context, options)
+
+
+def standin_images(context: Context) -> tuple[str, ...]:
+    return (context.tools.postgres_image, context.tools.redis_image)
+
+
+def quietly_delete(context: Context, name: str) -> None:
+    """A cluster that does not go must not fail a promotion; the next run removes it."""
+    try:
+        cluster.delete(context, name)
+    except Exception as problem:
+        context.events.note(f"{name} was not removed: {problem}")
+
+
+def latest_or_built(context: Context) -> Image:
+    found = build.latest(context)
+    if found is not None:
+        context.events.note(f"source unchanged: {found.by_tag}")
+        return found
+    return build.build(context, build.new_tag(context))
+
+
+def deploy_gate(context: Context, here: Cluster, standins: StandIns, image: Image) -> Release:
+    gate = context.settings.gate
+    return deploy.deploy(
+        context,
+        here,
+        standins,
+        image,
+        namespace=gate.namespace,
+        release=gate.release,
+        values=gate.values,
+    )
+
+
+def check_target_name(context: Context, name: str) -> None:
+    """Raises :class:`SettingsError` for a target that no block describes."""
+    known = [DEMO_TARGET, *context.settings.targets]
+    if name not in known:
+        raise SettingsError(
+            f"there is no target {name!r}; there is {', '.join(known)}",
+            remedy=f"add a [targets.{name}] block to pipeline.toml, or name another with --target",
+        )
+
+
+def find_target(context: Context, name: str, emulator: Pending[Image]) -> Target:
+    """The target, its release there; the demonstration one is made when it is missing."""
+    if name != DEMO_TARGET:
+        return found_target(context, name)
+    here = cluster.ensure(context, DEMO_TARGET, standin_images(context))
+    standins = deploy.standins(context, here, emulator.result())
+    if not deploy.installed(context, here, DEMO_NAMESPACE, DEMO_RELEASE):
+        context.events.note(f"installing {DEMO_RELEASE} at its previous image")
+        previous = build.find(context, context.settings.image.name, PREVIOUS_TAG)
+        deploy.deploy(
+            context,
+            here,
+            standins,
+            previous if previous is not None else build.build(context, PREVIOUS_TAG, record=False),
+            namespace=DEMO_NAMESPACE,
+            release=DEMO_RELEASE,
+            values={},
+        )
+    else:
+        deploy.settled(context, here, DEMO_NAMESPACE)
+    return demo_target(context, here, standins)
+
+
+def found_target(context: Context, name: str) -> Target:
+    """A target that is there already. Raises :class:`SettingsError` for the demonstration one
+    before its first run; what a real one lacks is found by the promotion's own questions."""
+    described = context.settings.targets.get(name)
+    if described is not None:
+        target = real_target(context, name, described)
+        verification.status(context, target)
+        return target
+    here = cluster.find(context, DEMO_TARGET)
+    if here is None:
+        raise SettingsError(
+            f"the demonstration target {DEMO_TARGET!r} is not there",
+            remedy="`python3 pipeline.py run` makes it",
+        )
+    emulator = build.find_emulator(context)
+    standins = deploy.standins(context, here, emulator) if emulator is not None else None
+    return demo_target(context, here, standins)
+
+
+def demo_target(context: Context, here: Cluster, standins: StandIns | None) -> Target:
+    service = context.settings.service
+    return Target(
+        name=DEMO_TARGET,
+        cluster=here,
+        namespace=DEMO_NAMESPACE,
+        release=DEMO_RELEASE,
+        chart=context.path(context.settings.gate.chart),
+        image_repository=f"{context.tools.registry.name}/{context.settings.image.name}",
+        gateway=service.gateway,
+        port=service.port,
+        health_paths=service.health_paths,
+        deployments=service.deployments,
+        tag_value=service.tag_value,
+        repository_values=(service.repository_value,),
+        standins=standins,
+    )
+
+
+def real_target(context: Context, name: str, described: TargetSettings) -> Target:
+    service = context.settings.service
+    login = described.registry_login
+    return Target(
+        name=name,
+        cluster=Cluster(
+            name=name,
+            kubeconfig=context.path(described.kubeconfig.expanduser()),
+            context=described.context,
+            disposable=False,
+        ),
+        namespace=described.namespace,
+        release=described.release,
+        chart=context.path(described.chart),
+        image_repository=described.image_repository,
+        timeout_seconds=described.timeout_seconds,
+        gateway=service.gateway,
+        port=service.port,
+        health_paths=service.health_paths,
+        deployments=service.deployments,
+        tag_value=service.tag_value,
+        repository_values=(service.repository_value,),
+        login=Login(login.username, login.password_command, login.password_env) if login else None,
+    )
+
+
+def promote(context: Context, target: Target, proof: Proof) -> Promotion:
+    """The promotion, with the plan's own queue-timeout check on the target at its end."""
+
+    def after(release: Release) -> None:
+        described = context.settings.targets.get(target.name)
+        variable = described.servicebus_connection_string_env if described else ""
+        connection = context.programs.env.get(variable, "") if variable else ""
+        if target.standins is None and not connection:
+            context.events.note(
+                "no Service Bus access for the target: the queue-timeout flow is not run there "
+                "(servicebus_connection_string_env)"
+            )
+            return
+        prove.prove(
+            context,
+            release,
+            target.standins,
+            select=prove.QUICK,
+            label="target",
+            servicebus=connection,
+        )
+
+    return promotion.promote(context, target, proof, after=after)
+
+
+def proven(context: Context, image: str) -> Proof:
+    """The recorded, passing proof of an image. Raises :class:`ProofFailed` without one."""
+    _, at, digest = image.rpartition("@")
+    if image != "last" and (not at or not digest.startswith("sha256:")):
+        raise SettingsError(
+            f"{image!r} is not an image by digest",
+            remedy="give REPOSITORY@sha256:…, or `last` for what was proven last",
+        )
+    proof = prove.recorded(context, None if image == "last" else digest)
+    if proof is None or not proof.passed:
+        raise ProofFailed(
+            f"no passing proof of {image} is recorded here: it is not promoted",
+            remedy="prove it first: `python3 pipeline.py prove`",
+        )
+    return proof

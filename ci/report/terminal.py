@@ -1,0 +1,254 @@
+"""The run as it goes on, and the closing summary: a live view on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ci.events import Event
+from ci.model import Outcome, RunRecord
+
+if TYPE_CHECKING:
+    from ci.stages.verify import Status
+    from ci.toolchain import ToolState
+
+NOTE_INTERVAL = 2.0
+"""Seconds between two notes of one step where there is no terminal to redraw."""
+SHOWN_FINISHED = 40
+
+
+class View(Protocol):
+    """Listens to events and shows them while it is open."""
+
+    def __call__(self, event: Event) -> None: ...
+
+    def __enter__(self) -> View: ...
+
+    def __exit__(self, *problem: object) -> None: ...
+
+
+def view(stream: IO[str], *, verbose: bool = False) -> AbstractContextManager[View]:
+    return Redrawn(stream) if stream.isatty() and not verbose else Lines(stream, every=verbose)
+
+
+def wall(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60):02} s"
+
+
+class Lines:
+    """One line per event: time, seconds since the start, step, what."""
+
+    def __init__(self, stream: IO[str], *, every: bool = False) -> None:
+        self._stream = stream
+        self._interval = 0.0 if every else NOTE_INTERVAL
+        self._noted: dict[str, float] = {}
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._stream.flush()
+
+    def __call__(self, event: Event) -> None:
+        match event.kind:
+            case "step.started":
+                self._noted.pop(event.step, None)
+                self._line(event, f"started{': ' if event.text else ''}{event.text}")
+            case "step.finished":
+                self._line(event, f"done in {wall(event.data['seconds'])}")
+            case "step.failed":
+                self._line(event, f"FAILED after {wall(event.data['seconds'])}: {_one(event.text)}")
+            case "note":
+                last = self._noted.get(event.step)
+                if last is None or event.at - last >= self._interval:
+                    self._noted[event.step] = event.at
+                    self._line(event, _one(event.text))
+            case _:
+                self._line(event, _one(event.text))
+
+    def _line(self, event: Event, text: str) -> None:
+        step = f"{event.step}: " if event.step else ""
+        now = time.strftime("%H:%M:%S")
+        print(f"{now} {event.at:7.1f} s  {step}{text}", file=self._stream, flush=True)
+
+
+@dataclass(slots=True)
+class _Step:
+    name: str
+    reason: str
+    parent: str
+    begun: float
+    seconds: float | None = None
+    failed: bool = False
+    note: str = ""
+
+
+class Redrawn:
+    """Every step with its state, seconds and last note; side by side ones at the same time."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._console = Console(file=stream)
+        self._steps: list[_Step] = []
+        self._lock = threading.Lock()
+        self._zero = time.monotonic()
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._render,
+            refresh_per_second=4,
+            transient=False,
+            vertical_overflow="crop",
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __enter__(self) -> Redrawn:
+        self._live.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            self._zero = time.monotonic() - event.at
+            match event.kind:
+                case "step.started":
+                    parent = str(event.data.get("parent", ""))
+                    self._steps.append(_Step(event.step, event.text, parent, event.at))
+                case "step.finished" | "step.failed":
+                    if (step := self._open(event.step)) is not None:
+                        step.seconds = float(event.data["seconds"])
+                        step.failed = event.kind == "step.failed"
+                        if step.failed:
+                            step.note = _one(event.text)
+                case "note":
+                    if (step := self._open(event.step)) is not None:
+                        step.note = _one(event.text)
+                case _:
+                    self._steps.append(
+                        _Step(_one(event.text), "", "", event.at, seconds=0.0, failed=True)
+                    )
+
+    def _open(self, name: str) -> _Step | None:
+        for step in reversed(self._steps):
+            if step.name == name and step.seconds is None:
+                return step
+        return None
+
+    def _render(self) -> RenderableType:
+        now = time.monotonic() - self._zero
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(width=1)
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        with self._lock:
+            # The parts of a finished step fold into it.
+            done = {s.name for s in self._steps if s.seconds is not None and not s.failed}
+            shown = [s for s in self._steps if s.parent not in done]
+            for step in shown[-min(SHOWN_FINISHED, max(5, self._console.height - 3)) :]:
+                table.add_row(*self._row(step, now))
+        head = Text(f"{wall(now)} since the start", style="dim")
+        return Group(table, head)
+
+    @staticmethod
+    def _row(step: _Step, now: float) -> tuple[Text, Text, Text, Text]:
+        indent = "  " if step.parent else ""
+        if step.seconds is None:
+            frames = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+            sign, style = frames[int(now * 4) % len(frames)], "cyan"
+            seconds, said = wall(now - step.begun), step.note or step.reason
+        elif step.failed:
+            sign, style, seconds, said = "✗", "red", wall(step.seconds), step.note
+        else:
+            sign, style, seconds, said = "✓", "green", wall(step.seconds), step.reason
+        return (
+            Text(sign, style=style),
+            Text(indent + step.name, style="bold" if step.seconds is None else ""),
+            Text(seconds),
+            Text(said, style="dim"),
+        )
+
+
+def summary(record: RunRecord, stream: IO[str] | None = None) -> None:
+    """What was promoted, from which digest to which, how long each step took, where it all is."""
+    out = stream if stream is not None else sys.stdout
+    console = Console(file=out, highlight=False, soft_wrap=True)
+    table = Table.grid(padding=(0, 2))
+    for step in record.steps:
+        if not step.parent and step.seconds >= 0.05:
+            sign = "✗" if step.outcome is Outcome.FAILED else "✓"
+            table.add_row(f"  {sign} {step.name}", Text(wall(step.seconds), justify="right"))
+    console.print()
+    console.print(table)
+    console.print()
+    for line in closing(record):
+        console.print(line, markup=False)
+
+
+def closing(record: RunRecord) -> Iterator[str]:
+    """The summary's sentences, without the table."""
+    if record.cases:
+        counts = {o: sum(c.outcome is o for c in record.cases) for o in Outcome}
+        yield (
+            f"proof      {counts[Outcome.PASSED]} passed, {counts[Outcome.FAILED]} failed, "
+            f"{counts[Outcome.SKIPPED]} skipped"
+        )
+    if record.image is not None:
+        yield f"image      {record.image.by_tag}"
+        yield f"digest     {record.image.digest}"
+    if record.promotion is not None:
+        moved = record.promotion
+        yield (f"promoted   {moved.target}: revision {moved.from_revision} -> {moved.to_revision}")
+        yield f"  from     {moved.before.tag}  {moved.before.digest}"
+        yield f"  to       {moved.after.tag}  {moved.after.digest}"
+    for check in record.checks:
+        yield f"  {'ok  ' if check.ok else 'FAIL'}     {check.name}: {check.evidence}"
+    yield f"run        {record.folder}"
+    word = "succeeded" if record.outcome is Outcome.PASSED else f"failed ({record.exit_code})"
+    yield f"{record.command} {word} after {wall(record.seconds)}"
+
+
+def _one(text: str) -> str:
+    return " ".join(text.split())
+
+
+def status(found: Status, stream: IO[str] | None = None) -> None:
+    """A target as it is now."""
+    console = Console(file=stream if stream is not None else sys.stdout, highlight=False)
+    console.print(f"{found.target}: release {found.release} in namespace {found.namespace}")
+    history = Table("revision", "status", "chart", "description", box=None, pad_edge=False)
+    for line in found.history:
+        history.add_row(str(line.number), line.status, line.chart, line.description)
+    console.print(history)
+    console.print()
+    pods = Table("pod", "phase", "ready", "restarts", "image", "digest", box=None, pad_edge=False)
+    for pod in found.pods:
+        tag = pod.image.rpartition("/")[2]
+        ready = "yes" if pod.ready else "no"
+        pods.add_row(pod.name, pod.phase, ready, str(pod.restarts), tag, pod.digest[:19])
+    console.print(pods)
+
+
+def doctor(states: Sequence[ToolState], stream: IO[str] | None = None) -> None:
+    """Every tool: what is wanted, what is there, and what to do."""
+    console = Console(file=stream if stream is not None else sys.stdout, highlight=False)
+    table = Table("tool", "pinned", "found", "origin", "state", "remedy", box=None, pad_edge=False)
+    for tool in states:
+        style = "" if tool.state == "ready" else "yellow"
+        table.add_row(
+            tool.name, tool.pinned, tool.found, tool.origin, tool.state, tool.remedy, style=style
+        )
+    console.print(table)

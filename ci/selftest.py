@@ -1,0 +1,123 @@
+"""``pipeline.py test``: every check as a program, the counts added up, one closing line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ci.errors import CommandFailed
+from ci.model import Case, Outcome
+from ci.report import junit
+from ci.session import Session
+
+LINTED = ("pipeline.py", "ci", "tests", "examples", "benchmarks")
+FLOW_SECONDS = 3600
+UNIT_SECONDS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A program whose status is the verdict; with ``counted`` its JUnit cases are the counts."""
+
+    name: str
+    reason: str
+    argv: tuple[str, ...]
+    timeout: int = 300
+    counted: bool = False
+
+
+def checks(python: str, reports: Path, *, quick: bool) -> tuple[Check, ...]:
+    """THE list, cheapest first."""
+
+    def tests(name: str, *words: str) -> tuple[str, ...]:
+        report = f"--junitxml={reports / f'{name}.xml'}"
+        return (python, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", report, *words)
+
+    lint_imports = str(Path(python).with_name("lint-imports"))
+    quickly = (
+        Check("ruff", "mistakes and style", (python, "-m", "ruff", "check", *LINTED)),
+        Check("format", "one layout", (python, "-m", "ruff", "format", "--check", *LINTED)),
+        Check("imports", "the layers hold", (lint_imports, "--no-cache")),
+        Check("mypy", "strict types: a wrong order is a type error", (python, "-m", "mypy")),
+        Check(
+            "unit",
+            "the rules, without Docker or network",
+            tests("unit", "-q", "-n", "2", "tests/unit"),
+            UNIT_SECONDS,
+            counted=True,
+        ),
+    )
+    if quick:
+        return quickly
+    return (
+        *quickly,
+        Check(
+            "flow",
+            "the whole flow, its end-to-end tests, and the flows that must be refused",
+            tests("flow", "-v", "tests/flow"),
+            FLOW_SECONDS,
+            counted=True,
+        ),
+    )
+
+
+def run(session: Session, origin: str, *, quick: bool) -> bool:
+    """Run them all; a failed one does not hide the next. Prints the closing line."""
+    reports = session.run_dir / "reports"
+    reports.mkdir(parents=True, exist_ok=True)
+    cases: list[Case] = []
+    for check in checks(sys.executable, reports, quick=quick):
+        cases += _run(session, check, reports, origin)
+    for case in cases:
+        if case.outcome is Outcome.FAILED:
+            said = " ".join(case.message.split())[:300]
+            session.events.emit("run.note", f"FAILED {case.name}: {said}")
+    print(closing(cases), flush=True)
+    return all(case.outcome is not Outcome.FAILED for case in cases)
+
+
+def closing(cases: Sequence[Case]) -> str:
+    counts = {o: sum(case.outcome is o for case in cases) for o in Outcome}
+    return (
+        f"{counts[Outcome.PASSED]} passed, {counts[Outcome.FAILED]} failed, "
+        f"{counts[Outcome.SKIPPED]} skipped"
+    )
+
+
+def _run(session: Session, check: Check, reports: Path, origin: str) -> list[Case]:
+    report = reports / f"{check.name}.xml"
+    try:
+        with session.events.step(check.name, check.reason):
+            said = session.programs.run(
+                check.argv,
+                log=check.name,
+                cwd=session.root,
+                # Where the flow tests' own runs put their JUnit, and where tools come from.
+                env={"FLOW_REPORTS": str(reports), "FLOW_TOOLCHAIN": origin},
+                timeout=check.timeout,
+                check=False,
+                on_line=session.events.note if check.counted else None,
+            )
+            if said.status != 0:
+                lines = [line for line in said.stdout.splitlines() if line.strip()]
+                tail = "\n".join(lines[-30:] or said.stderr.splitlines()[-30:])
+                print(tail, file=sys.stderr, flush=True)
+                raise CommandFailed(f"{check.name} ended with {said.status}", status=said.status)
+    except CommandFailed as problem:
+        failed = Case(check.name, Outcome.FAILED, 0.0, str(problem))
+        return _counted(report, check) or [failed]
+    return _counted(report, check) or [Case(check.name, Outcome.PASSED, 0.0)]
+
+
+def _counted(report: Path, check: Check) -> list[Case]:
+    """The cases of a check's JUnit files, the flow's own end-to-end ones included."""
+    found: list[Case] = []
+    if check.counted:
+        for file in sorted(report.parent.glob(f"{report.stem}*.xml")):
+            try:
+                found += junit.read(file)
+            except junit.Unreadable as problem:
+                found.append(Case(file.name, Outcome.FAILED, 0.0, str(problem)))
+    return found

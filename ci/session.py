@@ -1,0 +1,290 @@
+"""A run as a process: its folder, its signals, its tools, and its place under ``dagger run``.
+
+The first process obtains the tools and is then replaced by ``dagger run pipeline.py …``; what
+it found travels on in one file (a :class:`Handover`), so that nothing is looked for twice and
+both write into the same run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from ci import home as homes
+from ci.context import Context
+from ci.errors import PipelineError
+from ci.events import Events, Listener
+from ci.home import Home
+from ci.model import Registry, Tools
+from ci.settings import Settings
+from ci.tools.command import Programs
+from ci.tools.wait import SystemClock
+
+Origin = Literal["auto", "download", "source"]
+
+HANDOVER = "_QUEUE_TIMEOUT_GATE_RUN"
+"""Environment variable with the path of the handover file."""
+RUNS_KEPT = 50
+CLEANUP_TIMEOUT = "180s"
+"""How long ``dagger run`` lets us clean up after Ctrl-C before it kills us."""
+
+
+def run_id(now: datetime) -> str:
+    """Sorts by time; the random end keeps two runs of one second apart."""
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def prune(runs: Path, keep: int = RUNS_KEPT) -> None:
+    """Remove the oldest run folders beyond ``keep``."""
+    if runs.is_dir():
+        folders = sorted(p for p in runs.iterdir() if p.is_dir() and not p.is_symlink())
+        for folder in folders[: max(0, len(folders) - keep)]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What the process before ``dagger run`` tells the one under it."""
+
+    run_dir: Path
+    tools: Tools
+    begun: float
+    """``time.time()`` when the first process started."""
+    steps: tuple[tuple[str, float, str], ...]
+    """(name, seconds, parent) of the steps that are done."""
+
+    def save(self) -> Path:
+        file = self.run_dir / "handover.json"
+        homes.write(file, asdict(self))
+        return file
+
+    @classmethod
+    def load(cls, file: Path) -> Handover:
+        raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        tools = raw["tools"]
+        paths = ("docker", "dagger", "kind", "helm", "kubectl", "node_certs_dir")
+        tools |= {name: Path(tools[name]) for name in paths}
+        tools["registry"] = Registry(**tools["registry"])
+        tools["versions"] = tuple((name, version) for name, version in tools["versions"])
+        steps = tuple((str(n), float(seconds), str(parent)) for n, seconds, parent in raw["steps"])
+        return cls(Path(raw["run_dir"]), Tools(**tools), raw["begun"], steps)
+
+
+@dataclass(slots=True)
+class Session:
+    """Everything of a run but its tools, which :meth:`context` obtains."""
+
+    root: Path
+    env: Mapping[str, str]
+    home: Home
+    settings: Settings
+    programs: Programs
+    clock: SystemClock
+    events: Events
+    run_dir: Path
+    handed: Handover | None
+    begun: float
+
+    def tools(self, origin: Origin) -> Tools:
+        """Obtain the tools, or take those that were handed over."""
+        if self.handed is not None:
+            return self.handed.tools
+        from ci.toolchain import obtain
+
+        with self.events.step("tools", "everything at its pinned version, found or obtained"):
+            return obtain(
+                self.home.folder, self.programs, self.clock, self.events, self.env, origin
+            )
+
+    def context(self, tools: Tools) -> Context:
+        return Context(
+            root=self.root,
+            settings=self.settings,
+            tools=tools,
+            programs=self.programs,
+            clock=self.clock,
+            events=self.events,
+            run_dir=self.run_dir,
+            home=self.home,
+        )
+
+    def elapsed(self) -> float:
+        """Seconds since the first process of this run started."""
+        return time.time() - self.begun
+
+    def under_dagger(self) -> bool:
+        return bool(self.env.get("DAGGER_SESSION_PORT"))
+
+    def continue_under_dagger(self, tools: Tools, argv: Sequence[str]) -> None:
+        """Replace this process by ``dagger run`` of the same command; does not return."""
+        parents = {
+            event.step: str(event.data.get("parent", ""))
+            for event in self.events.all
+            if event.kind == "step.started"
+        }
+        done = tuple(
+            (event.step, float(event.data["seconds"]), parents.get(event.step, ""))
+            for event in self.events.all
+            if event.kind == "step.finished"
+        )
+        handover = Handover(self.run_dir, tools, self.begun, done).save()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # --silent: dagger's own view stays away and the terminal is ours; who wants its trace
+        # starts with `dagger run python pipeline.py`.
+        os.execve(
+            tools.dagger,
+            [
+                str(tools.dagger),
+                "--silent",
+                "run",
+                "--cleanup-timeout",
+                CLEANUP_TIMEOUT,
+                sys.executable,
+                str(self.root / "pipeline.py"),
+                *argv,
+            ],
+            {**self.env, **dagger_env(tools), HANDOVER: str(handover)},
+        )
+
+
+def dagger_env(tools: Tools) -> dict[str, str]:
+    return {
+        "_EXPERIMENTAL_DAGGER_RUNNER_HOST": tools.runner_host,
+        "DAGGER_NO_NAG": "1",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+@contextmanager
+def opened(
+    root: Path,
+    env: Mapping[str, str],
+    settings: Settings,
+    *,
+    listeners: Sequence[Callable[[Session], Listener]] = (),
+    record: bool = True,
+) -> Iterator[Session]:
+    """A session whose signals are caught: Ctrl-C cancels, and everything then cleans up.
+
+    ``record`` false leaves no run folder (``status``, ``doctor``).
+    """
+    handed = None
+    if file := env.get(HANDOVER):
+        try:
+            handed = Handover.load(Path(file))
+        except (OSError, ValueError, KeyError, TypeError):
+            handed = None  # a file of an earlier run: start anew
+        else:
+            Path(file).unlink(missing_ok=True)
+    home = Home(homes.path(env))
+    runs = root / "runs"
+    run_dir = handed.run_dir if handed else runs / run_id(datetime.now(UTC))
+    if record:
+        prune(runs, RUNS_KEPT - 1)
+        run_dir.mkdir(parents=True, exist_ok=True)
+    cancel = threading.Event()
+    clock = SystemClock(cancel)
+    clean = {
+        name: value
+        for name, value in env.items()
+        # What programs we start have to say is not part of the trace.
+        if name != HANDOVER and not name.startswith("OTEL_")
+    }
+    logs = run_dir / "logs" if record else None
+    programs = Programs(env=clean, logs=logs, cancel=cancel)
+    begun = handed.begun if handed else time.time()
+    events = Events(
+        clock,
+        path=run_dir / "events.jsonl" if record else None,
+        redact=programs.redact,
+        ago=time.time() - begun,
+    )
+    session = Session(root, clean, home, settings, programs, clock, events, run_dir, handed, begun)
+    for listener in listeners:
+        events.listen(listener(session))
+
+    def interrupt(number: int, _frame: FrameType | None = None) -> None:
+        if not cancel.is_set():
+            # Not from here: a handler must not wait for a lock the main thread holds.
+            threading.Thread(target=_cancel, args=(session, number), daemon=True).start()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    _watch_parent(env, interrupt, cancel)
+    with _telemetry(env):
+        try:
+            yield session
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _cancel(session: Session, number: int) -> None:
+    session.programs.end_all()
+    session.events.emit("run.cancelled", f"{signal.Signals(number).name}: stopping, cleaning up")
+
+
+def _watch_parent(
+    env: Mapping[str, str], interrupt: Callable[[int], None], cancel: threading.Event
+) -> None:
+    """``dagger run`` that dies without a word to us (SIGTERM, SIGKILL) takes the session with
+    it: then this run ends too, and cleans up."""
+    if not env.get("DAGGER_SESSION_PORT"):
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while not cancel.wait(0.5):
+            if os.getppid() != parent:
+                interrupt(signal.SIGTERM)
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _telemetry(env: Mapping[str, str]) -> Iterator[None]:
+    """Steps as spans in the trace of ``dagger run``, which says where by ``OTEL_…``."""
+    if not env.get("DAGGER_SESSION_PORT") or not env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        yield
+        return
+    from opentelemetry import context as otel
+    from opentelemetry import propagate, trace
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from ci.tools.telemetry import LiveSpans
+
+    provider = TracerProvider(resource=Resource.create({"service.name": "pipeline"}))
+    provider.add_span_processor(LiveSpans(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    # dagger-io would add a second exporter to this provider where it finds OTEL_… set.
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        del os.environ[name]
+    token = otel.attach(propagate.extract({"traceparent": env.get("TRACEPARENT", "")}))
+    try:
+        yield
+    finally:
+        otel.detach(token)
+        provider.shutdown()
+
+
+def explain(error: PipelineError) -> str:
+    """The two lines a person gets: what is wrong, what to do."""
+    said = " ".join(str(error).split())
+    return f"error: {said}\nremedy: {error.remedy}"

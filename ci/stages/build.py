@@ -1,0 +1,214 @@
+"""Source -> Image. Built by Dagger, published once, and from then on named by its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ci.context import Context
+from ci.errors import BuildFailed, CommandFailed, SettingsError
+from ci.model import Image
+from ci.tools.dagger import Recipe, build_and_publish
+from ci.tools.registry import open_repository
+
+IGNORED = ("__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv")
+"""Never part of a source: made by tools, and different on every machine."""
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+"""Docker's predefined build arguments: they reach each step and stay out of the image."""
+
+EMULATOR_NAME = "servicebus-emulator"
+EMULATOR_SOURCE = Path("ci/servicebus")
+
+
+def tag_of(prefix: str, now: datetime) -> str:
+    """The upgrade plan's form: ``queue-timeout-YYYYMMDD-HHMMSS``."""
+    return f"{prefix}-{now:%Y%m%d-%H%M%S}"
+
+
+def new_tag(context: Context) -> str:
+    return tag_of(context.settings.image.tag_prefix, datetime.now(UTC))
+
+
+def build(context: Context, tag: str, *, record: bool = True) -> Image:
+    """The service's image under ``tag``; recorded as the source's latest unless told otherwise.
+
+    Raises :class:`ci.errors.BuildFailed` with the failing step's last lines.
+    """
+    settings = context.settings.image
+    source = context.path(settings.context)
+    _check_source(source, source / settings.dockerfile)
+    arguments = {**settings.build_args, settings.version_arg: tag}
+    context.events.note(f"building {settings.name}:{tag}")
+    image = _publish(context, source, settings.dockerfile, settings.name, tag, arguments)
+    if record:
+        context.home.put_image(
+            source_hash(context),
+            {"repository": image.repository, "tag": image.tag, "digest": image.digest},
+        )
+    context.events.note(f"published {image.by_digest}", digest=image.digest, tag=image.tag)
+    return image
+
+
+def latest(context: Context) -> Image | None:
+    """The image last built from the source as it is now, when the registry still has it."""
+    record = context.home.image(source_hash(context))
+    if record is None:
+        return None
+    registry = context.tools.registry
+    image = Image(record["repository"], record["tag"], record["digest"])
+    if image.repository != f"{registry.name}/{context.settings.image.name}":
+        return None
+    return image if _published(context, context.settings.image.name, image.digest) else None
+
+
+def find(context: Context, name: str, tag: str) -> Image | None:
+    """The image of this name and tag in the local registry."""
+    digest = _published(context, name, tag)
+    return Image(f"{context.tools.registry.name}/{name}", tag, digest) if digest else None
+
+
+def find_emulator(context: Context) -> Image | None:
+    return find(context, EMULATOR_NAME, _emulator_tag(context))
+
+
+def build_emulator(context: Context) -> Image:
+    """The Service Bus emulator's image; its tag is its content, so it is built once."""
+    found = find_emulator(context)
+    if found is not None:
+        context.events.note("already in the registry")
+        return found
+    dockerfile = EMULATOR_SOURCE / "Dockerfile"
+    _check_source(context.root / EMULATOR_SOURCE, context.root / dockerfile)
+    return _publish(
+        context,
+        context.root,
+        str(dockerfile),
+        EMULATOR_NAME,
+        _emulator_tag(context),
+        {},
+        include=("ci/__init__.py", f"{EMULATOR_SOURCE}/**"),
+    )
+
+
+def source_hash(context: Context) -> str:
+    """Content of everything the image is made of, its tag apart."""
+    settings = context.settings.image
+    arguments = [f"{k}={v}" for k, v in sorted(settings.build_args.items())]
+    words = [settings.name, settings.dockerfile, context.tools.registry.name, *arguments]
+    return tree_hash(context.path(settings.context), words)
+
+
+def tree_hash(folder: Path, words: Iterable[str] = ()) -> str:
+    """Names, modes and bytes of all files under ``folder``, in an order that never varies."""
+    digest = hashlib.sha256()
+    for word in words:
+        digest.update(word.encode() + b"\0")
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in IGNORED)
+        for name in sorted(files):
+            file = Path(parent, name)
+            mode = "x" if os.access(file, os.X_OK) else "-"
+            digest.update(f"{file.relative_to(folder)}\0{mode}\0".encode())
+            try:
+                content = file.read_bytes()
+            except FileNotFoundError:
+                content = str(file.readlink()).encode()  # a dangling link
+            digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()[:24]
+
+
+def handed_on(
+    env: Mapping[str, str], pip: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(build arguments, secrets): how this host reaches the package registries.
+
+    Only what is configured here, and nothing that ends up in the image: proxies are Docker's
+    predefined arguments, pip's settings a secret that a step mounts with
+    ``--mount=type=secret,id=pip.conf,target=/etc/pip.conf``. The engine itself puts the host's
+    CA certificates into the containers it runs. ``pip`` is ``pip config list``.
+    """
+    arguments = {
+        name: env[name]
+        for name in PROXIES
+        if env.get(name) and urlsplit(env[name]).hostname not in ("127.0.0.1", "localhost", "::1")
+    }
+    wanted = ("index-url", "extra-index-url", "trusted-host")
+    found = {}
+    for name in wanted:
+        for section in (":env:", "install", "global", "site", "user"):
+            if value := pip.get(f"{section}.{name}"):
+                found[name] = value
+                break
+    if not found:
+        return arguments, {}
+    lines = [f"{name} = {' '.join(value.split())}" for name, value in found.items()]
+    return arguments, {"pip.conf": "[global]\n" + "\n".join(lines) + "\n"}
+
+
+def _publish(
+    context: Context,
+    source: Path,
+    dockerfile: str,
+    name: str,
+    tag: str,
+    arguments: Mapping[str, str],
+    include: tuple[str, ...] = (),
+) -> Image:
+    repository = f"{context.tools.registry.name}/{name}"
+    host_arguments, secrets = handed_on(context.programs.env, _pip_config(context))
+    digest = build_and_publish(
+        Recipe(
+            source=source,
+            reference=f"{repository}:{tag}",
+            dockerfile=dockerfile,
+            include=include,
+            exclude=tuple(f"**/{name}" for name in IGNORED),
+            build_args={**host_arguments, **arguments},
+            secrets=secrets,
+        ),
+        context.programs.cancel,
+    )
+    return Image(repository, tag, digest)
+
+
+def _pip_config(context: Context) -> dict[str, str]:
+    """``pip config list`` of the machine, as (section.name, value)."""
+    try:
+        said = context.programs.run(
+            [sys.executable, "-m", "pip", "config", "list"],
+            log="pip-config",
+            timeout=20,
+            check=False,
+        )
+    except CommandFailed:
+        return {}
+    pairs = (line.partition("=") for line in said.stdout.splitlines())
+    return {key.strip(): value.strip().strip("'\"") for key, _, value in pairs}
+
+
+def _published(context: Context, name: str, reference: str) -> str | None:
+    registry = context.tools.registry
+    with open_repository(
+        f"{registry.name}/{name}", local=registry, programs=context.programs
+    ) as repository:
+        return repository.digest(reference)
+
+
+def _emulator_tag(context: Context) -> str:
+    return tree_hash(context.root / EMULATOR_SOURCE)
+
+
+def _check_source(folder: Path, dockerfile: Path) -> None:
+    if not folder.is_dir():
+        raise SettingsError(f"image.context: there is no folder {folder}")
+    if not dockerfile.is_file():
+        raise BuildFailed(
+            f"there is no Dockerfile {dockerfile}",
+            remedy="correct image.dockerfile in pipeline.toml, or add the file",
+        )

@@ -1,0 +1,374 @@
+"""(Image, Cluster) -> Release, with the stand-ins for the cloud beside it."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import yaml
+
+from ci import standins as manifests
+from ci.context import Context
+from ci.errors import ChartInvalid, DeployFailed, WaitTimeout
+from ci.model import Cluster, Image, Release, ServiceBusAccess, StandIns
+from ci.settings import Settings
+from ci.tools import chart as charts
+from ci.tools import evidence
+from ci.tools.helm import reason
+from ci.tools.kube import Kube
+from ci.tools.wait import wait_until
+
+HOPELESS = {
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImageNeverPull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RunContainerError",
+}
+"""Waiting reasons that no further waiting heals within our patience."""
+
+DATABASE_SECRET = "model-engine-database"
+SERVICEBUS_SECRET = "model-engine-servicebus"
+REDIS_SECRET = "model-engine-redis"
+
+
+def standins(context: Context, cluster: Cluster, emulator: Image) -> StandIns:
+    """PostgreSQL, Redis and the Service Bus emulator, ready, in a cluster of our own.
+
+    Raises :class:`ci.errors.DeployFailed`; at once for a cluster that is not disposable.
+    """
+    if not cluster.disposable:
+        raise DeployFailed(
+            f"stand-ins never go into {cluster.name}: the pipeline did not make that cluster",
+            remedy="name a target's own services in its release; stand-ins are for test clusters",
+        )
+    kube = context.kube(cluster)
+    values, fresh = _secrets(kube)
+    for secret in (values.postgres_password, values.redis_password, values.servicebus_key):
+        context.programs.hide(secret)
+    wanted = manifests.secret(values) if fresh else []
+    wanted += manifests.workloads(
+        context.tools.postgres_image, context.tools.redis_image, emulator.by_digest
+    )
+    kube.apply(yaml.safe_dump_all(wanted))
+    _wait_ready(context, kube, manifests.NAMESPACE, timeout=120)
+    return StandIns(
+        cluster=cluster,
+        namespace=manifests.NAMESPACE,
+        servicebus=ServiceBusAccess(
+            connection_string=values.connection_string(),
+            ca_pem=values.ca_pem.encode(),
+            key=values.servicebus_key,
+        ),
+        database_url=values.database_url,
+        redis_url=values.redis_url,
+    )
+
+
+def deploy(
+    context: Context,
+    cluster: Cluster,
+    standins: StandIns,
+    image: Image,
+    *,
+    namespace: str,
+    release: str,
+    values: Mapping[str, Any],
+) -> Release:
+    """The chart's release of ``image``, ready, every pod on that digest.
+
+    Raises :class:`ChartInvalid` before anything is changed when the chart does not render,
+    :class:`DeployFailed` with the pods' states and last log lines.
+    """
+    chart = context.path(context.settings.gate.chart)
+    merged = _merge(_values(context.settings, image), values)
+    kube = context.kube(cluster)
+    helm = context.helm(cluster)
+    charts.metadata(chart)
+    kube.apply(yaml.safe_dump_all(_service_secrets(namespace, standins)))
+    installed = helm.run(
+        "upgrade", "--install", release, str(chart), "--values", "-",
+        namespace=namespace, input=yaml.safe_dump(merged), timeout=60, check=False,
+    )  # fmt: skip
+    if installed.status != 0:
+        why = reason(installed)
+        if _is_rendering(why):
+            raise ChartInvalid(f"the chart {chart.name} does not render: {why}")
+        raise DeployFailed(f"helm could not install {release}: {why}")
+    _wait_ready(context, kube, namespace, timeout=context.settings.gate.deploy_timeout_seconds)
+    _check_digest(kube, namespace, image)
+    revision = helm.history(release, namespace)[-1].number
+    return Release(cluster, namespace, release, revision, image)
+
+
+def installed(context: Context, cluster: Cluster, namespace: str, release: str) -> bool:
+    """Whether the release is there as Helm's latest revision, deployed."""
+    helm = context.helm(cluster)
+    said = helm.run("status", release, "-o", "json", namespace=namespace, check=False)
+    return said.status == 0 and '"status":"deployed"' in said.stdout.replace(" ", "")
+
+
+def settled(context: Context, cluster: Cluster, namespace: str) -> None:
+    """Wait until what is there already is ready (after a restart of the node)."""
+    timeout = context.settings.gate.deploy_timeout_seconds
+    _wait_ready(context, context.kube(cluster), namespace, timeout=timeout)
+
+
+def render(context: Context) -> None:
+    """Whether the chart renders, before anything is built. Raises :class:`ChartInvalid`."""
+    settings = context.settings
+    image = Image("registry.invalid/image", "tag", "sha256:" + "0" * 64)
+    charts.render(
+        context.tools.helm,
+        context.programs,
+        context.path(settings.gate.chart),
+        _merge(_values(settings, image), settings.gate.values),
+        release=settings.gate.release,
+        namespace=settings.gate.namespace,
+    )
+
+
+def _values(settings: Settings, image: Image) -> dict[str, Any]:
+    """What the pipeline itself sets; everything else is the chart's or the settings'."""
+    values: dict[str, Any] = {}
+    _put(values, settings.service.tag_value, image.tag)
+    _put(values, settings.service.repository_value, image.repository)
+    _put(values, "secrets.databaseSecretName", DATABASE_SECRET)
+    _put(values, "secrets.servicebusSecretName", SERVICEBUS_SECRET)
+    _put(values, "secrets.redisSecretName", REDIS_SECRET)
+    return values
+
+
+def _put(values: dict[str, Any], path: str, value: Any) -> None:
+    *folders, last = path.split(".")
+    for folder in folders:
+        values = values.setdefault(folder, {})
+    values[last] = value
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        known = merged.get(key)
+        if isinstance(known, dict) and isinstance(value, Mapping):
+            merged[key] = _merge(known, value)
+        else:
+            merged[key] = list(value) if isinstance(value, tuple) else value
+    return merged
+
+
+def _is_rendering(why: str) -> bool:
+    signs = ("template:", "parse error", "values don't meet", "execution error", "YAML parse")
+    return any(sign in why for sign in signs)
+
+
+def _service_secrets(namespace: str, standins: StandIns) -> list[dict[str, Any]]:
+    contents = {
+        DATABASE_SECRET: {"database_url": standins.database_url},
+        SERVICEBUS_SECRET: {
+            "connection_string": standins.servicebus.connection_string,
+            "ca.crt": standins.servicebus.ca_pem.decode(),
+        },
+        REDIS_SECRET: {"redis_url": standins.redis_url},
+    }
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+        *(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": name, "namespace": namespace},
+                "stringData": data,
+            }
+            for name, data in contents.items()
+        ),
+    ]
+
+
+def _secrets(kube: Kube) -> tuple[manifests.Secrets, bool]:
+    """The cluster's secrets, and whether they are new."""
+    found = kube.run(
+        "get", "secret", manifests.SECRET, "-n", manifests.NAMESPACE,
+        "--ignore-not-found", "-o", "yaml", check=False,
+    )  # fmt: skip
+    if found.status == 0 and found.stdout.strip():
+        data = yaml.safe_load(found.stdout).get("data") or {}
+        decoded = {key: base64.b64decode(text).decode() for key, text in data.items()}
+        try:
+            return manifests.Secrets.of(decoded), False
+        except KeyError:
+            pass  # of an older version of the pipeline: made anew
+    ca, certificate, key = _certificate()
+    made = manifests.Secrets(
+        postgres_password=secrets.token_hex(16),
+        redis_password=secrets.token_hex(16),
+        servicebus_key=base64.b64encode(secrets.token_bytes(32)).decode(),
+        ca_pem=ca,
+        certificate_pem=certificate,
+        key_pem=key,
+    )
+    return made, True
+
+
+def _certificate() -> tuple[str, str, str]:
+    """(CA, certificate, key) as PEM for the emulator's HTTPS endpoint, good for a year."""
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    now = datetime.now(UTC)
+
+    def builder(name: str, issuer: x509.Name | None) -> x509.CertificateBuilder:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer or subject)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(minutes=5))
+            .not_valid_after(now + timedelta(days=365))
+        )
+
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    ca_identifier = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
+    usage = x509.KeyUsage(
+        digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False,
+        key_encipherment=False, data_encipherment=False, key_agreement=False,
+        encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+    ca = (
+        builder("queue-timeout-gate stand-ins", None)
+        .public_key(ca_key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(ca_identifier, critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    key = ec.generate_private_key(ec.SECP256R1())
+    host = manifests.SERVICEBUS_HOST
+    short = host.removesuffix(".cluster.local")
+    names = [x509.DNSName(name) for name in (host, short, manifests.SERVICEBUS, "localhost")]
+    certificate = (
+        builder(manifests.SERVICEBUS, ca.subject)
+        .public_key(key.public_key())
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [*names, x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            ),
+            critical=False,
+        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_identifier),
+            critical=False,
+        )
+        .sign(ca_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    return (
+        ca.public_bytes(pem).decode(),
+        certificate.public_bytes(pem).decode(),
+        key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode(),
+    )
+
+
+def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -> None:
+    """Until every Deployment of the namespace is rolled out and no old pod is left."""
+    seen = ""
+
+    def probe() -> bool:
+        nonlocal seen
+        items = kube.get("deployments,pods", namespace=namespace)["items"]
+        deployments = [item for item in items if item["kind"] == "Deployment"]
+        pods = [item for item in items if item["kind"] == "Pod"]
+        waiting = [text for item in deployments if (text := unfinished(item))]
+        if not deployments:
+            waiting = ["no Deployment yet"]
+        if said := ", ".join(waiting):
+            if said != seen:
+                context.events.note(said)
+            seen = said
+        for pod in pods:
+            if why := hopeless(pod):
+                name = pod["metadata"]["name"]
+                raise DeployFailed(
+                    f"pod {name} in {namespace}: {why}; it said last: "
+                    f"{evidence.tail(kube, namespace, name)}"
+                )
+        return not waiting
+
+    folder = context.run_dir / "evidence" / f"deploy-{kube.cluster.name}"
+    try:
+        wait_until(
+            f"the Deployments in {namespace}",
+            probe,
+            timeout=timeout,
+            clock=context.clock,
+            interval=0.4,
+            diagnose=lambda: seen,
+        )
+    except WaitTimeout as problem:
+        evidence.collect(kube, [namespace], folder)
+        states = ", ".join(_state(pod) for pod in kube.pods(namespace))
+        raise DeployFailed(f"{problem}; pods: {states or 'none'}") from problem
+    except DeployFailed:
+        evidence.collect(kube, [namespace], folder)
+        raise
+
+
+def unfinished(deployment: Mapping[str, Any]) -> str:
+    """What a Deployment still lacks, in a few words; empty when it is rolled out."""
+    name = deployment["metadata"]["name"]
+    wanted = deployment["spec"].get("replicas", 1)
+    status = deployment.get("status", {})
+    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+        return f"{name} not yet seen"
+    if wanted == 0:
+        return ""
+    ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
+    if ready < wanted:
+        return f"{name} {ready}/{wanted}"
+    if status.get("replicas", 0) > wanted:
+        return f"{name}: old pods remain"
+    return ""
+
+
+def hopeless(pod: Mapping[str, Any]) -> str:
+    """Why waiting for this pod is in vain; empty while there is hope."""
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    for status in statuses:
+        waiting = status.get("state", {}).get("waiting") or {}
+        reason = waiting.get("reason", "")
+        if reason == "CrashLoopBackOff" and status.get("restartCount", 0) < 3:
+            continue  # it may have been waiting for a neighbour
+        if reason in HOPELESS:
+            return f"{reason} {waiting.get('message', '')}".strip()
+    return ""
+
+
+def _state(pod: Mapping[str, Any]) -> str:
+    status = pod.get("status", {})
+    restarts = sum(c.get("restartCount", 0) for c in status.get("containerStatuses", []))
+    return f"{pod['metadata']['name']} {status.get('phase', '?')} ({restarts} restarts)"
+
+
+def _check_digest(kube: Kube, namespace: str, image: Image) -> None:
+    """Every container runs the very digest, whatever the tag was resolved to."""
+    for pod in kube.pods(namespace):
+        for status in pod.get("status", {}).get("containerStatuses", []):
+            if image.repository in status.get("image", "") and not status.get(
+                "imageID", ""
+            ).endswith(image.digest):
+                raise DeployFailed(
+                    f"pod {pod['metadata']['name']} runs {status['imageID']}, not {image.digest}"
+                )

@@ -1,0 +1,227 @@
+"""tests/e2e against a Release -> Proof.
+
+The tests are a program of their own that sees what a user sees: addresses and a connection
+string in a file. Only here a :class:`ci.model.Proof` is made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ci import standins as manifests
+from ci.context import Context
+from ci.errors import ProofFailed
+from ci.model import Case, Image, Outcome, Proof, Release, StandIns
+from ci.report import junit
+from ci.tools import evidence
+from ci.tools.command import Output
+
+QUICK = "test_complete_queue_timeout_flow.py"
+"""The upgrade plan's own check, run again after a promotion."""
+
+NO_TESTS = 5
+"""pytest's status when it collected nothing."""
+
+PROGRESS = re.compile(
+    r"(?:\[gw\d+\]\s+\[\s*\d+%\]\s+)?(PASSED|FAILED|ERROR|SKIPPED)\s+(\S+)|"
+    r"^(\S+::\S+)\s+(PASSED|FAILED|ERROR|SKIPPED)"
+)
+
+
+def prove(
+    context: Context,
+    release: Release,
+    standins: StandIns | None,
+    *,
+    select: str | None = None,
+    label: str = "prove",
+    servicebus: str = "",
+) -> Proof:
+    """Run the end-to-end tests (or the one file ``select``) against ``release``.
+
+    ``servicebus`` is a connection string for a release without stand-ins; without either, the
+    tests that look at the broker are skipped. Raises :class:`ci.errors.ProofFailed` when a case
+    failed, none passed, or pytest itself broke down; the evidence is kept before that.
+    """
+    settings = context.settings.prove
+    tests = context.path(settings.tests)
+    report = context.run_dir / ("junit.xml" if select is None else f"junit-{label}.xml")
+    report.unlink(missing_ok=True)
+    with _target(context, release, standins, label, servicebus) as target:
+        said = context.programs.run(
+            [
+                sys.executable, "-m", "pytest", tests / select if select else tests,
+                "-v", "-n", str(settings.workers if select is None else 0),
+                "-p", "no:cacheprovider", f"--junitxml={report}", "--color=no",
+            ],
+            log=f"pytest-{label}",
+            cwd=context.root,
+            env={"E2E_TARGET": str(target)},
+            timeout=settings.timeout_seconds,
+            on_line=_Progress(context).see,
+            check=False,
+            error=ProofFailed,
+        )  # fmt: skip
+    try:
+        proof = judge(release.image, report, said)
+    except ProofFailed:
+        _keep_evidence(context, release, standins, label)
+        raise
+    return proof
+
+
+def judge(image: Image, report: Path, said: Output) -> Proof:
+    """The proof of a finished pytest. Raises :class:`ProofFailed` unless it passed."""
+    try:
+        cases = junit.read(report)
+    except junit.Unreadable as problem:
+        tail = " ".join((said.stdout.strip() or said.stderr.strip()).splitlines()[-3:])
+        raise ProofFailed(f"the tests did not run ({problem}): {tail}") from problem
+    proof = Proof(image, cases, report, datetime.now(UTC))
+    if proof.failed:
+        first = proof.failed[0]
+        more = f" (and {len(proof.failed) - 1} more)" if len(proof.failed) > 1 else ""
+        raise ProofFailed(
+            f"{len(proof.failed)} of {len(cases)} cases failed: {first.name}{more}: "
+            f"{_line(first.message)}"
+        )
+    if said.status == NO_TESTS or not proof.passed:
+        raise ProofFailed(f"no case passed ({len(cases)} collected): nothing is proven")
+    if said.status != 0:
+        raise ProofFailed(f"pytest ended with {said.status} although no case failed")
+    return proof
+
+
+def record(context: Context, proof: Proof) -> None:
+    """Remember which digest was proven, for a later ``promote --image``."""
+    context.home.put_proof(
+        proof.image.digest,
+        {
+            "image": asdict(proof.image),
+            "finished": proof.finished.isoformat(),
+            "passed": proof.passed,
+            "junit": str(proof.junit),
+            "cases": [asdict(case) for case in proof.cases],
+        },
+    )
+
+
+def recorded(context: Context, digest: str | None) -> Proof | None:
+    """A recorded proof: of ``digest``, or the last one. ``None`` when there is none."""
+    found = context.home.proof(digest) if digest else context.home.last_proof()
+    if found is None:
+        return None
+    cases = tuple(
+        Case(c["name"], Outcome(c["outcome"]), float(c["seconds"]), c["message"])
+        for c in found["cases"]
+    )
+    finished = datetime.fromisoformat(found["finished"])
+    return Proof(Image(**found["image"]), cases, Path(found["junit"]), finished)
+
+
+class _Progress:
+    """Turns pytest's lines into notes: which case ended how, how many so far."""
+
+    def __init__(self, context: Context) -> None:
+        self._events = context.events
+        self.ended = 0
+        self.total = 0
+
+    def see(self, line: str) -> None:
+        if found := re.search(r"(\d+) (?:workers \[(\d+) items\])", line):
+            self.total = int(found[2])
+        elif found := re.match(r"collected (\d+) items?", line):
+            self.total = int(found[1])
+        elif found := PROGRESS.search(line):
+            self.ended += 1
+            outcome, name = (found[1], found[2]) if found[1] else (found[4], found[3])
+            of = f"/{self.total}" if self.total else ""
+            self._events.note(
+                f"{self.ended}{of} {outcome.lower()} {name.rpartition('::')[2]}",
+                case=name,
+                outcome=outcome.lower(),
+            )
+
+
+@contextmanager
+def _target(
+    context: Context, release: Release, standins: StandIns | None, label: str, servicebus: str
+) -> Iterator[Path]:
+    """The file that tells the tests where everything is; it holds a key, so it is ours alone
+    and gone afterwards."""
+    service = context.settings.service
+    kube = context.kube(release.cluster)
+    with ExitStack() as stack:
+        gateway = stack.enter_context(
+            kube.port_forward(release.namespace, f"svc/{service.gateway}", {service.port: None})
+        )
+        described: dict[str, object] = {
+            "name": release.cluster.name,
+            "gateway_url": f"http://127.0.0.1:{gateway[service.port]}",
+            "image_version": release.image.tag,
+            "health_paths": list(service.health_paths),
+            "cacher": False,
+        }
+        if standins is not None:
+            broker = stack.enter_context(
+                kube.port_forward(
+                    standins.namespace,
+                    f"svc/{manifests.SERVICEBUS}",
+                    {manifests.AMQP_PORT: None, 443: None},
+                )
+            )
+            key = standins.servicebus.key
+            context.programs.hide(key)
+            described["servicebus"] = {
+                "connection_string": _connection(f"localhost:{broker[manifests.AMQP_PORT]}", key),
+                "admin_connection_string": _connection(f"localhost:{broker[443]}", key),
+                "ca_file": str(
+                    _private(stack, context.run_dir / f"ca-{label}.pem", standins.servicebus.ca_pem)
+                ),
+            }
+        elif servicebus:
+            context.programs.hide(servicebus)
+            described["servicebus"] = {
+                "connection_string": servicebus,
+                "admin_connection_string": servicebus,
+                "ca_file": "",
+            }
+        yield _private(
+            stack, context.run_dir / f"target-{label}.json", json.dumps(described).encode()
+        )
+
+
+def _private(stack: ExitStack, path: Path, content: bytes) -> Path:
+    stack.callback(path.unlink, missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    return path
+
+
+def _connection(host: str, key: str) -> str:
+    return (
+        f"Endpoint=sb://{host};SharedAccessKeyName={manifests.KEY_NAME};"
+        f"SharedAccessKey={key};UseDevelopmentEmulator=true"
+    )
+
+
+def _keep_evidence(
+    context: Context, release: Release, standins: StandIns | None, label: str
+) -> None:
+    namespaces = [release.namespace] + ([standins.namespace] if standins else [])
+    folder = context.run_dir / "evidence" / f"{label}-{release.cluster.name}"
+    evidence.collect(context.kube(release.cluster), namespaces, folder)
+    context.events.note(f"evidence kept in {folder}")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:300] or "no message"

@@ -1,0 +1,184 @@
+"""Manifests of the stand-ins for the cloud: PostgreSQL, Redis and the Service Bus emulator.
+
+Values in, manifests out; :mod:`ci.stages.deploy` applies them. Everything is in memory or on
+the node's disk and dies with the cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+NAMESPACE = "standins"
+SECRET = "standins"
+SERVICEBUS = "servicebus"
+SERVICEBUS_HOST = f"{SERVICEBUS}.{NAMESPACE}.svc.cluster.local"
+KEY_NAME = "RootManageSharedAccessKey"
+AMQP_PORT = 5672
+HTTPS_PORT = 8443
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Made once per cluster, kept in a Secret there, and used again when it exists."""
+
+    postgres_password: str
+    redis_password: str
+    servicebus_key: str
+    ca_pem: str
+    certificate_pem: str
+    key_pem: str
+
+    def data(self) -> dict[str, str]:
+        return {
+            "postgres_password": self.postgres_password,
+            "redis_password": self.redis_password,
+            "servicebus_key": self.servicebus_key,
+            "ca.crt": self.ca_pem,
+            "tls.crt": self.certificate_pem,
+            "tls.key": self.key_pem,
+        }
+
+    @classmethod
+    def of(cls, data: dict[str, str]) -> Secrets:
+        """From the Secret's decoded data. Raises ``KeyError`` when it is not whole."""
+        return cls(
+            data["postgres_password"],
+            data["redis_password"],
+            data["servicebus_key"],
+            data["ca.crt"],
+            data["tls.crt"],
+            data["tls.key"],
+        )
+
+    @property
+    def database_url(self) -> str:
+        host = f"postgres.{NAMESPACE}.svc.cluster.local"
+        return f"postgresql://model_engine:{self.postgres_password}@{host}:5432/model_engine"
+
+    @property
+    def redis_url(self) -> str:
+        host = f"redis.{NAMESPACE}.svc.cluster.local"
+        return f"redis://:{self.redis_password}@{host}:6379/0"
+
+    def connection_string(self, host: str = SERVICEBUS_HOST) -> str:
+        """``UseDevelopmentEmulator`` makes the SDKs speak plain AMQP; administration is HTTPS
+        at the same host whatever it says."""
+        return (
+            f"Endpoint=sb://{host};SharedAccessKeyName={KEY_NAME};"
+            f"SharedAccessKey={self.servicebus_key};UseDevelopmentEmulator=true"
+        )
+
+
+def secret(values: Secrets) -> list[dict[str, Any]]:
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": SECRET, "namespace": NAMESPACE},
+            "stringData": values.data(),
+        },
+    ]
+
+
+def workloads(postgres_image: str, redis_image: str, emulator_image: str) -> list[dict[str, Any]]:
+    return [
+        *_workload(
+            "postgres",
+            postgres_image,
+            ports={"postgres": (5432, 5432)},
+            env=[
+                {"name": "POSTGRES_USER", "value": "model_engine"},
+                {"name": "POSTGRES_DB", "value": "model_engine"},
+                _from_secret("POSTGRES_PASSWORD", "postgres_password"),
+            ],
+            # It lives as long as the cluster: nothing is gained by waiting for the disk.
+            args=["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"],
+            probe={"tcpSocket": {"port": 5432}},
+        ),
+        *_workload(
+            "redis",
+            redis_image,
+            ports={"redis": (6379, 6379)},
+            env=[_from_secret("REDIS_PASSWORD", "redis_password")],
+            args=["--requirepass", "$(REDIS_PASSWORD)"],
+            probe={"tcpSocket": {"port": 6379}},
+        ),
+        *_workload(
+            SERVICEBUS,
+            emulator_image,
+            ports={"amqp": (AMQP_PORT, AMQP_PORT), "https": (443, HTTPS_PORT)},
+            env=[_from_secret("SERVICEBUS_KEY", "servicebus_key")],
+            args=[],
+            probe={"tcpSocket": {"port": HTTPS_PORT}},
+            mount="/etc/standins",
+        ),
+    ]
+
+
+def _from_secret(name: str, key: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": SECRET, "key": key}}}
+
+
+def _workload(
+    name: str,
+    image: str,
+    *,
+    ports: dict[str, tuple[int, int]],
+    env: list[dict[str, Any]],
+    args: list[str],
+    probe: dict[str, Any],
+    mount: str = "",
+) -> list[dict[str, Any]]:
+    """A Deployment of one pod and its Service. ``ports``: name -> (Service's, pod's)."""
+    labels = {"app": name}
+    container: dict[str, Any] = {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "env": env,
+        "args": args,
+        "ports": [{"name": p, "containerPort": pod} for p, (_, pod) in ports.items()],
+        "readinessProbe": {
+            **probe,
+            "periodSeconds": 1,
+            "timeoutSeconds": 2,
+            "failureThreshold": 60,
+        },
+        "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
+    }
+    pod: dict[str, Any] = {
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 5,
+        "automountServiceAccountToken": False,
+        "containers": [container],
+    }
+    if mount:
+        container["volumeMounts"] = [{"name": "secret", "mountPath": mount, "readOnly": True}]
+        pod["volumes"] = [{"name": "secret", "secret": {"secretName": SECRET}}]
+    return [
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "spec": {
+                "replicas": 1,
+                "strategy": {"type": "Recreate"},
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": pod},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "spec": {
+                "selector": labels,
+                "ports": [
+                    {"name": p, "port": service, "targetPort": pod}
+                    for p, (service, pod) in ports.items()
+                ],
+            },
+        },
+    ]

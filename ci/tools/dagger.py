@@ -1,0 +1,129 @@
+"""Dagger: builds a Dockerfile and publishes it once. Needs the session that ``dagger run`` gives.
+
+The client is asynchronous; nothing above this module knows.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ci.errors import BuildFailed, DiskFull, Interrupted, PipelineError, RegistryRefused
+
+TAIL_LINES = 15
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is built, and under which name it is published."""
+
+    source: Path
+    reference: str
+    """``registry/name:tag``."""
+    dockerfile: str = "Dockerfile"
+    """Relative to ``source``."""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Mounted at ``/run/secrets/NAME`` by steps that ask for them; never in a layer."""
+
+
+def build_and_publish(recipe: Recipe, cancel: threading.Event) -> str:
+    """The digest of the published image, as the registry has it.
+
+    Raises :class:`BuildFailed` with the failing step's last lines, :class:`RegistryRefused`
+    when the image was built but not taken.
+    """
+    import anyio  # here, because it and dagger take a second that other steps can use
+    import dagger
+
+    async def work() -> str:
+        async with dagger.Connection(dagger.Config(timeout=dagger.Timeout.default())) as client:
+            source = client.host().directory(
+                str(recipe.source), include=list(recipe.include), exclude=list(recipe.exclude)
+            )
+            secrets = [client.set_secret(name, text) for name, text in recipe.secrets.items()]
+            arguments = [dagger.BuildArg(k, v) for k, v in recipe.build_args.items()]
+            container = source.docker_build(
+                dockerfile=recipe.dockerfile, build_args=arguments, secrets=secrets
+            )
+            try:
+                await container.sync()
+            except dagger.QueryError as problem:
+                raise _build_failure(problem) from problem
+            try:
+                return await container.publish(recipe.reference)
+            except dagger.QueryError as problem:
+                raise _publish_failure(recipe.reference, str(problem)) from problem
+
+    async def cancellable() -> str:
+        published = ""
+
+        async def run(scope: anyio.CancelScope) -> None:
+            nonlocal published
+            published = await work()
+            scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(run, group.cancel_scope)
+            while not cancel.is_set() and not published:
+                await anyio.sleep(POLL_SECONDS)
+            if not published:
+                group.cancel_scope.cancel()
+        if not published:
+            raise Interrupted("interrupted while building")
+        return published
+
+    try:
+        published = anyio.run(cancellable)
+    except BaseExceptionGroup as group:
+        problem = _first(group)
+        if isinstance(problem, dagger.ClientError):
+            raise BuildFailed(
+                f"the Dagger session broke off: {problem}",
+                remedy="run again; `python3 pipeline.py doctor` shows whether the engine answers",
+            ) from problem
+        raise problem from None
+    digest = published.rpartition("@")[2]
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise RegistryRefused(f"publishing {recipe.reference} gave no digest but {published!r}")
+    return digest
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    problem: BaseException = group
+    while isinstance(problem, BaseExceptionGroup):
+        problem = problem.exceptions[0]
+    return problem
+
+
+def _build_failure(problem: Exception) -> PipelineError:
+    said = str(problem)
+    output = "\n".join(
+        text for text in (getattr(problem, "stdout", ""), getattr(problem, "stderr", "")) if text
+    )
+    return build_failure(said, output, tuple(getattr(problem, "command", ())))
+
+
+def build_failure(said: str, output: str, command: Sequence[str]) -> PipelineError:
+    """The error for a build that Dagger refused: the step, its status and its last lines."""
+    everything = f"{said}\n{output}"
+    if re.search(r"no space left on device", everything, re.IGNORECASE):
+        return DiskFull("no space left on device while building the image")
+    tail = "\n".join(output.strip().splitlines()[-TAIL_LINES:])
+    step = " ".join(command[2:] if command[:2] == ("/bin/sh", "-c") else command)
+    where = f"in step `{step}`: " if step else ""
+    return BuildFailed(f"the image does not build: {where}{tail or said.strip()}")
+
+
+def _publish_failure(reference: str, said: str) -> PipelineError:
+    registry = reference.partition("/")[0]
+    return RegistryRefused(
+        f"{registry} did not take the image: {said.strip().splitlines()[-1]}",
+        remedy=f"check that {registry} answers and that the login may push",
+    )

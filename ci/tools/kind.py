@@ -1,0 +1,140 @@
+"""kind: clusters of one node in Docker. Their kubeconfigs are ours, never the ambient one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from ci.errors import ClusterFailed
+from ci.tools.command import Programs
+
+CERTS_D = "/etc/containerd/certs.d"
+
+
+def configuration(node_certs: Path, kubelet_patch: str, *, brings_cni: bool) -> str:
+    """The cluster's configuration for ``kind create cluster --config -``.
+
+    A node image that ``brings_cni`` has its own pod network, so kind's is left out. The certs
+    folder tells containerd where the local registry is.
+    """
+    # Without a second replica to elect against, leases only cost a small machine time. A patch
+    # replaces whole lists, so kind's own argument stands here again; Kubernetes before 1.36
+    # speaks v1beta3, where kind leaves this patch aside.
+    alone = [{"name": "leader-elect", "value": "false"}]
+    quick = {
+        "apiVersion": "kubeadm.k8s.io/v1beta4",
+        "kind": "ClusterConfiguration",
+        "controllerManager": {
+            "extraArgs": [{"name": "enable-hostpath-provisioner", "value": "true"}, *alone]
+        },
+        "scheduler": {"extraArgs": alone},
+    }
+    kubelet = {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "serializeImagePulls": False,
+    }
+    patches = [yaml.safe_dump(quick), yaml.safe_dump(kubelet)]
+    if kubelet_patch.strip():
+        patches.append(kubelet_patch)
+    return yaml.safe_dump(
+        {
+            "kind": "Cluster",
+            "apiVersion": "kind.x-k8s.io/v1alpha4",
+            "networking": {"disableDefaultCNI": brings_cni},
+            "kubeadmConfigPatches": patches,
+            "nodes": [
+                {
+                    "role": "control-plane",
+                    "extraMounts": [
+                        {"hostPath": str(node_certs), "containerPath": CERTS_D, "readOnly": True}
+                    ],
+                }
+            ],
+        }
+    )
+
+
+class Kind:
+    """The kind program and the Docker daemon it uses."""
+
+    def __init__(self, kind: Path, docker: Path, programs: Programs) -> None:
+        self._kind = kind
+        self._docker = docker
+        self._programs = programs
+
+    def clusters(self) -> list[str]:
+        said = self._programs.run(
+            [self._kind, "get", "clusters", "--quiet"], timeout=60, during_cleanup=True
+        )
+        return said.stdout.split()
+
+    def create(
+        self,
+        name: str,
+        image: str,
+        kubeconfig: Path,
+        config: str,
+        *,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        """Raises :class:`ClusterFailed` with kind's own words."""
+        self._programs.run(
+            [
+                self._kind, "create", "cluster", "--name", name, "--image", image,
+                "--kubeconfig", kubeconfig, "--config", "-",
+            ],
+            log=f"kind-{name}",
+            input=config,
+            # KUBECONFIG would only be read, but not even that is wanted.
+            env={"KUBECONFIG": str(kubeconfig)},
+            timeout=300,
+            on_line=on_line,
+            error=ClusterFailed,
+        )  # fmt: skip
+
+    def delete(self, name: str, kubeconfig: Path) -> None:
+        """Also works on a half-made cluster, and after the run was cancelled."""
+        self._programs.run(
+            [self._kind, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig],
+            log=f"kind-{name}",
+            env={"KUBECONFIG": str(kubeconfig)},
+            timeout=120,
+            during_cleanup=True,
+        )
+
+    def export_logs(self, name: str, folder: Path) -> None:
+        self._programs.run(
+            [self._kind, "export", "logs", folder, "--name", name],
+            log=f"kind-{name}",
+            timeout=60,
+            check=False,
+            during_cleanup=True,
+        )
+
+    def running(self, name: str) -> bool:
+        """Whether the cluster's node container runs."""
+        said = self._programs.run(
+            [self._docker, "inspect", "--format", "{{.State.Running}}", f"{name}-control-plane"],
+            timeout=30,
+            check=False,
+        )
+        return said.status == 0 and said.stdout.strip() == "true"
+
+    def start(self, name: str) -> None:
+        """Start a stopped node again (after a reboot)."""
+        self._programs.run([self._docker, "start", f"{name}-control-plane"], timeout=60)
+
+    def pull(self, name: str, reference: str) -> None:
+        """Have the node pull an image ahead of the first pod that wants it; best effort."""
+        self._programs.run(
+            [
+                self._docker, "exec", f"{name}-control-plane",
+                "ctr", "--namespace", "k8s.io", "images", "pull", "--hosts-dir", CERTS_D, reference,
+            ],
+            log=f"kind-{name}-pull",
+            timeout=120,
+            check=False,
+        )  # fmt: skip
