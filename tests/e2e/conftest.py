@@ -27,6 +27,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.dist = "worksteal"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the slow cases evenly, so that every worker begins with one of them."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    each = len(quick) // max(len(slow), 1)
+    items[:] = []
+    for number, item in enumerate(slow):
+        items += [item, *quick[number * each : (number + 1) * each]]
+    items += quick[len(slow) * each :]
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     target = config.stash[_TARGET]
     return f"target: {target.name} at {target.gateway_url}, version {target.image_version}"

@@ -6,12 +6,15 @@ just promoted. Where the broker cannot be looked at, the executions alone must t
 
 from __future__ import annotations
 
+import pytest
+
 from tests.e2e.broker import Broker
 from tests.e2e.endpoints import Endpoints
 from tests.e2e.gateway import Gateway, seconds
 from tests.e2e.target import Target
 
 
+@pytest.mark.slow
 def test_complete_queue_timeout_flow(
     target: Target, gateway: Gateway, broker_if_known: Broker | None, endpoints: Endpoints
 ) -> None:

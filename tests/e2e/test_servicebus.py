@@ -13,6 +13,7 @@ from tests.e2e.gateway import seconds
 from tests.e2e.waiting import wait_for
 
 
+@pytest.mark.slow
 def test_a_message_is_delivered_again_when_its_lock_runs_out(
     broker: Broker, scratch_queue: str
 ) -> None:
@@ -35,6 +36,7 @@ def test_a_message_is_delivered_again_when_its_lock_runs_out(
     broker.wait_empty(scratch_queue)
 
 
+@pytest.mark.slow
 def test_a_message_is_not_delivered_again_while_its_lock_is_renewed(
     broker: Broker, scratch_queue: str
 ) -> None:

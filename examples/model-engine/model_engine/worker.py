@@ -90,9 +90,10 @@ class Consumer:
             await self._slots.acquire()
             receiver: _Receiver | None = None
             try:
-                receiver = await self._take()
+                receiver = self._take()
                 messages: list[ServiceBusReceivedMessage] = []
                 while not messages and not self._stopping.is_set():
+                    self._drop_old_spares()
                     messages = await receiver[1].receive_messages(
                         max_message_count=1, max_wait_time=_POLL_SECONDS
                     )
@@ -122,20 +123,21 @@ class Consumer:
             log.exception("queue %s: a message was not handled", self.queue)
             await close_quietly(receiver[1], receiver[0])
         else:
-            if self._spares or self._stopping.is_set():
+            if self._stopping.is_set():
                 self._start(self._close(receiver))
             else:
                 self._spares.append((receiver, asyncio.get_running_loop().time()))
         finally:
             self._slots.release()
 
-    async def _take(self) -> _Receiver:
-        while self._spares:
-            spare, since = self._spares.pop()
-            if asyncio.get_running_loop().time() - since < _SPARE_SECONDS:
-                return spare
-            self._start(self._close(spare))
-        return self._bus.receiver(self.queue)
+    def _take(self) -> _Receiver:
+        self._drop_old_spares()
+        return self._spares.pop()[0] if self._spares else self._bus.receiver(self.queue)
+
+    def _drop_old_spares(self) -> None:
+        oldest = asyncio.get_running_loop().time() - _SPARE_SECONDS
+        while self._spares and self._spares[0][1] < oldest:
+            self._start(self._close(self._spares.pop(0)[0]))
 
     async def _missing(self, problem: Exception) -> None:
         if isinstance(problem, MessagingEntityNotFoundError) and self._on_missing is not None:
