@@ -19,7 +19,9 @@ from ci.tools.wait import Clock, wait_until
 NETWORK = "kind"
 """kind puts its nodes on this network; engine and registry join, so that names resolve there."""
 REGISTRY = "gate-registry"
-REGISTRY_NAME = f"{REGISTRY}:5000"
+REGISTRY_HOST = "registry.gate.internal"
+"""With dots: the engine's own name server forwards no plain names."""
+REGISTRY_NAME = f"{REGISTRY_HOST}:5000"
 CONFIG = f"{LABEL}.config"
 STOP_SECONDS = 20
 
@@ -38,7 +40,7 @@ def ensure_registry(
     image: str, docker: Docker, store: Store, clock: Clock, events: Events
 ) -> Registry:
     """The registry, answering; its data outlives it in a volume."""
-    config = content_key([image])
+    config = content_key([image, REGISTRY_HOST])
     with store.lock("registry"):
         if not _as_wanted(docker, REGISTRY, config):
             events.note("starting the registry")
@@ -53,6 +55,8 @@ def ensure_registry(
                 f"{CONFIG}={config}",
                 "--network",
                 NETWORK,
+                "--network-alias",
+                REGISTRY_HOST,
                 "--publish",
                 "127.0.0.1::5000",
                 "--restart",
