@@ -128,14 +128,17 @@ class _Obtaining:
         self._need_disk()
         with ThreadPoolExecutor(8, thread_name_prefix="toolchain") as pool:
             docker = self._lane(pool, "docker", self._docker)
+            assembler = self._lane(pool, "images known", lambda: self._assembler(docker.result()))
             kind = self._lane(pool, "kubernetes tools", lambda: self._clients(KUBERNETES))
             dagger = self._lane(pool, "dagger tools", lambda: self._clients(DAGGER, after=kind))
-            images = self._lane(pool, "images", lambda: self._images(docker.result()))
+            images = self._lane(pool, "images", lambda: self._images(assembler.result()))
             engine = self._lane(
-                pool, "dagger engine", lambda: self._engine(docker.result(), images, dagger)
+                pool, "dagger engine", lambda: self._engine(assembler.result(), images, dagger)
             )
-            node = self._lane(pool, "node image", lambda: self._node(docker.result(), images, kind))
-            self._all_or_none([docker, kind, dagger, images, engine, node])
+            node = self._lane(
+                pool, "node image", lambda: self._node(assembler.result(), images, kind)
+            )
+            self._all_or_none([docker, assembler, kind, dagger, images, engine, node])
         node_image, brings_cni = node.result()
         made = images.result()
         return Tools(
@@ -275,9 +278,9 @@ class _Obtaining:
             home=self.home,
         )
 
-    def _images(self, docker: Docker) -> _Images:
+    def _images(self, assembler: Assembler) -> _Images:
         """The registry, running, with the stand-ins and (when assembled) the Python base in it."""
-        assembler = self._assembler(docker)
+        docker = assembler.docker
 
         def image(name: str, recipe: Callable[[str], Recipe]) -> str:
             return self._pulled(name, docker) or assembler.make(recipe(assembler.base()))
@@ -309,11 +312,11 @@ class _Obtaining:
         return _Images(registry, postgres, redis, mirror)
 
     def _engine(
-        self, docker: Docker, images: Future[_Images], dagger: Future[dict[str, Path]]
+        self, assembler: Assembler, images: Future[_Images], dagger: Future[dict[str, Path]]
     ) -> str:
+        docker = assembler.docker
         image = self._pulled("engine", docker)
         if image is None:
-            assembler = self._assembler(docker)
             images.result()
             base = assembler.make(recipes.engine_base(assembler.base()))
             dagger.result()
@@ -331,12 +334,12 @@ class _Obtaining:
         )
 
     def _node(
-        self, docker: Docker, images: Future[_Images], kind: Future[dict[str, Path]]
+        self, assembler: Assembler, images: Future[_Images], kind: Future[dict[str, Path]]
     ) -> tuple[str, bool]:
+        docker = assembler.docker
         pulled = self._pulled("node", docker)
         if pulled is not None:
             return pulled, False
-        assembler = self._assembler(docker)
         images.result()
         base = assembler.base()
         node_base = assembler.make(recipes.node_base(base))
@@ -361,7 +364,7 @@ class _Obtaining:
         name = f"kind@v{self.pins.versions['kind']}"
         saved = self.store.path("node-components", components.key(references, folder, proxy_base))
         wanted = recipe(Path(name), saved)
-        if not docker.image_exists(wanted.tag):
+        if not assembler.has(wanted.tag):
             saved = components.save(references, folder, proxy_base, docker, self.store)
             assembler.make(recipe(self.go.module_folder(KUBERNETES, "sigs.k8s.io/kind"), saved))
         return wanted.tag, True

@@ -77,9 +77,15 @@ class Assembler:
     events: Events
     home: Path
     _lists: Path = field(init=False)
+    _known: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self._lists = self.home / "apt"
+        self._known = self.docker.image_tags()
+
+    def has(self, tag: str) -> bool:
+        """Whether the daemon has ``tag``; asked once for all of them, then only for new ones."""
+        return tag in self._known or self.docker.image_exists(tag)
 
     @property
     def suite(self) -> str:
@@ -91,7 +97,7 @@ class Assembler:
     def base(self) -> str:
         """A minimal Debian, by mmdebstrap with the host's apt configuration."""
         tag = self.base_tag()
-        if self.docker.image_exists(tag):
+        if self.has(tag):
             return tag
         with self.store.lock("image-debian"):
             if self.docker.image_exists(tag):
@@ -139,7 +145,7 @@ class Assembler:
 
     def make(self, recipe: Recipe) -> str:
         """The recipe's image; assembled when the daemon does not have it."""
-        if self.docker.image_exists(recipe.tag):
+        if self.has(recipe.tag):
             return recipe.tag
         with self.store.lock(f"image-{recipe.name}"):
             if self.docker.image_exists(recipe.tag):

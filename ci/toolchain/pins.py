@@ -17,6 +17,7 @@ class Download(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     url: str
     sha256: str
+    checksums: str = ""
     member: str = ""
     version_of: str = ""
 
@@ -39,8 +40,14 @@ class Pins(BaseModel):
 
     def url(self, tool: str) -> str:
         """The download address of ``tool`` at its pinned version."""
-        entry = self.download[tool]
-        return entry.url.format(version=self.versions[entry.version_of or tool])
+        return self._filled(tool, self.download[tool].url)
+
+    def checksums_url(self, tool: str) -> str:
+        """Where the project publishes the checksum of :meth:`url`."""
+        return self._filled(tool, self.download[tool].checksums)
+
+    def _filled(self, tool: str, template: str) -> str:
+        return template.format(version=self.versions[self.download[tool].version_of or tool])
 
     def image_reference(self, name: str) -> str:
         """``repository:tag@digest``, what a daemon pulls."""

@@ -24,6 +24,8 @@ REGISTRY_HOST = "registry.gate.internal"
 REGISTRY_NAME = f"{REGISTRY_HOST}:5000"
 CONFIG = f"{LABEL}.config"
 STOP_SECONDS = 20
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+"""What the daemon pushes."""
 
 
 def ensure_network(docker: Docker) -> None:
@@ -88,22 +90,24 @@ def ensure_registry(
 def push(docker: Docker, registry: Registry, image: str, name: str, tag: str) -> str:
     """``image`` of the daemon as ``name:tag`` of the registry, unless it is there already.
 
-    Returns the reference that nodes and the engine use.
+    A second tag that ends in the image's own tag, which is a hash of its recipe, tells whether
+    ``tag`` is this image without asking the daemon. Returns the reference that nodes and the
+    engine use.
     """
-    reference = f"{registry.name}/{name}:{tag}"
-    answer = httpx.head(
-        f"{registry.host_url}/v2/{name}/manifests/{tag}",
-        headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"},
-        timeout=10,
-    )
-    pushed = docker.run("image", "inspect", "-f", "{{json .RepoDigests}}", image).stdout
-    digest = answer.headers.get("docker-content-digest", "")
-    if answer.status_code == 200 and digest and digest in pushed:
-        return reference
-    local = f"{registry.host_url.removeprefix('http://')}/{name}:{tag}"
-    docker.run("tag", image, local)
-    docker.run("push", "--quiet", local, timeout=600, error=ToolchainError)
-    return reference
+    marked = f"{tag}-{content_key([image])}"
+    with httpx.Client(base_url=registry.host_url, timeout=10) as client:
+        wanted, found = (
+            client.head(f"/v2/{name}/manifests/{one}", headers={"Accept": MANIFEST})
+            for one in (marked, tag)
+        )
+    same = wanted.headers.get("docker-content-digest") == found.headers.get("docker-content-digest")
+    if not (wanted.status_code == found.status_code == 200 and same):
+        for one in (tag, marked):
+            local = f"{registry.host_url.removeprefix('http://')}/{name}:{one}"
+            docker.run("tag", image, local)
+            docker.run("push", "--quiet", local, timeout=600, error=ToolchainError)
+            docker.run("rmi", "--no-prune", local, check=False)
+    return f"{registry.name}/{name}:{tag}"
 
 
 def node_certs(folder: Path) -> Path:

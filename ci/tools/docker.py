@@ -44,6 +44,11 @@ class Docker:
         """Whether the daemon answers within ten seconds."""
         return self.run("version", "-f", "{{.Server.Version}}", timeout=10, check=False).status == 0
 
+    def image_tags(self) -> frozenset[str]:
+        """Every ``repository:tag`` the daemon has."""
+        listed = self.run("images", "--format", "{{.Repository}}:{{.Tag}}").stdout
+        return frozenset(listed.split())
+
     def image_exists(self, reference: str) -> bool:
         return self.run("image", "inspect", "-f", "{{.Id}}", reference, check=False).status == 0
 
