@@ -21,7 +21,16 @@ from ci.errors import CommandFailed, DiskFull, DockerUnavailable, Interrupted, T
 from ci.events import Events
 from ci.model import Registry, Tools
 from ci.toolchain import components, pins, recipes, services
-from ci.toolchain.binaries import DAGGER, KUBERNETES, Go, GoModule, download, present, reachable
+from ci.toolchain.binaries import (
+    DAGGER,
+    KUBERNETES,
+    Go,
+    GoModule,
+    Unreachable,
+    download,
+    present,
+    reachable,
+)
 from ci.toolchain.daemon import ensure_daemon, find_docker
 from ci.toolchain.host import inspect as inspect_host
 from ci.toolchain.images import Assembler, Recipe
@@ -120,7 +129,7 @@ class _Obtaining:
         self.host = inspect_host(env)
         self.store = Store(home)
         self.go = Go(self.host, self.pins, self.store, programs, clock, events)
-        self._reachable: dict[str, bool] = {}
+        self._reachable: frozenset[str] | None = None
         self._asking = threading.Lock()
         self._compiling = threading.Lock()
 
@@ -230,7 +239,13 @@ class _Obtaining:
         here = self.store.find(tool, key)
         if here is None and not self._can_reach(self.pins.url(tool)):
             return None
-        made = self.store.make(tool, key, lambda into: self._download(tool, into))
+        try:
+            made = self.store.make(tool, key, lambda into: self._download(tool, into))
+        except Unreachable as problem:
+            if self.mode == "download":
+                raise
+            self.events.note(str(problem))
+            return None
         return made / tool
 
     def _download(self, tool: str, into: Path) -> None:
@@ -240,13 +255,15 @@ class _Obtaining:
 
     def _can_reach(self, url: str) -> bool:
         """In ``auto`` an unreachable network costs seconds, once; in ``download``, an error."""
-        host = url.split("/")[2] if "://" in url else url.split("/")[0]
+        host = _host(url)
         with self._asking:
-            if host not in self._reachable:
-                self._reachable[host] = reachable([f"https://{host}"])
-        if not self._reachable[host] and self.mode == "download":
+            if self._reachable is None:
+                asked = [self.pins.url(tool) for tool in self.pins.download]
+                asked += [self.pins.image_reference(name) for name in self.pins.image]
+                self._reachable = reachable(sorted({_host(one) for one in asked}))
+        if host not in self._reachable and self.mode == "download":
             raise ToolchainError(f"{host} cannot be reached", remedy="use --toolchain source")
-        return self._reachable[host]
+        return host in self._reachable
 
     def _pulled(self, name: str, docker: Docker) -> str | None:
         """The pinned public image, pulled by digest; ``None`` when it has to be assembled."""
@@ -437,3 +454,8 @@ class _Obtaining:
             if listed:
                 return ToolState(title, pinned, pinned, "source", "ready", "")
         return ToolState(title, pinned, "-", "-", "missing", "`run` obtains it")
+
+
+def _host(address: str) -> str:
+    """The host of a URL or of an image reference."""
+    return address.split("://")[-1].split("/")[0]

@@ -14,11 +14,11 @@ import shutil
 import socket
 import stat
 import tarfile
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -228,27 +228,40 @@ def present(tool: str, version: str, programs: Programs, env: Mapping[str, str])
     return Path(found) if said.status == 0 and exact else None
 
 
+class Unreachable(ToolchainError):
+    """An official download could not be fetched; in ``auto`` another origin is tried."""
+
+
 def reachable(
-    urls: list[str], connect: Callable[..., socket.socket] = socket.create_connection
-) -> bool:
-    """Whether every host of ``urls`` accepts a connection, asked at once, within two seconds."""
+    hosts: Sequence[str], connect: Callable[..., socket.socket] = socket.create_connection
+) -> frozenset[str]:
+    """Which of ``hosts`` (``name`` or ``name:port``, else 443) accept a connection; all are asked
+    at once, so that an unreachable network costs two seconds however many there are, and however
+    long its resolver takes to give up."""
+    accepted: set[str] = set()
 
-    def one(url: str) -> bool:
-        parts = urlsplit(url)
+    def ask(host: str) -> None:
+        name, _, port = host.partition(":")
         try:
-            connect((parts.hostname, parts.port or 443), timeout=REACHABLE_SECONDS).close()
+            connect((name, int(port or 443)), timeout=REACHABLE_SECONDS).close()
         except OSError:
-            return False
-        return True
+            return
+        accepted.add(host)
 
-    with ThreadPoolExecutor(max(1, len(urls))) as pool:
-        return all(pool.map(one, urls))
+    threads = [threading.Thread(target=ask, args=(host,), daemon=True) for host in hosts]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + REACHABLE_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return frozenset(accepted)
 
 
 def download(tool: str, pins: Pins, into: Path, client: httpx.Client) -> None:
     """Fetch ``tool`` into the folder ``into``, checked before it gets its name.
 
-    Raises :class:`ToolchainError` when the server refuses or the checksum differs.
+    Raises :class:`Unreachable` when the server refuses, :class:`ToolchainError` when the
+    checksum differs.
     """
     entry = pins.download[tool]
     url = pins.url(tool)
@@ -256,7 +269,7 @@ def download(tool: str, pins: Pins, into: Path, client: httpx.Client) -> None:
         answer = client.get(url)
         answer.raise_for_status()
     except httpx.HTTPError as problem:
-        raise ToolchainError(f"cannot download {tool} from {url}: {problem}") from problem
+        raise Unreachable(f"cannot download {tool} from {url}: {problem}") from problem
     seen = hashlib.sha256(answer.content).hexdigest()
     if seen != entry.sha256:
         raise ToolchainError(

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from ci.errors import ToolchainError
-from ci.toolchain.binaries import download, reachable
+from ci.toolchain.binaries import Unreachable, download, reachable
 from ci.toolchain.pins import Download, Pins
 
 PROGRAM = b"#!/bin/sh\necho hello\n"
@@ -68,7 +68,7 @@ def test_another_checksum_is_refused_and_nothing_saved(tmp_path: Path) -> None:
 
 
 def test_a_refusal_of_the_server_is_one_line(tmp_path: Path) -> None:
-    with server(b"", 503) as client, pytest.raises(ToolchainError, match="503"):
+    with server(b"", 503) as client, pytest.raises(Unreachable, match="503"):
         download("helm", pinned(PROGRAM), tmp_path, client)
 
 
@@ -77,10 +77,11 @@ def test_a_host_that_does_not_answer_is_unreachable() -> None:
         assert timeout <= 2
         raise TimeoutError
 
-    assert not reachable(["https://example.invalid"], connect=refuse)
+    assert reachable(["example.invalid"], connect=refuse) == frozenset()
 
 
 def test_a_host_that_answers_is_reachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        assert reachable([f"http://127.0.0.1:{port}"])
+        host = f"127.0.0.1:{port}"
+        assert reachable([host]) == {host}
