@@ -65,9 +65,17 @@ class Builder:
         await self._drain(inbox)
 
     async def _open_inbox(self) -> Consumer:
-        queue = self._settings.builder_queue
-        await self._bus.ensure_queue(queue, timedelta(seconds=60))
-        return Consumer(self._bus, queue, self._on_message, concurrency=4)
+        await self._ensure_inbox()
+        return Consumer(
+            self._bus,
+            self._settings.builder_queue,
+            self._on_message,
+            concurrency=4,
+            on_missing=self._ensure_inbox,
+        )
+
+    async def _ensure_inbox(self) -> None:
+        await self._bus.ensure_queue(self._settings.builder_queue, timedelta(seconds=60))
 
     async def _announce_ready(self, inbox: Consumer) -> None:
         if self._settings.ready_file.exists():

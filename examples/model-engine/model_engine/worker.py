@@ -110,7 +110,7 @@ class Consumer:
                     log.warning("queue %s: %s", self.queue, _short(problem))
                     await self._missing(problem)
                     await self._pause(pause)
-                    pause = min(pause * 2, 5.0)
+                    pause = min(pause * 2, 3.0)
             self._slots.release()
         for spare, _ in self._spares:
             self._start(self._close(spare))
