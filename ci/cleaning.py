@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ci.session import Session
 from ci.toolchain.images import LABEL
+from ci.toolchain.services import CONFIG
 from ci.tools.docker import Docker
 
 KIND_LABEL = "io.x-k8s.kind.cluster"
@@ -24,7 +25,7 @@ def clean(session: Session, *, everything: bool) -> None:
                     for container in docker.containers(f"label={KIND_LABEL}={name}"):
                         docker.remove(container)
                     home.drop_cluster(name)
-            for container in docker.containers(f"label={LABEL}"):
+            for container in docker.containers(f"label={CONFIG}"):
                 with events.step(f"container {container}"):
                     docker.run("stop", "--time", "20", container, check=False)
                     docker.remove(container)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import yaml
@@ -14,6 +13,7 @@ from ci import standins as manifests
 from ci.context import Context
 from ci.errors import ChartInvalid, DeployFailed, WaitTimeout
 from ci.model import Cluster, Image, Release, ServiceBusAccess, StandIns
+from ci.servicebus import certificates
 from ci.settings import Settings
 from ci.tools import chart as charts
 from ci.tools import evidence
@@ -216,70 +216,14 @@ def _secrets(kube: Kube) -> tuple[manifests.Secrets, bool]:
 
 
 def _certificate() -> tuple[str, str, str]:
-    """(CA, certificate, key) as PEM for the emulator's HTTPS endpoint, good for a year."""
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    now = datetime.now(UTC)
-
-    def builder(name: str, issuer: x509.Name | None) -> x509.CertificateBuilder:
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer or subject)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=5))
-            .not_valid_after(now + timedelta(days=365))
-        )
-
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_identifier = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
-    usage = x509.KeyUsage(
-        digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False,
-        key_encipherment=False, data_encipherment=False, key_agreement=False,
-        encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-    ca = (
-        builder("queue-timeout-gate stand-ins", None)
-        .public_key(ca_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(ca_identifier, critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    key = ec.generate_private_key(ec.SECP256R1())
+    """(CA, certificate, key) as PEM for the emulator's endpoints, under every name they have."""
     host = manifests.SERVICEBUS_HOST
     short = host.removesuffix(".cluster.local")
-    names = [x509.DNSName(name) for name in (host, short, manifests.SERVICEBUS, "localhost")]
-    certificate = (
-        builder(manifests.SERVICEBUS, ca.subject)
-        .public_key(key.public_key())
-        .add_extension(
-            x509.SubjectAlternativeName(
-                [*names, x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-            ),
-            critical=False,
-        )
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ca_identifier),
-            critical=False,
-        )
-        .sign(ca_key, hashes.SHA256())
+    authority = certificates.make_authority("queue-timeout-gate stand-ins")
+    server = certificates.issue(
+        authority, [host, short, manifests.SERVICEBUS, *certificates.DEFAULT_NAMES]
     )
-    pem = serialization.Encoding.PEM
-    return (
-        ca.public_bytes(pem).decode(),
-        certificate.public_bytes(pem).decode(),
-        key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ).decode(),
-    )
+    return authority.certificate.decode(), server.certificate.decode(), server.key.decode()
 
 
 def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -> None:

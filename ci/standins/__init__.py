@@ -16,6 +16,7 @@ SERVICEBUS_HOST = f"{SERVICEBUS}.{NAMESPACE}.svc.cluster.local"
 KEY_NAME = "RootManageSharedAccessKey"
 AMQP_PORT = 5672
 HTTPS_PORT = 8443
+MOUNT = "/etc/standins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ def workloads(postgres_image: str, redis_image: str, emulator_image: str) -> lis
                 {"name": "POSTGRES_USER", "value": "model_engine"},
                 {"name": "POSTGRES_DB", "value": "model_engine"},
                 _from_secret("POSTGRES_PASSWORD", "postgres_password"),
+                # Else initdb takes SQL_ASCII, and clients are given bytes instead of text.
+                {"name": "LANG", "value": "C.UTF-8"},
             ],
             # It lives as long as the cluster: nothing is gained by waiting for the disk.
             args=["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"],
@@ -110,9 +113,22 @@ def workloads(postgres_image: str, redis_image: str, emulator_image: str) -> lis
             emulator_image,
             ports={"amqp": (AMQP_PORT, AMQP_PORT), "https": (443, HTTPS_PORT)},
             env=[_from_secret("SERVICEBUS_KEY", "servicebus_key")],
-            args=[],
+            args=[
+                "--amqp-port",
+                str(AMQP_PORT),
+                "--admin-port",
+                str(HTTPS_PORT),
+                "--tls-cert",
+                f"{MOUNT}/tls.crt",
+                "--tls-key",
+                f"{MOUNT}/tls.key",
+                "--auth",
+                "sas",
+                "--key",
+                f"{KEY_NAME}=$(SERVICEBUS_KEY)",
+            ],
             probe={"tcpSocket": {"port": HTTPS_PORT}},
-            mount="/etc/standins",
+            mount=MOUNT,
         ),
     ]
 
