@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -146,7 +147,8 @@ class Server:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             listener = socket.create_server((host, port), family=family, backlog=1_024)
         except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            number = getattr(error, "errno", None)
+            reason = os.strerror(number) if number else str(error)
             raise StartupError(
                 f"cannot listen on {host}:{port}: {reason}",
                 remedy="choose another --host, --amqp-port, --amqps-port or --admin-port, "
@@ -221,9 +223,10 @@ class Server:
         if due is not None:
             self._timer_at = due
             delay = max(0.0, due - self.clock())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
+            self._timer = asyncio.get_running_loop().call_later(delay, self.tick)
 
-    def _on_timer(self) -> None:
+    def tick(self) -> None:
+        """Do what is due; the timer calls this, and so may whoever moved the clock."""
         self._timer = None
         self.hub.advance(self.clock())
         self.flush()

@@ -124,8 +124,16 @@ def read_description(body: bytes) -> Element:
 
 
 def read_settings(description: Element, before: QueueSettings | None = None) -> QueueSettings:
-    """The settings that a description amounts to; what it leaves out stays as it was."""
-    settings = before or QueueSettings()
+    """The settings that a description amounts to.
+
+    What it leaves out stays as it was, except what can be unset: that is unset by leaving it out.
+    """
+    settings = replace(
+        before or QueueSettings(),
+        forward_to=None,
+        forward_dead_lettered_messages_to=None,
+        user_metadata=None,
+    )
     for element in description:
         name = _local(element)
         if name == "AuthorizationRules":
@@ -187,6 +195,27 @@ def write_feed(queues: Iterable[Queue], base: str, next_link: str | None) -> byt
     for queue in queues:
         feed.append(_entry(queue, base))
     return _document(feed)
+
+
+def write_topic_entry(name: str, description: Element, base: str) -> bytes:
+    """A topic as an entry: its description as it was given."""
+    return _document(_topic_entry(name, description, base))
+
+
+def write_topic_feed(topics: Iterable[tuple[str, Element]], base: str) -> bytes:
+    """Topics as a feed."""
+    feed = Element(f"{{{ATOM}}}feed")
+    _text(feed, ATOM, "title", "Topics").set("type", "text")
+    SubElement(feed, f"{{{ATOM}}}link", rel="self", href=f"{base}/$Resources/topics")
+    for name, description in topics:
+        feed.append(_topic_entry(name, description, base))
+    return _document(feed)
+
+
+def _topic_entry(name: str, description: Element, base: str) -> Element:
+    entry = _shell(name, base, 0, 0)
+    SubElement(entry, f"{{{ATOM}}}content", type="application/xml").append(description)
+    return entry
 
 
 def write_namespace_info(name: str, tier: str, created_at: float, base: str) -> bytes:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from xml.etree.ElementTree import Element
 
 from ci.servicebus.admin import arm, atom
 from ci.servicebus.admin.http import Request, Response
@@ -23,6 +24,7 @@ from ci.servicebus.broker.namespace import Namespace, check_name
 from ci.servicebus.broker.queue import Queue
 from ci.servicebus.errors import (
     ArgumentError,
+    EntityExists,
     EntityNotFound,
     NotImplementedByEmulator,
     ServiceBusError,
@@ -52,6 +54,8 @@ class Administration:
         self.clock = clock
         self.policy = policy or AcceptAll()
         self.started_at = clock()
+        # Topics can be made, read and deleted, for queues may name one; they carry no messages.
+        self._topics: dict[str, tuple[str, Element]] = {}
 
     def handle(self, request: Request) -> Response:
         """The response to a request."""
@@ -78,13 +82,16 @@ class Administration:
         if name.lower() == "$resources/queues":
             return self._feed(request, base)
         if name.lower() == "$resources/topics" and request.method == "GET":
-            return Response(200, atom.write_feed((), base, None), atom.FEED_CONTENT_TYPE)
+            topics = [self._topics[key] for key in sorted(self._topics)]
+            return Response(200, atom.write_topic_feed(topics, base), atom.FEED_CONTENT_TYPE)
         if name.lower() == "$namespaceinfo":
             host = request.headers.get("host", "localhost").partition(":")[0]
             body = atom.write_namespace_info(
                 host.partition(".")[0], self.namespace.tier, self.started_at, base
             )
             return Response(200, body, atom.CONTENT_TYPE)
+        if (answer := self._topic(name, request, base)) is not None:
+            return answer
         match request.method:
             case "GET" | "HEAD":
                 queue = self.namespace.get(name)
@@ -98,11 +105,36 @@ class Administration:
                 return Response(200)
         raise NotImplementedByEmulator(f"{request.method} is not offered here.")
 
+    def _topic(self, name: str, request: Request, base: str) -> Response | None:
+        """The response where this is about a topic."""
+        key = name.lower()
+        if request.method == "PUT" and key not in self.namespace:
+            check_name(name)
+            description = atom.read_description(request.body)
+            if str(description.tag).endswith("}TopicDescription"):
+                is_update = bool(request.headers.get("if-match"))
+                if key in self._topics and not is_update:
+                    raise EntityExists(f"The messaging entity '{name}' already exists.")
+                if key not in self._topics and is_update:
+                    raise EntityNotFound(f"The messaging entity '{name}' could not be found.")
+                self._topics[key] = (name, description)
+                body = atom.write_topic_entry(name, description, base)
+                return Response(200 if is_update else 201, body, atom.CONTENT_TYPE)
+        if key not in self._topics:
+            return None
+        if request.method == "PUT":
+            raise EntityExists(f"The messaging entity '{name}' already exists.")
+        if request.method == "DELETE":
+            del self._topics[key]
+            return Response(200)
+        body = atom.write_topic_entry(*self._topics[key], base)
+        return Response(200, body, atom.CONTENT_TYPE)
+
     def _put(self, name: str, request: Request) -> tuple[Queue, bool]:
         check_name(name)
         description = atom.read_description(request.body)
         if not str(description.tag).endswith("}QueueDescription"):
-            raise NotImplementedByEmulator("Only queues can be made.")
+            raise NotImplementedByEmulator("Only queues and topics can be made.")
         now = self.clock()
         if request.headers.get("if-match"):
             queue = self.namespace.get(name)
