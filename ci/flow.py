@@ -342,9 +342,9 @@ def gate_cluster(flow: Flow, context: Context, options: Options) -> Cluster:
     """A cluster that nothing was done to yet; with ``--keep-cluster`` one that was kept."""
     name = context.settings.gate.name
     if options.keep_cluster:
-        return cluster.ensure(context, name, standin_images(context))
+        return cluster.ensure(context, name, wanted_images(context))
     flow.cleanup("clean up", cluster.delete, context, name)
-    return cluster.create(context, name, standin_images(context))
+    return cluster.create(context, name, wanted_images(context))
 
 
 def kept_cluster(flow: Flow, context: Context, options: Options) -> Cluster:
@@ -353,8 +353,18 @@ def kept_cluster(flow: Flow, context: Context, options: Options) -> Cluster:
     return found if found is not None else gate_cluster(flow, context, options)
 
 
-def standin_images(context: Context) -> tuple[str, ...]:
-    return (context.tools.postgres_image, context.tools.redis_image)
+def wanted_images(context: Context) -> tuple[str, ...]:
+    """What a new node can pull before anything is deployed: the stand-ins, and the service's
+    last image, which shares all but its last layers with the one that is being built."""
+    emulator = build.find_emulator(context)
+    last = build.find(context, context.settings.image.name, PREVIOUS_TAG)
+    images = [
+        *([last.by_digest] if last else []),
+        context.tools.postgres_image,
+        *([emulator.by_digest] if emulator else []),
+        context.tools.redis_image,
+    ]
+    return tuple(images)
 
 
 def quietly_delete(context: Context, name: str) -> None:
@@ -400,7 +410,7 @@ def find_target(context: Context, name: str, emulator: Pending[Image]) -> Target
     """The target, its release there; the demonstration one is made when it is missing."""
     if name != DEMO_TARGET:
         return found_target(context, name)
-    here = cluster.ensure(context, DEMO_TARGET, standin_images(context))
+    here = cluster.ensure(context, DEMO_TARGET, wanted_images(context))
     standins = deploy.standins(context, here, emulator.result())
     if not deploy.installed(context, here, DEMO_NAMESPACE, DEMO_RELEASE):
         context.events.note(f"installing {DEMO_RELEASE} at its previous image")

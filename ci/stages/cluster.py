@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 
 from ci.context import Context
-from ci.errors import ClusterFailed, WaitTimeout
+from ci.errors import ClusterFailed, PipelineError, WaitTimeout
 from ci.home import ClusterRecord, Process
 from ci.model import Cluster
 from ci.tools.kind import Kind, configuration
@@ -20,7 +20,7 @@ READY_SECONDS = 90
 def create(context: Context, name: str, pull: Sequence[str] = ()) -> Cluster:
     """A new cluster. An older one of this name is removed if it is ours.
 
-    ``pull`` are images that the node begins to pull while the control plane starts. Raises
+    ``pull`` are images that the node pulls while the control plane starts. Raises
     :class:`ci.errors.ClusterFailed` when a cluster of this name exists that is not ours.
     """
     kind = _kind(context)
@@ -41,14 +41,12 @@ def create(context: Context, name: str, pull: Sequence[str] = ()) -> Cluster:
     pulls: list[threading.Thread] = []
 
     def see(line: str) -> None:
-        said = line.strip(" •✓✗…")
-        if said and not said.startswith(("Creating cluster", "Set kubectl", "You can now")):
-            context.events.note(said)
-        if "control-plane" in line and not pulls:  # from here on containerd runs in the node
-            for reference in pull:
-                thread = threading.Thread(target=_pull, args=(kind, name, reference), daemon=True)
-                pulls.append(thread)
-                thread.start()
+        if line.startswith(" •"):  # kind says each of its steps twice, at its start and end
+            context.events.note(line.strip(" •.…"))
+        if "Writing configuration" in line and not pulls:  # the node's container runs
+            thread = threading.Thread(target=_pull, args=(kind, name, pull), daemon=True)
+            pulls.append(thread)
+            thread.start()
 
     kind.create(
         name,
@@ -142,11 +140,13 @@ def _wait_for_accounts(context: Context, cluster: Cluster) -> None:
     )
 
 
-def _pull(kind: Kind, name: str, reference: str) -> None:
-    try:
-        kind.pull(name, reference)
-    except Exception:
-        return  # best effort: the kubelet pulls it otherwise, and reports what is wrong
+def _pull(kind: Kind, name: str, references: Sequence[str]) -> None:
+    """One after the other, most wanted first: the disk is what limits them."""
+    for reference in references:
+        try:
+            kind.pull(name, reference)
+        except PipelineError:
+            return  # best effort: the kubelet pulls them otherwise, and says what is wrong
 
 
 def _kind(context: Context) -> Kind:

@@ -128,11 +128,18 @@ class Kind:
         self._programs.run([self._docker, "start", f"{name}-control-plane"], timeout=60)
 
     def pull(self, name: str, reference: str) -> None:
-        """Have the node pull an image ahead of the first pod that wants it; best effort."""
+        """Have the node pull an image ahead of the first pod that wants it; best effort.
+
+        May be called as soon as the node's container is being made.
+        """
+        script = (
+            "until [ -S /run/containerd/containerd.sock ]; do sleep 0.2; done; "
+            'exec ctr --namespace k8s.io images pull --hosts-dir "$1" "$2" >/dev/null'
+        )
         self._programs.run(
             [
                 self._docker, "exec", f"{name}-control-plane",
-                "ctr", "--namespace", "k8s.io", "images", "pull", "--hosts-dir", CERTS_D, reference,
+                "sh", "-c", script, "pull", CERTS_D, reference,
             ],
             log=f"kind-{name}-pull",
             timeout=120,
