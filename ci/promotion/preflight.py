@@ -56,6 +56,23 @@ def deployed_revision(history: Sequence[Revision], *, rollback: str) -> Revision
     )
 
 
+def rendered_as(history: Sequence[Revision], revision: Revision) -> tuple[int, ...]:
+    """The revisions a release may have been rendered as, the likeliest first.
+
+    A rollback re-uses the older rendering, and Helm forgets old revisions: where the trail ends
+    in one that is forgotten, every earlier number is possible.
+    """
+    by_number = {r.number: r for r in history}
+    number, seen = revision.number, {revision.number}
+    while number in by_number:
+        match = re.fullmatch(r"Rollback to (\d+)", by_number[number].description)
+        if not match or int(match[1]) in seen:
+            return (number,)
+        number = int(match[1])
+        seen.add(number)
+    return tuple(range(number, 0, -1))
+
+
 def same_chart(live: str, metadata: Mapping[str, Any]) -> None:
     """Refuse another chart than the live one: ``--reuse-values`` would hide its new defaults."""
     ours = f"{metadata['name']}-{metadata['version']}"

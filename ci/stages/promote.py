@@ -107,7 +107,7 @@ def promote(
         with step("back up", "what a rollback needs, readable without this project"):
             back_up(context, target, before, folder)
         with step("plan", "nothing may change but what derives from the image's tag"):
-            planned = make_plan(context, target, before, image)
+            planned = make_plan(context, target, before, image, history)
             refuse_more_than_the_image(context, planned)
         with step("start the prober", "every request during the change is accounted for"):
             prober = held.enter_context(probing(context, target))
@@ -300,7 +300,9 @@ def sets_of(target: Target, before: Image, after: Image) -> dict[str, str]:
     return sets
 
 
-def make_plan(context: Context, target: Target, before: Before, image: Image) -> plan.Plan:
+def make_plan(
+    context: Context, target: Target, before: Before, image: Image, history: list[Revision]
+) -> plan.Plan:
     """Render what the upgrade would make, and compare it with what is live."""
     if live.value_at(before.values, target.tag_value) is None:
         helm = live.private_helm(context, target)
@@ -320,15 +322,24 @@ def make_plan(context: Context, target: Target, before: Before, image: Image) ->
 
     with ThreadPoolExecutor(max_workers=3, thread_name_prefix="render") as pool:
         (same, _), (new, number), (again, _) = pool.map(render, ({}, sets, sets))
-    change = plan.Change(
-        old_tag=before.image.tag,
-        new_tag=image.tag,
-        old_repository=before.image.repository,
-        new_repository=image.repository,
-        old_revision=before.revision.number,
-        new_revision=number,
-    )
-    return plan.make(change, live=before.rendered, same=same, new=new, again=again)
+    plans = [
+        plan.make(
+            plan.Change(
+                old_tag=before.image.tag,
+                new_tag=image.tag,
+                old_repository=before.image.repository,
+                new_repository=image.repository,
+                old_revision=rendered,
+                new_revision=number,
+            ),
+            live=before.rendered,
+            same=same,
+            new=new,
+            again=again,
+        )
+        for rendered in preflight.rendered_as(history, before.revision)
+    ]
+    return next((p for p in plans if not p.refused), plans[0])
 
 
 def refuse_more_than_the_image(context: Context, planned: plan.Plan) -> None:
@@ -442,7 +453,7 @@ def upgrade(context: Context, target: Target, before: Before, image: Image) -> N
     argv = helm.argv(
         *words, "--wait", "--timeout", f"{target.timeout_seconds}s", namespace=target.namespace
     )
-    kube, watch = context.kube(target.cluster), Watch()
+    kube, watch = live.private_kube(context, target), Watch()
     said: list[str] = []
     expected = Expected(
         before.deployments, target.gateway, image.repository, image.tag, frozenset()
@@ -478,7 +489,8 @@ def upgrade(context: Context, target: Target, before: Before, image: Image) -> N
             raise Interrupted("interrupted during helm upgrade")
         errors = [line for line in said if line.startswith("Error:")] or said[-1:]
         text = errors[-1].removeprefix("Error: ") if errors else "no output"
-        raise PromotionFailed(f"helm upgrade ended with {process.returncode}: {text}")
+        seen = f"; last seen: {progress[0]}" if progress[0] else ""
+        raise PromotionFailed(f"helm upgrade ended with {process.returncode}: {text}{seen}")
 
 
 def _look(kube: Any, target: Target) -> Snapshot | None:
@@ -501,7 +513,7 @@ def settled(
     context: Context, target: Target, before: Before, image: Image, accepted: frozenset[str]
 ) -> tuple[Release, tuple[Check, ...]]:
     """Our own check after Helm's: complete by digest, and recorded as deployed."""
-    kube, watch = context.kube(target.cluster), Watch()
+    kube, watch = live.private_kube(context, target), Watch()
     expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
     judged, now = live.wait_complete(
         kube,
@@ -555,13 +567,12 @@ def recover(
 ) -> NoReturn:
     """Evidence, rollback, verification; then raise what is to be told."""
     step, where = context.events.step, context.run_dir / "evidence"
-    kube = context.kube(target.cluster).for_cleanup()
     because = redaction.text(cause(problem))
     context.events.note(f"the promotion failed: {because}")
     with suppress(PipelineError, OSError), step("keep the evidence", "before it is rolled back"):
         private_helm = live.private_helm(context, target).for_cleanup()
         private_kube = live.private_kube(context, target, during_cleanup=True)
-        now = _look(kube, target)
+        now = _look(private_kube, target)
         evidence.collect(private_kube, private_helm, target, now, where)
         because = redaction.text(with_last_words(because, problem, where))
         (where / "cause.txt").write_text(because + "\n", encoding="utf-8")
@@ -579,10 +590,15 @@ def recover(
     with suppress(PipelineError):
         lock.note(step="rolled back")
     did = f"rolled back to revision {before.revision.number}" if changed else "nothing was changed"
+    context.events.note(verified)
     raise PromotionFailed(
-        f"{because}; {did}, {before.image.tag} serves ({verified})",
+        f"{because}; {did}: {before.image.tag} ({short(before.image.digest)}) serves again",
         remedy=f"the evidence is in {where}",
     ) from problem
+
+
+def short(digest: str) -> str:
+    return digest[:19] or "digest unknown"
 
 
 def cause(problem: BaseException) -> str:
@@ -599,16 +615,30 @@ def cause(problem: BaseException) -> str:
 
 
 def with_last_words(because: str, problem: BaseException, where: Path) -> str:
-    """The last line a crashed container said, from the evidence."""
-    if not isinstance(problem, Hopeless) or problem.trouble.reason != "CrashLoopBackOff":
-        return because
-    base = where / "logs" / f"{problem.trouble.pod}.{problem.trouble.container}"
-    for path in (base.with_name(f"{base.name}.previous.log"), base.with_name(f"{base.name}.log")):
-        with suppress(OSError):
-            lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    """What the evidence adds to a cause: a crashed container's last line, or why the probes of
+    a pod that never became ready failed."""
+    if isinstance(problem, Hopeless):
+        if problem.trouble.reason != "CrashLoopBackOff":
+            return because
+        base = where / "logs" / f"{problem.trouble.pod}.{problem.trouble.container}"
+        for suffix in (".previous.log", ".log"):
+            lines = _lines(base.with_name(base.name + suffix))
             if lines:
                 return f"{because}, its last words: {lines[-1][:200]}"
+        return because
+    probes = [line for line in _lines(where / "events.txt") if "probe failed" in line]
+    if probes and isinstance(problem, (PromotionFailed, WaitTimeout)) and "not ready" in because:
+        words = probes[-1].partition("probe failed")
+        return f"{because} ({words[0].split()[-1].lower()} probe failed{words[2][:160]})"
     return because
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def roll_back(context: Context, target: Target, recorded: Revision) -> bool:
@@ -642,7 +672,7 @@ def roll_back(context: Context, target: Target, recorded: Revision) -> bool:
 
 def verify_old(context: Context, target: Target, expected: Expected) -> str:
     """Wait until the old digest serves from every pod; the evidence in short."""
-    kube = context.kube(target.cluster).for_cleanup()
+    kube = live.private_kube(context, target, during_cleanup=True)
     judged, _ = live.wait_complete(
         kube, target, expected, timeout=SETTLE_SECONDS, clock=SystemClock()
     )

@@ -38,6 +38,25 @@ def test_a_failed_latest_revision_is_refused() -> None:
         preflight.deployed_revision(revisions("failed"), rollback="x")
 
 
+def test_a_rollback_keeps_the_older_rendering() -> None:
+    def history(*descriptions: str) -> list[Revision]:
+        return [Revision(n, "deployed", "c-1", d) for n, d in enumerate(descriptions, 1)]
+
+    for descriptions, rendered in (
+        (("Install complete", "Upgrade complete"), (2,)),
+        (("Install complete", "Upgrade complete", "Rollback to 1"), (1,)),
+        (("Install complete", "Rollback to 1", "x", "Rollback to 2"), (1,)),
+        (("Rollback to 1",), (1,)),
+    ):
+        found = history(*descriptions)
+        assert preflight.rendered_as(found, found[-1]) == rendered
+
+
+def test_a_forgotten_rendering_may_be_any_earlier_one() -> None:
+    found = [Revision(n, "deployed", "c-1", f"Rollback to {n - 2}") for n in (6, 8)]
+    assert preflight.rendered_as(found, found[-1]) == (4, 3, 2, 1)
+
+
 def test_another_chart_is_refused() -> None:
     preflight.same_chart("model-engine-0.1.13", {"name": "model-engine", "version": "0.1.13"})
     with pytest.raises(PlanRefused, match=r"the chart here is model-engine-0\.2\.0"):
