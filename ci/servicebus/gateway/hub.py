@@ -523,7 +523,8 @@ class Peer:
 
     def _reply(self, link: Link, context: Replies) -> None:
         while context.waiting and link.ready:
-            self.connection.send(link, self.hub.namespace.new_token().bytes, context.waiting[0])
+            tag = link.delivery_count.to_bytes(4, "big")
+            self.connection.send(link, tag, context.waiting[0])
             context.waiting.popleft()
         self.hub.mark(self)
 

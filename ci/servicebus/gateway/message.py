@@ -69,8 +69,8 @@ def sections(payload: bytes) -> list[tuple[int, int, int]]:
     found = []
     position = 0
     while position < len(payload):
-        if payload[position : position + 2] == b"\x00\x53":
-            code, value = payload[position + 2 : position + 3][0], position + 3
+        if payload[position : position + 2] == b"\x00\x53" and position + 3 < len(payload):
+            code, value = payload[position + 2], position + 3
         elif payload[position] == 0:
             descriptor, value = decode(payload, position + 1)
             code = _code(descriptor)
