@@ -98,13 +98,14 @@ class Programs:
             lock = threading.Lock()
 
             def pump(stream: IO[bytes], into: list[str]) -> None:
-                for raw in stream:
-                    line = raw.decode("utf-8", "replace")
-                    into.append(line)
-                    with lock:
-                        self._write(sink, line)
-                    if on_line is not None:
-                        on_line(line.rstrip("\n"))
+                with stream:
+                    for raw in stream:
+                        line = raw.decode("utf-8", "replace")
+                        into.append(line)
+                        with lock:
+                            self._write(sink, line)
+                        if on_line is not None:
+                            on_line(line.rstrip("\n"))
 
             assert process.stdout is not None
             assert process.stderr is not None
@@ -157,7 +158,7 @@ class Programs:
 
         def pump() -> None:
             assert process.stdout is not None
-            with self._log_file(log) as sink:
+            with self._log_file(log) as sink, process.stdout:
                 self._write(sink, f"$ {self._pasteable(words)}\n")
                 for raw in process.stdout:
                     line = raw.decode("utf-8", "replace")
