@@ -109,6 +109,19 @@ def snapshot(kube: Kube, namespace: str) -> Snapshot:
     return Snapshot.of(kube.get(KINDS, namespace=namespace)["items"])
 
 
+def accounts(kube: Kube, target: Target) -> dict[str, str]:
+    """UID of every ServiceAccount in the namespace, by name; empty when they may not be read."""
+    answer = kube.run(
+        "get", "serviceaccounts", "--namespace", target.namespace, "-o", "json", check=False
+    )
+    if answer.status != 0:
+        return {}
+    return {
+        item["metadata"]["name"]: item["metadata"]["uid"]
+        for item in json.loads(answer.stdout)["items"]
+    }
+
+
 def deployments_of(target: Target, objects: Mapping[Key, Mapping[str, Any]]) -> tuple[str, ...]:
     """The Deployments that run the image: as configured, else those of the manifest."""
     return target.deployments or tuple(key[3] for key in objects if key[1] == "Deployment")

@@ -56,21 +56,47 @@ def deployed_revision(history: Sequence[Revision], *, rollback: str) -> Revision
     )
 
 
+def origin(history: Sequence[Revision], revision: Revision) -> int:
+    """The revision a rollback (of a rollback …) leads back to; a revision's own number else."""
+    by_number = {r.number: r for r in history}
+    number, seen = revision.number, {revision.number}
+    while number in by_number:
+        match = re.fullmatch(r"Rollback to (\d+)", by_number[number].description)
+        if not match or int(match[1]) in seen:
+            break
+        number = int(match[1])
+        seen.add(number)
+    return number
+
+
 def rendered_as(history: Sequence[Revision], revision: Revision) -> tuple[int, ...]:
     """The revisions a release may have been rendered as, the likeliest first.
 
     A rollback re-uses the older rendering, and Helm forgets old revisions: where the trail ends
     in one that is forgotten, every earlier number is possible.
     """
-    by_number = {r.number: r for r in history}
-    number, seen = revision.number, {revision.number}
-    while number in by_number:
-        match = re.fullmatch(r"Rollback to (\d+)", by_number[number].description)
-        if not match or int(match[1]) in seen:
-            return (number,)
-        number = int(match[1])
-        seen.add(number)
+    number = origin(history, revision)
+    if any(r.number == number for r in history):
+        return (number,)
     return tuple(range(number, 0, -1))
+
+
+def recreated(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """ServiceAccounts (name to UID) that are not the ones they were: the tokens of every pod
+    that runs since before are refused, while its health answers go on."""
+    return sorted(name for name, uid in before.items() if after.get(name, uid) != uid)
+
+
+def unfinished(journal: Mapping[str, str], latest: Revision, *, rollback: str) -> None:
+    """Refuse when an earlier promotion was killed after it began to change the release: what
+    serves now was verified by nobody."""
+    if journal.get("step") != "upgrading" or journal.get("revision") == str(latest.number):
+        return
+    raise PlanRefused(
+        f"an earlier promotion to {journal.get('image', '?')} was killed in the middle; revision"
+        f" {latest.number} ({latest.status}) was verified by nobody",
+        remedy=f"return to revision {journal.get('revision', '?')} with `{rollback}`",
+    )
 
 
 def same_chart(live: str, metadata: Mapping[str, Any]) -> None:

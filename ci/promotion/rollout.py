@@ -238,7 +238,8 @@ def _finished(pod: Object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A container that waits for a reason that waiting does not heal."""
+    """Something that waits for a reason that waiting does not heal. ``container`` is empty
+    where a whole pod (``pod`` is then it, or its Deployment) is concerned."""
 
     pod: str
     container: str
@@ -247,7 +248,35 @@ class Trouble:
 
     def __str__(self) -> str:
         detail = f": {self.message}" if self.message else ""
+        if not self.container:
+            return f"{self.pod} is in {self.reason}{detail}"
         return f"pod {self.pod}: container {self.container} is in {self.reason}{detail}"
+
+
+def misplaced(now: Snapshot, deployments: Iterable[str]) -> list[Trouble]:
+    """New pods that the cluster cannot place, and pods that a quota or a policy forbids.
+
+    These may heal (a node is added, a pod elsewhere ends), so they deserve more patience.
+    """
+    found: list[Trouble] = []
+    for name in deployments:
+        conditions = (now.deployments.get(name, {}).get("status") or {}).get("conditions") or []
+        found += [
+            Trouble(name, "", "ReplicaFailure", _one_line(c.get("message")))
+            for c in conditions
+            if c.get("type") == "ReplicaFailure" and c.get("status") == "True"
+        ]
+        for pod in now.pods_of(name):
+            found += [
+                Trouble(pod["metadata"]["name"], "", "Unschedulable", _one_line(c.get("message")))
+                for c in (pod.get("status") or {}).get("conditions") or []
+                if c.get("type") == "PodScheduled" and c.get("reason") == "Unschedulable"
+            ]
+    return found
+
+
+def _one_line(message: Any) -> str:
+    return " ".join(str(message or "").split())[:300]
 
 
 def troubles(pods: Iterable[Object]) -> list[Trouble]:
@@ -263,15 +292,13 @@ def troubles(pods: Iterable[Object]) -> list[Trouble]:
             if waiting.get("reason") not in HOPELESS:
                 continue
             last = (container.get("lastState") or {}).get("terminated") or {}
-            message = " ".join(str(waiting.get("message", "")).split())
+            message = _one_line(waiting.get("message"))
             if waiting["reason"] == "CrashLoopBackOff" and last:
                 message = (
                     f"it ended with {last.get('exitCode')} ({last.get('reason', 'no reason')})"
                 )
             found.append(
-                Trouble(
-                    pod["metadata"]["name"], container["name"], waiting["reason"], message[:300]
-                )
+                Trouble(pod["metadata"]["name"], container["name"], waiting["reason"], message)
             )
     return found
 

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,6 +39,7 @@ from ci.promotion.rollout import (
     Watch,
     current_pods,
     judge,
+    misplaced,
     troubles,
 )
 from ci.tools import chart as charts
@@ -67,6 +68,8 @@ class Before:
     rendered: plan.Rendered
     snapshot: Snapshot
     values: dict[str, Any]
+    accounts: dict[str, str]
+    """UID of every ServiceAccount, by name."""
     checks: tuple[Check, ...]
 
     def expected(self, target: Target) -> Expected:
@@ -100,6 +103,7 @@ def promote(
                     namespace=target.namespace,
                 )
             )
+            preflight.unfinished(lock.found, history[-1], rollback=rollback_command(target))
         with step("find the image", "the tag must be the proven digest where the target pulls"):
             image, accepted = proven_image(context, target, proof)
         with step("check the release", "the latest revision serves, whole, and as released"):
@@ -139,6 +143,13 @@ def promote(
         backups=folder,
         checks=before.checks + checks,
     )
+
+
+def preview(context: Context, target: Target, image: Image) -> plan.Plan:
+    """What promoting ``image`` would change, allowed or not. Changes nothing, refuses nothing
+    but a target that is not fit to be changed."""
+    history = live.find(context, target)
+    return make_plan(context, target, inspect(context, target, history), image, history)
 
 
 # -- before the change: questions only ------------------------------------------------------------
@@ -193,10 +204,11 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
         hooks_ = pool.submit(helm.hooks, target.release, target.namespace)
         stored_ = pool.submit(live.stored_chart, kube, target, revision.number)
         hpas_ = pool.submit(kube.get, "hpa", namespace=target.namespace)
+        accounts_ = pool.submit(live.accounts, kube, target)
         now = live.snapshot(kube, target.namespace)
         values, stored = values_.result(), stored_.result()
         rendered = plan.parse(manifest_.result(), hooks_.result())
-        hpas = hpas_.result()["items"]
+        hpas, accounts = hpas_.result()["items"], accounts_.result()
     checks = [
         Check("latest revision is the deployed one", True, f"revision {revision.number}"),
         Check("chart is the live one", True, revision.chart),
@@ -220,18 +232,25 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
             remedy="leave replicas out of the chart where an HPA is, or remove the HPA",
         )
     checks.append(Check("no autoscaler is overruled", True, f"{len(hpas)} HPAs in the namespace"))
-    return _as_released(target, revision, values, rendered, now, checks)
-
-
-def _as_released(
-    target: Target,
-    revision: Revision,
-    values: dict[str, Any],
-    rendered: plan.Rendered,
-    now: Snapshot,
-    checks: list[Check],
-) -> Before:
+    as_released(target, revision, rendered, now)
     deployments = live.deployments_of(target, rendered.objects)
+    checks.append(Check("live objects are as released", True, f"{len(deployments)} Deployments"))
+    image, digests = live.running_image(target, now)
+    judged = judge(now, Expected(deployments, target.gateway, image.repository, image.tag, digests))
+    if len(digests) > 1 or judged.waiting:
+        mixed = f"pods run {len(digests)} different digests; " if len(digests) > 1 else ""
+        raise PlanRefused(
+            f"the release does not serve as it should: {mixed}{judged}",
+            remedy="repair it first: from a broken release there is nothing to roll back to",
+        )
+    checks.append(Check("every pod serves before the change", True, "; ".join(judged.evidence)))
+    return Before(
+        revision, image, digests, deployments, rendered, now, values, accounts, tuple(checks)
+    )
+
+
+def as_released(target: Target, revision: Revision, rendered: plan.Rendered, now: Snapshot) -> None:
+    """Raise :class:`PlanRefused` when somebody changed a live Deployment by hand."""
     drifted: list[str] = []
     for key, released in rendered.objects.items():
         if key[1] != "Deployment":
@@ -249,18 +268,6 @@ def _as_released(
             remedy="put the change into the release's values, or undo it with"
             f" `{rollback_command(target)} --revision {revision.number}`",
         )
-    checks.append(Check("live objects are as released", True, f"{len(deployments)} Deployments"))
-    image, digests = live.running_image(target, now)
-    before = Before(revision, image, digests, deployments, rendered, now, values, ())
-    judged = judge(now, before.expected(target))
-    if len(digests) > 1 or judged.waiting:
-        mixed = f"pods run {len(digests)} different digests; " if len(digests) > 1 else ""
-        raise PlanRefused(
-            f"the release does not serve as it should: {mixed}{judged}",
-            remedy="repair it first: from a broken release there is nothing to roll back to",
-        )
-    checks.append(Check("every pod serves before the change", True, "; ".join(judged.evidence)))
-    return Before(revision, image, digests, deployments, rendered, now, values, tuple(checks))
 
 
 def back_up(context: Context, target: Target, before: Before, folder: Path) -> None:
@@ -339,7 +346,7 @@ def make_plan(
         )
         for rendered in preflight.rendered_as(history, before.revision)
     ]
-    return next((p for p in plans if not p.refused), plans[0])
+    return min(plans, key=lambda p: len(p.refused))
 
 
 def refuse_more_than_the_image(context: Context, planned: plan.Plan) -> None:
@@ -441,6 +448,14 @@ class Hopeless(Exception):
         self.trouble = trouble
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a pod may be in a state before the upgrade is given up."""
+
+    broken: Watch = field(default_factory=Watch)
+    misplaced: Watch = field(default_factory=lambda: Watch(patience=30))
+
+
 def upgrade(context: Context, target: Target, before: Before, image: Image) -> None:
     """``helm upgrade --reuse-values --wait``; ended at once when a new pod is hopeless."""
     helm = context.helm(target.cluster)
@@ -453,7 +468,7 @@ def upgrade(context: Context, target: Target, before: Before, image: Image) -> N
     argv = helm.argv(
         *words, "--wait", "--timeout", f"{target.timeout_seconds}s", namespace=target.namespace
     )
-    kube, watch = live.private_kube(context, target), Watch()
+    kube, watch = live.private_kube(context, target), Patience()
     said: list[str] = []
     expected = Expected(
         before.deployments, target.gateway, image.repository, image.tag, frozenset()
@@ -501,10 +516,14 @@ def _look(kube: Any, target: Target) -> Snapshot | None:
         return None
 
 
-def give_up_on_hopeless(now: Snapshot, expected: Expected, watch: Watch, context: Context) -> None:
+def give_up_on_hopeless(
+    now: Snapshot, expected: Expected, patience: Patience, context: Context
+) -> None:
     """Raise :class:`Hopeless` when a new pod has been hopeless for several seconds."""
     new = [pod for name in expected.deployments for pod in current_pods(now, name, expected)]
-    trouble = watch.see(context.clock.monotonic(), troubles(new))
+    moment = context.clock.monotonic()
+    trouble = patience.broken.see(moment, troubles(new))
+    trouble = trouble or patience.misplaced.see(moment, misplaced(now, expected.deployments))
     if trouble is not None:
         raise Hopeless(trouble)
 
@@ -513,7 +532,7 @@ def settled(
     context: Context, target: Target, before: Before, image: Image, accepted: frozenset[str]
 ) -> tuple[Release, tuple[Check, ...]]:
     """Our own check after Helm's: complete by digest, and recorded as deployed."""
-    kube, watch = live.private_kube(context, target), Watch()
+    kube, watch = live.private_kube(context, target), Patience()
     expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
     judged, now = live.wait_complete(
         kube,
@@ -528,6 +547,12 @@ def settled(
         raise PromotionFailed(f"revision {latest.number} is {latest.status}, not deployed")
     release = Release(target.cluster, target.namespace, target.release, latest.number, image)
     pods = sum(len(now.pods_of(name)) for name in before.deployments)
+    recreated = preflight.recreated(before.accounts, live.accounts(kube, target))
+    if recreated:
+        context.events.note(
+            f"ServiceAccount {', '.join(recreated)} was re-created by the upgrade: pods of others"
+            " that use it lose access; the cure is the annotation helm.sh/hook: pre-install"
+        )
     return release, (
         Check("the proven digest runs on every pod", True, "; ".join(judged.evidence)),
         Check("old pods are gone", True, f"{pods} pods, all new; EndpointSlices name only these"),
@@ -579,6 +604,7 @@ def recover(
     try:
         with step("roll back", f"to the recorded revision {before.revision.number}"):
             changed = roll_back(context, target, before.revision)
+            restart_refused(context, target, before)
         with step("verify the rollback", "the old digest on every pod, and it answers"):
             verified = verify_old(context, target, before.expected(target))
     except BaseException as second:
@@ -668,6 +694,25 @@ def roll_back(context: Context, target: Target, recorded: Revision) -> bool:
         return False
     helm.rollback(target.release, recorded.number, target.namespace, timeout=target.timeout_seconds)
     return True
+
+
+def restart_refused(context: Context, target: Target, before: Before) -> None:
+    """Restart the service when the upgrade re-created a ServiceAccount (some charts make it in
+    a hook): the old pods' tokens are refused from then on, and no rollback repairs that."""
+    kube = live.private_kube(context, target, during_cleanup=True)
+    names = preflight.recreated(before.accounts, live.accounts(kube, target))
+    if not names:
+        return
+    context.events.note(
+        f"ServiceAccount {', '.join(names)} was re-created by the upgrade: restarting the pods,"
+        " whose tokens are refused; the cure is the annotation helm.sh/hook: pre-install"
+    )
+    for name in before.deployments:
+        kube.run("rollout", "restart", f"deployment/{name}", "--namespace", target.namespace)
+        kube.run(
+            "rollout", "status", f"deployment/{name}", "--namespace", target.namespace,
+            f"--timeout={target.timeout_seconds}s", timeout=target.timeout_seconds + 30,
+        )  # fmt: skip
 
 
 def verify_old(context: Context, target: Target, expected: Expected) -> str:
@@ -782,11 +827,13 @@ def choose(history: list[Revision], asked: int | None, recorded: str) -> Revisio
     if recorded.isdigit() and int(recorded) in usable:
         return usable[int(recorded)]
     latest = history[-1]
+    # What was rolled back already is not where to go: before a rollback is before its goal.
+    before = preflight.origin(history, latest)
     deployed = [r for r in usable.values() if r.status == "deployed" and r is not latest]
-    older = [r for r in usable.values() if r.number < latest.number]
+    older = [r for r in usable.values() if r.number < before]
     if not (deployed or older):
         raise PlanRefused(
-            f"there is no revision before {latest.number} to return to",
-            remedy="helm history shows what there is",
+            f"there is no revision before {before} to return to",
+            remedy=f"name one with --revision; there are: {known}",
         )
     return (deployed or older)[-1]

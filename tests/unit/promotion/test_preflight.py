@@ -57,6 +57,23 @@ def test_a_forgotten_rendering_may_be_any_earlier_one() -> None:
     assert preflight.rendered_as(found, found[-1]) == (4, 3, 2, 1)
 
 
+def test_recreated_service_accounts() -> None:
+    assert preflight.recreated({"a": "1", "b": "2"}, {"a": "1", "b": "3"}) == ["b"]
+    assert preflight.recreated({"a": "1"}, {}) == []
+    assert preflight.recreated({}, {"a": "1"}) == []
+
+
+def test_a_promotion_that_was_killed_in_the_middle() -> None:
+    journal = {"step": "upgrading", "revision": "1", "image": "x@sha256:1"}
+    first, second = revisions("superseded", "deployed")
+    preflight.unfinished(journal, first, rollback="x")  # killed before it changed anything
+    preflight.unfinished({**journal, "step": "done"}, second, rollback="x")
+    preflight.unfinished({}, second, rollback="x")
+    with pytest.raises(PlanRefused, match="was killed in the middle") as caught:
+        preflight.unfinished(journal, second, rollback="our rollback")
+    assert caught.value.remedy == "return to revision 1 with `our rollback`"
+
+
 def test_another_chart_is_refused() -> None:
     preflight.same_chart("model-engine-0.1.13", {"name": "model-engine", "version": "0.1.13"})
     with pytest.raises(PlanRefused, match=r"the chart here is model-engine-0\.2\.0"):

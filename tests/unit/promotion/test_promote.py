@@ -82,6 +82,15 @@ def test_where_to_roll_back_to(
     assert promote.choose(history, asked, recorded).number == goal
 
 
+def test_what_was_rolled_back_already_is_not_where_to_go() -> None:
+    history = revisions("superseded", "superseded", "superseded", "deployed")
+    history[-1] = replace(history[-1], description="Rollback to 2")
+    assert promote.choose(history, None, "").number == 1
+    history[-1] = replace(history[-1], description="Rollback to 1")
+    with pytest.raises(PlanRefused, match="no revision before 1"):
+        promote.choose(history, None, "")
+
+
 @pytest.mark.parametrize(
     ("history", "asked"),
     [(revisions("deployed"), None), (revisions("pending-install"), None),
@@ -119,6 +128,17 @@ def test_the_last_words_of_a_crash_are_told(tmp_path: Path) -> None:
     assert promote.with_last_words("why", crash, tmp_path).endswith("words: KeyError: 'LOCK'")
     pull = promote.Hopeless(Trouble("p", "c", "ImagePullBackOff", ""))
     assert promote.with_last_words("why", pull, tmp_path) == "why"
+
+
+def test_why_a_pod_never_became_ready_is_told(tmp_path: Path) -> None:
+    (tmp_path / "events.txt").write_text(
+        "1s Warning Unhealthy pod/p Readiness probe failed: statuscode: 503\n2s Normal Killing\n"
+    )
+    slow = PromotionFailed("x")
+    because = "helm gave up; last seen: pod p is not ready"
+    told = promote.with_last_words(because, slow, tmp_path)
+    assert told == f"{because} (readiness probe failed: statuscode: 503)"
+    assert promote.with_last_words("lost requests", slow, tmp_path) == "lost requests"
 
 
 def test_helms_reason_is_one_line() -> None:

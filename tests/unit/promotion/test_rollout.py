@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from ci.promotion.rollout import Expected, Snapshot, Trouble, Watch, digests_of, judge, troubles
+from ci.promotion.rollout import (
+    Expected,
+    Snapshot,
+    Trouble,
+    Watch,
+    digests_of,
+    judge,
+    misplaced,
+    troubles,
+)
 
 REPOSITORY = "registry:5000/model-engine"
 NEW, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -201,6 +210,21 @@ def test_init_containers_count() -> None:
         {"name": "setup", "state": {"waiting": {"reason": "CreateContainerConfigError"}}}
     ]
     assert [t.container for t in troubles([broken])] == ["setup"]
+
+
+def test_pods_that_cannot_be_placed() -> None:
+    changed = items()
+    assert misplaced(Snapshot.of(changed), ["gateway", "gone"]) == []
+    changed[0]["status"]["conditions"] = [
+        {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}
+    ]
+    changed[4]["status"]["conditions"] = [
+        {"type": "PodScheduled", "reason": "Unschedulable", "message": "Insufficient\ncpu"}
+    ]
+    assert [str(t) for t in misplaced(Snapshot.of(changed), ["gateway"])] == [
+        "gateway is in ReplicaFailure: exceeded quota",
+        "g-1 is in Unschedulable: Insufficient cpu",
+    ]
 
 
 def test_patience_is_for_the_same_container_over_several_looks() -> None:
