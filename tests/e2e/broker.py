@@ -63,7 +63,6 @@ class Broker:
             f"queue {name} to be empty",
             lambda: self.messages(name),
             lambda counts: counts == (0, 0),
-            timeout=5,
         )
 
     def take_dead_letter(self, name: str) -> ServiceBusReceivedMessage:

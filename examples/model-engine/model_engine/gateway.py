@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
+import psycopg
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
@@ -65,7 +66,8 @@ class Gateway:
                 await self.database.create_schema()
                 self.schema_ready = True
                 log.info("ready")
-            except DatabaseDown as problem:
+            except psycopg.Error as problem:
+                # A refused right is as good a reason to wait as an outage: someone will grant it.
                 log.warning("database not usable yet: %s", type(problem).__name__)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 3.0)
