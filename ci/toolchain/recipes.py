@@ -91,6 +91,7 @@ ln -sf /usr/bin/pip3 /usr/local/bin/pip3
         changes=(
             "ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
             "ENV LANG=C.UTF-8",
+            "ENTRYPOINT []",  # a commit keeps the assembling container's own
             'CMD ["python3"]',
         ),
     )
