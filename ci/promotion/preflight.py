@@ -90,12 +90,14 @@ def recreated(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
 def unfinished(journal: Mapping[str, str], latest: Revision, *, rollback: str) -> None:
     """Refuse when an earlier promotion was killed after it began to change the release: what
     serves now was verified by nobody."""
-    if journal.get("step") != "upgrading" or journal.get("revision") == str(latest.number):
+    recorded = journal.get("revision", "?")
+    undone = latest.status == "deployed" and latest.description == f"Rollback to {recorded}"
+    if journal.get("step") != "upgrading" or recorded == str(latest.number) or undone:
         return
     raise PlanRefused(
         f"an earlier promotion to {journal.get('image', '?')} was killed in the middle; revision"
         f" {latest.number} ({latest.status}) was verified by nobody",
-        remedy=f"return to revision {journal.get('revision', '?')} with `{rollback}`",
+        remedy=f"return to revision {recorded} with `{rollback}`",
     )
 
 

@@ -156,10 +156,16 @@ def _deployment(now: Snapshot, name: str, deployment: Object, expected: Expected
 
 def current_pods(now: Snapshot, deployment: str, expected: Expected) -> list[Object]:
     """Pods of the Deployment made from the expected image and not ending."""
+    new = {pod["metadata"]["name"] for pod in new_pods(now, expected)}
+    return [pod for pod in now.pods_of(deployment) if pod["metadata"]["name"] in new]
+
+
+def new_pods(now: Snapshot, expected: Expected) -> list[Object]:
+    """Every pod made from the expected image and not ending, those of hook jobs included."""
     wanted = f"{expected.repository}:{expected.tag}"
     return [
         pod
-        for pod in now.pods_of(deployment)
+        for pod in now.pods
         if not pod["metadata"].get("deletionTimestamp")
         and wanted in service_containers(pod["spec"], expected.repository).values()
     ]

@@ -37,9 +37,9 @@ from ci.promotion.rollout import (
     Snapshot,
     Trouble,
     Watch,
-    current_pods,
     judge,
     misplaced,
+    new_pods,
     troubles,
 )
 from ci.tools import chart as charts
@@ -502,8 +502,8 @@ def upgrade(context: Context, target: Target, before: Before, image: Image) -> N
     if process.returncode != 0:
         if context.programs.cancel.is_set():
             raise Interrupted("interrupted during helm upgrade")
-        errors = [line for line in said if line.startswith("Error:")] or said[-1:]
-        text = errors[-1].removeprefix("Error: ") if errors else "no output"
+        begin = next((n for n, line in enumerate(said) if line.startswith("Error:")), -1)
+        text = " ".join(" ".join(said[begin:]).split()).removeprefix("Error: ") or "no output"
         seen = f"; last seen: {progress[0]}" if progress[0] else ""
         raise PromotionFailed(f"helm upgrade ended with {process.returncode}: {text}{seen}")
 
@@ -520,7 +520,7 @@ def give_up_on_hopeless(
     now: Snapshot, expected: Expected, patience: Patience, context: Context
 ) -> None:
     """Raise :class:`Hopeless` when a new pod has been hopeless for several seconds."""
-    new = [pod for name in expected.deployments for pod in current_pods(now, name, expected)]
+    new = new_pods(now, expected)
     moment = context.clock.monotonic()
     trouble = patience.broken.see(moment, troubles(new))
     trouble = trouble or patience.misplaced.see(moment, misplaced(now, expected.deployments))

@@ -69,6 +69,8 @@ def test_a_promotion_that_was_killed_in_the_middle() -> None:
     preflight.unfinished(journal, first, rollback="x")  # killed before it changed anything
     preflight.unfinished({**journal, "step": "done"}, second, rollback="x")
     preflight.unfinished({}, second, rollback="x")
+    by_hand = Revision(2, "deployed", "c-1", "Rollback to 1")
+    preflight.unfinished(journal, by_hand, rollback="x")  # by quick-rollback.sh, for example
     with pytest.raises(PlanRefused, match="was killed in the middle") as caught:
         preflight.unfinished(journal, second, rollback="our rollback")
     assert caught.value.remedy == "return to revision 1 with `our rollback`"
