@@ -11,11 +11,8 @@ whole one from one whose making was killed.
 import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036 - the point of the check
-    sys.stderr.write(
-        "error: Python 3.11 or newer is needed, this is %d.%d\n"
-        "remedy: run it as `python3.11 pipeline.py`, or install a newer Python\n"
-        % sys.version_info[:2]  # noqa: UP031
-    )
+    sys.stderr.write("error: Python 3.11 or newer is needed, this is " + sys.version.split()[0])
+    sys.stderr.write("\nremedy: run `python3.11 pipeline.py`, or install a newer Python\n")
     sys.exit(2)
 
 import errno

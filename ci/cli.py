@@ -3,6 +3,7 @@ exit code; nothing else in ``ci`` prints an error or ends the process."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -198,6 +199,7 @@ def rollback(
 @app.command()
 def status(
     target: TargetOption = DEMO_TARGET,
+    as_json: Annotated[bool, typer.Option("--json", help="As data, for other programs.")] = False,
     toolchain: ToolchainOption = Origin.AUTO,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
@@ -205,7 +207,11 @@ def status(
     """Show what a target runs: revisions, Deployments, pods, digests."""
 
     def body(context: Context) -> Result:
-        terminal.status(_flow().status(context, Options(target)))
+        found = _flow().status(context, Options(target))
+        if as_json:
+            print(json.dumps(asdict(found), indent=1, default=str))
+        else:
+            terminal.status(found)
         return Result()
 
     _work("status", Common(toolchain, config, verbose), body, needs_dagger=None, record=False)
@@ -232,14 +238,12 @@ def doctor(
             toolchain.value,
         )
         terminal.doctor(states)
-        if any(state.state == "missing" for state in states):
-            sys.stdout.flush()
 
-    _quick(common, body)
+    _quick(common, body, brief=True)
 
 
-@app.command()
-def test(  # noqa: PT028 - a command, not a test
+@app.command("test")
+def check(
     quick: Annotated[
         bool, typer.Option("--quick", help="Lint, types and unit tests only: no cluster.")
     ] = False,
@@ -314,7 +318,7 @@ def _work(
     builds, do ``body``, and close with a summary."""
     with _told(common.verbose):
         settings = _settings(common.config)
-    view = terminal.view(sys.stderr, verbose=common.verbose)
+    view = terminal.view(sys.stderr, verbose=common.verbose, brief=not record)
     session: Session | None = None
     result, problem = Result(), None
     try:
@@ -350,11 +354,17 @@ def _work(
             raise problem
 
 
-def _quick(common: Common, body: Callable[[Session], None], *, record: bool = False) -> None:
+def _quick(
+    common: Common,
+    body: Callable[[Session], None],
+    *,
+    record: bool = False,
+    brief: bool = False,
+) -> None:
     """A command that looks after itself and needs no tools."""
     with _told(common.verbose):
         settings = _settings(common.config)
-        view = terminal.view(sys.stderr, verbose=common.verbose)
+        view = terminal.view(sys.stderr, verbose=common.verbose, brief=brief)
         with (
             sessions.opened(
                 ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=record

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -37,8 +36,17 @@ class View(Protocol):
     def __exit__(self, *problem: object) -> None: ...
 
 
-def view(stream: IO[str], *, verbose: bool = False) -> AbstractContextManager[View]:
-    return Redrawn(stream) if stream.isatty() and not verbose else Lines(stream, every=verbose)
+def view(stream: IO[str], *, verbose: bool = False, brief: bool = False) -> View:
+    """``brief`` is for commands whose result is a table: only what takes long is shown."""
+    if stream.isatty() and not verbose:
+        return Redrawn(stream, transient=brief)
+    return Lines(stream, every=verbose, brief=brief)
+
+
+def console_for(stream: IO[str] | None) -> Console:
+    """Tables are cut to a terminal's width, and to nothing where there is none."""
+    out = stream if stream is not None else sys.stdout
+    return Console(file=out, highlight=False, width=None if out.isatty() else 240)
 
 
 def wall(seconds: float) -> str:
@@ -50,8 +58,9 @@ def wall(seconds: float) -> str:
 class Lines:
     """One line per event: time, seconds since the start, step, what."""
 
-    def __init__(self, stream: IO[str], *, every: bool = False) -> None:
+    def __init__(self, stream: IO[str], *, every: bool = False, brief: bool = False) -> None:
         self._stream = stream
+        self._brief = brief and not every
         self._interval = 0.0 if every else NOTE_INTERVAL
         self._noted: dict[str, float] = {}
 
@@ -63,6 +72,8 @@ class Lines:
 
     def __call__(self, event: Event) -> None:
         match event.kind:
+            case "step.started" | "step.finished" if self._brief:
+                return
             case "step.started":
                 self._noted.pop(event.step, None)
                 self._line(event, f"started{': ' if event.text else ''}{event.text}")
@@ -98,7 +109,7 @@ class _Step:
 class Redrawn:
     """Every step with its state, seconds and last note; side by side ones at the same time."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], *, transient: bool = False) -> None:
         self._console = Console(file=stream)
         self._steps: list[_Step] = []
         self._lock = threading.Lock()
@@ -107,7 +118,7 @@ class Redrawn:
             console=self._console,
             get_renderable=self._render,
             refresh_per_second=4,
-            transient=False,
+            transient=transient,
             vertical_overflow="crop",
             redirect_stdout=False,
             redirect_stderr=False,
@@ -227,7 +238,7 @@ def _one(text: str) -> str:
 
 def status(found: Status, stream: IO[str] | None = None) -> None:
     """A target as it is now."""
-    console = Console(file=stream if stream is not None else sys.stdout, highlight=False)
+    console = console_for(stream)
     console.print(f"{found.target}: release {found.release} in namespace {found.namespace}")
     history = Table("revision", "status", "chart", "description", box=None, pad_edge=False)
     for line in found.history:
@@ -244,7 +255,7 @@ def status(found: Status, stream: IO[str] | None = None) -> None:
 
 def doctor(states: Sequence[ToolState], stream: IO[str] | None = None) -> None:
     """Every tool: what is wanted, what is there, and what to do."""
-    console = Console(file=stream if stream is not None else sys.stdout, highlight=False)
+    console = console_for(stream)
     table = Table("tool", "pinned", "found", "origin", "state", "remedy", box=None, pad_edge=False)
     for tool in states:
         style = "" if tool.state == "ready" else "yellow"
