@@ -7,6 +7,7 @@ or assembled from Debian packages). ``obtain`` is idempotent and quick when all 
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -181,7 +182,8 @@ class _Obtaining:
             with self.events.step(f"toolchain: {name}"):
                 return work()
 
-        return pool.submit(run)
+        # In the caller's context, so that a lane is shown as part of its step.
+        return pool.submit(contextvars.copy_context().run, run)
 
     def _all_or_none(self, lanes: Sequence[Future[Any]]) -> None:
         """Wait for all; when one fails, end the programs of the others and raise its error."""
