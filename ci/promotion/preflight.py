@@ -181,6 +181,28 @@ def _differing(
 
 # -- drift: what somebody changed by hand ----------------------------------------------------------
 
+
+def unrestored(recorded: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
+    """Fields of a live object that a rollback left otherwise than they were recorded: added
+    containers, fields that another manager owns. Replicas are left to autoscalers."""
+    one, other = _comparable(recorded), _comparable(live)
+    differing = list(_drifted((), one, other))
+    return differing + [p for p in _drifted((), other, one) if p not in differing]
+
+
+def _comparable(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A Deployment's spec without replicas and without the mark of a restart."""
+    spec = {key: value for key, value in item["spec"].items() if key != "replicas"}
+    template = dict(spec.get("template") or {})
+    metadata = dict(template.get("metadata") or {})
+    metadata["annotations"] = {
+        key: value
+        for key, value in (metadata.get("annotations") or {}).items()
+        if key != "kubectl.kubernetes.io/restartedAt"
+    }
+    return {**spec, "template": {**template, "metadata": {k: v for k, v in metadata.items() if v}}}
+
+
 _QUANTITY = {
     "": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
     "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40,

@@ -51,6 +51,8 @@ After = Callable[[Release], None]
 
 BASELINE_PROBES = 5
 """Answers the prober must have before the upgrade may begin."""
+BEFORE_SECONDS = 30
+"""How long pods of an earlier change may take to go before the release is called unfit."""
 SETTLE_SECONDS = 120
 """How long old pods may take to drain and go after Helm says that it is done."""
 ROLLBACK_ATTEMPTS_SECONDS = 60
@@ -235,13 +237,23 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
     as_released(target, revision, rendered, now)
     deployments = live.deployments_of(target, rendered.objects)
     checks.append(Check("live objects are as released", True, f"{len(deployments)} Deployments"))
-    image, digests = live.running_image(target, now)
-    judged = judge(now, Expected(deployments, target.gateway, image.repository, image.tag, digests))
-    if len(digests) > 1 or judged.waiting:
-        mixed = f"pods run {len(digests)} different digests; " if len(digests) > 1 else ""
+    asked, _ = live.running_image(target, now)
+    expected = Expected(deployments, target.gateway, asked.repository, asked.tag, frozenset())
+    try:
+        # Pods of a change just before this one may still be ending.
+        judged, now = live.wait_complete(
+            kube, target, expected, timeout=BEFORE_SECONDS, clock=context.clock
+        )
+    except WaitTimeout as problem:
         raise PlanRefused(
-            f"the release does not serve as it should: {mixed}{judged}",
+            f"the release does not serve as it should: {live.failed_to_text(problem)}",
             remedy="repair it first: from a broken release there is nothing to roll back to",
+        ) from problem
+    image, digests = live.running_image(target, now)
+    if len(digests) > 1:
+        raise PlanRefused(
+            f"the release's pods run {len(digests)} different digests of {image.by_tag}",
+            remedy="its tag was moved: restart the Deployments, so that all run the same",
         )
     checks.append(Check("every pod serves before the change", True, "; ".join(judged.evidence)))
     return Before(
@@ -607,6 +619,7 @@ def recover(
             restart_refused(context, target, before)
         with step("verify the rollback", "the old digest on every pod, and it answers"):
             verified = verify_old(context, target, before.expected(target))
+            verify_restored(context, target, before)
     except BaseException as second:
         raise RollbackFailed(
             f"the promotion failed ({because}) and the rollback failed, too:"
@@ -735,6 +748,19 @@ def verify_old(context: Context, target: Target, expected: Expected) -> str:
         ),
     )
     return "; ".join(judged.evidence)
+
+
+def verify_restored(context: Context, target: Target, before: Before) -> None:
+    """Raise unless the live Deployments are what was recorded before the change."""
+    kube = live.private_kube(context, target, during_cleanup=True)
+    now = live.snapshot(kube, target.namespace)
+    left = [
+        f"Deployment/{name} {path}"
+        for name in before.deployments
+        for path in preflight.unrestored(before.snapshot.deployments[name], now.deployments[name])
+    ]
+    if left:
+        raise RollbackFailed(f"the rollback left {'; '.join(left[:4])} otherwise than before")
 
 
 def commands_for_a_human(context: Context, target: Target, before: Before, folder: Path) -> str:

@@ -189,6 +189,17 @@ def test_drift_is_named(released: dict[str, Any], present: dict[str, Any], where
     assert found == [f"spec.template.spec.containers.c.{where}"]
 
 
+def test_what_a_rollback_left_behind() -> None:
+    recorded, live = spec(image="a:1"), spec(image="a:1")
+    live["spec"]["replicas"] = 9
+    live["spec"]["template"]["metadata"] = {
+        "annotations": {"kubectl.kubernetes.io/restartedAt": "now"}
+    }
+    assert preflight.unrestored(recorded, live) == []
+    live["spec"]["template"]["spec"]["containers"].append({"name": "left", "image": "b:1"})
+    assert preflight.unrestored(recorded, live) == ["spec.template.spec.containers.left"]
+
+
 def test_scaled_by_hand() -> None:
     live = spec()
     live["spec"]["replicas"] = 3
