@@ -31,11 +31,10 @@ from ci.servicebus.errors import StartupError
 from ci.servicebus.gateway.hub import Hub, Peer
 from ci.servicebus.gateway.tokens import AcceptAll, Policy, SharedKeys
 from ci.servicebus.settings import Settings, read_queues
+from ci.servicebus.websocket import WebSocketPeer, could_be_websocket, is_websocket
 
 FIRST_BYTE_WITHIN = 15.0
 """Seconds in which a client has to say something after it connected."""
-
-READ_AT_ONCE = 262_144
 
 log = logging.getLogger("servicebus")
 
@@ -206,10 +205,14 @@ class Server:
 
     def flush(self) -> None:
         """Write what is to be written, and see to what is due next."""
-        for peer in self.hub.take_dirty():
-            transport = self._peers.get(peer)
-            if transport is not None:
+        while dirty := self.hub.take_dirty():
+            for peer in dirty:
+                transport = self._peers.get(peer)
+                if transport is None:
+                    continue
                 transport.write_out()
+                if peer.held_back and not peer.paused and not peer.connection.pending:
+                    peer.resume(self.clock())
         self.wake()
 
     def wake(self) -> None:
@@ -274,6 +277,9 @@ class _AmqpTransport(asyncio.Protocol):
         self._set_watch()
 
     def data_received(self, data: bytes) -> None:
+        self._amqp_received(data)
+
+    def _amqp_received(self, data: bytes) -> None:
         now = self._server.clock()
         self._heard_at = now
         self._peer.receive(data, now)
@@ -287,9 +293,12 @@ class _AmqpTransport(asyncio.Protocol):
             return
         data = self._peer.connection.take_output()
         if data:
-            self._transport.write(data)
+            self._transport.write(self._wrap(data))
         if self._peer.closed:
             self._transport.close()
+
+    def _wrap(self, data: bytes) -> bytes:
+        return data
 
     def pause_writing(self) -> None:
         self._peer.pause()
@@ -331,11 +340,33 @@ class _AmqpTransport(asyncio.Protocol):
         self._watch = loop.call_later(patience - silent, self._set_watch)
 
 
+class _WebSocketTransport(_AmqpTransport):
+    """Carries one peer's bytes inside WebSocket messages."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self._websocket = WebSocketPeer()
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        amqp, out, over = self._websocket.receive(data)
+        if out:
+            self._transport.write(out)
+        if amqp:
+            self._amqp_received(amqp)
+        if over:
+            self._transport.close()
+
+    def _wrap(self, data: bytes) -> bytes:
+        return self._websocket.wrap(data)
+
+
 class _HttpTransport(asyncio.Protocol):
-    """Carries one administration connection's bytes."""
+    """Carries one administration connection's bytes; a WebSocket takes it over."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._first: bytes | None = b""
         self._http = HttpPeer(server.administration.handle)
         self._transport: asyncio.Transport | None = None
 
@@ -346,6 +377,17 @@ class _HttpTransport(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
+        if self._first is not None:
+            self._first = data = self._first + data
+            if could_be_websocket(data):
+                if is_websocket(data):
+                    self._server._transports.pop(self._transport, None)
+                    taker = _WebSocketTransport(self._server)
+                    self._transport.set_protocol(taker)
+                    taker.connection_made(self._transport)
+                    taker.data_received(data)
+                return
+            self._first = None
         out, over = self._http.receive(data)
         if out:
             self._transport.write(out)

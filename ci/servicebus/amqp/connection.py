@@ -267,6 +267,7 @@ class Connection:
         self._sessions: dict[int, Session] = {}
         self._buffer = bytearray()
         self._out: list[bytes] = []
+        self.pending = 0
         self._events: list[Event] = []
 
     # --- bytes in, events out --------------------------------------------------------------------
@@ -305,12 +306,8 @@ class Connection:
             return b""
         data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
+        self.pending = 0
         return data
-
-    @property
-    def has_output(self) -> bool:
-        """Something waits to be written."""
-        return bool(self._out)
 
     def _consume(self) -> None:
         buffer = self._buffer
@@ -734,6 +731,7 @@ class Connection:
             if session.remote_window > 0 and not session.outbox:
                 session.remote_window -= 1
                 self._out.append(frame)
+                self.pending += len(frame)
             else:
                 session.outbox.append(frame)
             if not more:

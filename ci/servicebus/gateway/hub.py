@@ -84,6 +84,10 @@ SESSION_WAIT = 60.0
 """How long a receiver waits for the next free session where it does not say so itself."""
 
 
+OUTPUT_AT_ONCE = 1 << 20
+"""Bytes of messages that one connection may have waiting before they are written."""
+
+
 @dataclass(slots=True, eq=False)
 class Producer:
     """A link over which an entity is sent messages."""
@@ -100,10 +104,9 @@ class Consumer:
     queue: Queue
     session: SessionLock | None = None
 
-    @property
-    def ready(self) -> bool:
-        """A message may be sent now."""
-        return self.link.ready and not self.peer.paused
+    def may_send(self) -> bool:
+        """A message may be sent now: the link has credit and the peer keeps up."""
+        return self.link.ready and self.peer.keeps_up()
 
 
 @dataclass(slots=True, eq=False)
@@ -203,7 +206,7 @@ class Hub:
         consumers = self._consumers.get(queue)
         if queue.settings.requires_session:
             for consumer in list(consumers or ()):
-                while consumer.ready and self._deliver(consumer, now):
+                while consumer.may_send() and self._deliver(consumer, now):
                     pass
             self._serve_acceptors(queue, now)
             return
@@ -211,7 +214,7 @@ class Hub:
         while consumers and idle < len(consumers) and queue.has_ready():
             consumer = consumers[0]
             consumers.rotate(-1)
-            if not consumer.ready:
+            if not consumer.may_send():
                 idle += 1
             elif self._deliver(consumer, now):
                 idle = 0
@@ -295,12 +298,13 @@ class Hub:
 
 
 class Peer:
-    """One connection."""
+    """One connection. ``held_back`` is set where messages wait for bytes to be written first."""
 
     def __init__(self, hub: Hub, connection: Connection) -> None:
         self.hub = hub
         self.connection = connection
         self.paused = False
+        self.held_back = False
         self.closed = False
 
     def receive(self, data: bytes, now: float) -> None:
@@ -316,13 +320,20 @@ class Peer:
             self._handle(event, now)
         self.hub.settle_up(now)
 
+    def keeps_up(self) -> bool:
+        """Messages may be handed to the connection."""
+        if self.connection.pending >= OUTPUT_AT_ONCE:
+            self.held_back = True
+            return False
+        return not self.paused
+
     def pause(self) -> None:
         """The transport's buffer is full: no messages for a while."""
         self.paused = True
 
     def resume(self, now: float) -> None:
         """The transport takes bytes again."""
-        self.paused = False
+        self.paused = self.held_back = False
         for queue, consumers in list(self.hub._consumers.items()):
             if any(consumer.peer is self for consumer in consumers):
                 self.hub.pump(queue, now)
