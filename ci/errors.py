@@ -101,6 +101,14 @@ class ProofFailed(PipelineError):
     default_remedy = "read the failed cases in the run's junit.xml; the target was not touched"
 
 
+class EvidenceRefused(PipelineError):
+    """No evidence allows the promotion: none, or not signed, not of this image and chart, too
+    old, failed, or without a required case or approval."""
+
+    exit_code = 21
+    default_remedy = "prove it: `python3 pipeline.py prove`"
+
+
 class TargetNotFound(PipelineError):
     """The target's kubeconfig, context, namespace or release does not exist."""
 

@@ -137,6 +137,7 @@ class Proof:
     cases: tuple[Case, ...]
     junit: Path
     finished: datetime
+    started: datetime | None = None
 
     @property
     def failed(self) -> tuple[Case, ...]:

@@ -90,6 +90,26 @@ class ProveSettings(Block):
     timeout_seconds: Seconds = 600
 
 
+class EvidenceSettings(Block):
+    """Who signs what was proven, and what a promotion asks of it."""
+
+    key_file: Annotated[Path | None, Field(strict=False)] = None
+    """Private key (PEM, Ed25519 or ECDSA P-256). Without it and ``key_env`` a key pair is made
+    on first use under ``$PIPELINE_HOME/state/keys``."""
+    key_env: str = ""
+    """Environment variable that holds the private key's PEM; it goes before ``key_file``."""
+    public_keys: tuple[Annotated[Path, Field(strict=False)], ...] = ()
+    """Keys whose evidence is relied on; the signing key's own when empty. A machine that only
+    promotes needs these and no private key."""
+    approver_keys: tuple[Annotated[Path, Field(strict=False)], ...] = ()
+    """Keys whose approvals count; ``public_keys`` when empty."""
+    max_age_hours: Annotated[float, Field(gt=0, le=8760, strict=False)] = 24
+    """Evidence older than this is refused: what surrounds an image changes, too."""
+    require: tuple[str, ...] = ("*", "!test_cached_view::*")
+    """Globs of cases that must have passed; a skipped one refuses, except after ``!``. The
+    cacher has no replicas on the gate, as in the upgrade plan, so its case is excused."""
+
+
 class RegistryLogin(Block):
     """How to log in to a target's registry: a program whose output is the password (ECR's is
     ``aws ecr get-login-password``), or an environment variable that holds it."""
@@ -111,6 +131,8 @@ class TargetSettings(Block):
     registry_login: RegistryLogin | None = None
     timeout_seconds: Seconds = 600
     """Of ``helm upgrade --wait``; the upgrade plan's is ten minutes."""
+    approval: bool = False
+    """Whether a person has to approve each image before it is promoted there."""
     servicebus_connection_string_env: str = ""
     """Environment variable with a connection string, for the end-to-end tests on this target."""
 
@@ -122,6 +144,7 @@ class Settings(Block):
     service: ServiceSettings = ServiceSettings()
     gate: GateSettings = GateSettings()
     prove: ProveSettings = ProveSettings()
+    evidence: EvidenceSettings = EvidenceSettings()
     targets: dict[str, TargetSettings] = Field(default_factory=dict)
 
     @field_validator("targets")

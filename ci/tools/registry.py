@@ -1,4 +1,5 @@
-"""OCI registries through the distribution API: what a tag resolves to, and copies by digest."""
+"""OCI registries through the distribution API: what a tag resolves to, copies by digest, and
+what is attached to an image (referrers)."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -24,6 +25,15 @@ MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 CHUNK = 1 << 20
+
+INDEX, MANIFEST = MANIFESTS[0], MANIFESTS[1]
+EMPTY = b"{}"
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+ATTACHED_LIMIT = 8 << 20
+"""No evidence is larger; anybody may attach anything."""
+REFERRERS_UNKNOWN = (400, 404, 405, 406)
+"""How registries without the referrers API answer it (docker-registry 2.8: 404)."""
+ATTACH_ATTEMPTS = 5
 
 
 def password(login: Login, programs: Programs) -> str:
@@ -123,6 +133,131 @@ class Repository:
             "PUT", f"manifests/{reference}", content=content, content_type=media_type
         )
         self._refuse(answer, f"a push to {self.name}:{reference}")
+
+    # Referrers: what is attached to an image ----------------------------------------------------
+
+    def attach(
+        self,
+        digest: str,
+        content: bytes,
+        *,
+        artifact_type: str,
+        media_type: str,
+        annotations: Mapping[str, str],
+    ) -> str:
+        """Attach ``content`` to the image ``digest``; the digest of the manifest that holds it.
+
+        A registry that knows referrers says so in its answer and lists them itself; for any
+        other the list is kept under the image's referrers tag, as the specification has it.
+        """
+        subject, subject_type = self.manifest(digest)
+        if _digest(subject) != digest:
+            raise RegistryRefused(f"{self.name} gave another manifest than {digest}")
+        for blob in (EMPTY, content):
+            if not self.has(_digest(blob)):
+                self.write(_digest(blob), len(blob), iter([blob]))
+        manifest = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "artifactType": artifact_type,
+                "config": _descriptor(EMPTY, EMPTY_TYPE),
+                "layers": [_descriptor(content, media_type)],
+                "subject": _descriptor(subject, subject_type),
+                "annotations": dict(annotations),
+            }
+        ).encode()
+        held = _digest(manifest)
+        answer = self._request("PUT", f"manifests/{held}", content=manifest, content_type=MANIFEST)
+        self._refuse(answer, f"a push to {self.name}@{held}")
+        if answer.headers.get("oci-subject") != digest:
+            described = {
+                **_descriptor(manifest, MANIFEST),
+                "artifactType": artifact_type,
+                "annotations": dict(annotations),
+            }
+            self._list_under_tag(digest, described)
+        return held
+
+    def attached(self, digest: str, *, artifact_type: str, media_type: str) -> list[bytes]:
+        """What is attached to ``digest`` with these types, checked against its own digests.
+
+        Nothing else about it is checked: whoever may push may attach. What is damaged or too
+        large is left out, so that it cannot hide what is sound; where nothing is sound, what is
+        wrong with it is raised.
+        """
+        found, problems = [], []
+        for entry in self.referrers(digest):
+            if entry.get("artifactType") != artifact_type:
+                continue
+            try:
+                manifest, _ = self.manifest(str(entry.get("digest")))
+                if _digest(manifest) != entry.get("digest"):
+                    raise RegistryRefused(f"{self.name} gave another manifest than was attached")
+                found += [self._small(layer) for layer in _layers(manifest, media_type)]
+            except RegistryRefused as problem:
+                problems.append(problem)
+        if problems and not found:
+            raise problems[0]
+        return found
+
+    def referrers(self, digest: str) -> list[dict[str, Any]]:
+        """Descriptors of every manifest whose subject is ``digest``."""
+        found: list[dict[str, Any]] = []
+        path = f"referrers/{digest}"
+        while path:
+            answer = self._request("GET", path, accept=True)
+            if answer.status_code in REFERRERS_UNKNOWN:
+                return self._tagged(digest)[0]
+            self._refuse(answer, f"the referrers of {self.name}@{digest}")
+            found += _descriptors(answer.content)
+            following = answer.links.get("next", {}).get("url", "")
+            path = _relative(following, answer.request.url, f"/v2/{self._path}/")
+        return found
+
+    def _tagged(self, digest: str) -> tuple[list[dict[str, Any]], bool]:
+        """(the list under the referrers tag, whether there is one)."""
+        tag = referrers_tag(digest)
+        answer = self._request("GET", f"manifests/{tag}", accept=True)
+        if answer.status_code == 404:
+            return [], False
+        self._refuse(answer, f"{self.name}:{tag}")
+        kind = answer.headers.get("content-type", "").split(";")[0]
+        if kind != INDEX:
+            raise RegistryRefused(
+                f"{self.name}:{tag} is no list of referrers but {kind or 'something else'}",
+                remedy=f"find out who pushed the tag {tag}, and remove it",
+            )
+        return _descriptors(answer.content), True
+
+    def _list_under_tag(self, digest: str, described: dict[str, Any]) -> None:
+        """Put a descriptor onto the list. Registries of this kind know no compare-and-swap: who
+        writes looks again whether another overwrote it, and then adds again."""
+        tag = referrers_tag(digest)
+        for _ in range(ATTACH_ATTEMPTS):
+            listed, _found = self._tagged(digest)
+            if any(entry.get("digest") == described["digest"] for entry in listed):
+                return
+            index = {
+                "schemaVersion": 2,
+                "mediaType": INDEX,
+                "manifests": [*listed, described],
+            }
+            self.write_manifest(tag, json.dumps(index).encode(), INDEX)
+        if all(entry.get("digest") != described["digest"] for entry in self._tagged(digest)[0]):
+            raise RegistryRefused(
+                f"{self.name}:{tag} is written by others all the time",
+                remedy="run again when nobody else attaches to this image",
+            )
+
+    def _small(self, digest: str) -> bytes:
+        """A blob that is held in memory, so its size is limited."""
+        content = bytearray()
+        for chunk in self.read(digest):
+            content += chunk
+            if len(content) > ATTACHED_LIMIT:
+                raise RegistryRefused(f"{self.name}@{digest} is too large for what it is")
+        return bytes(content)
 
     def _headers(self, accept: bool) -> dict[str, str]:
         headers = {"authorization": self._authorization} if self._authorization else {}
@@ -231,6 +366,62 @@ def _copy_manifest(source: Repository, into: Repository, digest: str) -> tuple[b
         if not into.has(blob["digest"]):
             into.write(blob["digest"], int(blob["size"]), source.read(blob["digest"]))
     return content, media_type
+
+
+def copy_attached(source: Repository, into: Repository, digest: str, *, artifact_type: str) -> int:
+    """Attach in ``into`` what ``source`` has attached to ``digest``; how many were copied."""
+    there = {entry.get("digest") for entry in into.referrers(digest)}
+    copied = 0
+    for entry in source.referrers(digest):
+        if entry.get("artifactType") != artifact_type or entry.get("digest") in there:
+            continue
+        content, media_type = _copy_manifest(source, into, str(entry["digest"]))
+        answer = into._request(
+            "PUT", f"manifests/{entry['digest']}", content=content, content_type=media_type
+        )
+        into._refuse(answer, f"a push to {into.name}@{entry['digest']}")
+        if answer.headers.get("oci-subject") != digest:
+            into._list_under_tag(digest, entry)
+        copied += 1
+    return copied
+
+
+def referrers_tag(digest: str) -> str:
+    """The tag that lists what refers to ``digest`` where the registry has no referrers API."""
+    algorithm, _, value = digest.partition(":")
+    return re.sub(r"[^a-zA-Z0-9._-]", "-", f"{algorithm[:32]}-{value[:64]}")
+
+
+def _descriptor(content: bytes, media_type: str) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": _digest(content), "size": len(content)}
+
+
+def _descriptors(index: bytes) -> list[dict[str, Any]]:
+    try:
+        listed = json.loads(index).get("manifests") or []
+        return [entry for entry in listed if isinstance(entry, dict)]
+    except (ValueError, AttributeError, TypeError):
+        raise RegistryRefused("the registry's list of referrers is not understood") from None
+
+
+def _layers(manifest: bytes, media_type: str) -> list[str]:
+    try:
+        layers = json.loads(manifest)["layers"]
+        return [str(entry["digest"]) for entry in layers if entry["mediaType"] == media_type]
+    except (ValueError, LookupError, TypeError):
+        raise RegistryRefused("an attached manifest is not understood") from None
+
+
+def _relative(link: str, asked: httpx.URL, below: str) -> str:
+    """The path of a following page, below the repository; one that leads elsewhere is not
+    followed, for our login would go with it."""
+    if not link:
+        return ""
+    url = asked.join(link)
+    if (url.scheme, url.netloc) != (asked.scheme, asked.netloc) or not url.path.startswith(below):
+        raise RegistryRefused(f"the registry's list of referrers goes on elsewhere: {url.host}")
+    query = f"?{url.query.decode()}" if url.query else ""
+    return url.path.removeprefix(below) + query
 
 
 def _digest(content: bytes) -> str:

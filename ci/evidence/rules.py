@@ -1,0 +1,266 @@
+"""Whether what is attached to an image allows its promotion. Pure: ``now`` is passed in.
+
+Anybody who may push to a registry may attach anything to an image, and remove what others
+attached. So statements of other kinds are passed over, and what no trusted key signed decides
+nothing; it is only named when there is nothing better. Of the trusted ones about this image and
+this chart the newest decides: a proof that failed is not outweighed by an older one that passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+
+from ci.errors import EvidenceRefused
+from ci.evidence import dsse, statement
+from ci.evidence.keys import PublicKey
+from ci.evidence.statement import Approval, Subject, TestResult
+from ci.model import Case, Outcome
+
+SKEW = timedelta(minutes=5)
+"""How far another machine's clock may be ahead of ours."""
+
+PROVE = "prove it: `python3 pipeline.py prove`"
+PROVE_AGAIN = "prove it again: `python3 pipeline.py prove`"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What evidence must be to be relied on."""
+
+    trusted: tuple[PublicKey, ...]
+    max_age: timedelta
+    require: tuple[str, ...] = ("*",)
+    """Globs of cases that must have passed; those after ``!`` need not."""
+    approvers: tuple[PublicKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be promoted: an image and, with it, a chart."""
+
+    image: str
+    """As the person named it, for messages."""
+    digest: str
+    """``sha256:`` and 64 hexadecimal digits."""
+    chart: Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Evidence that may be relied on."""
+
+    result: TestResult
+    key: PublicKey
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Flaw:
+    """Why one candidate was not taken; the one that came furthest is told."""
+
+    came: int
+    at: datetime | None
+    error: EvidenceRefused
+
+
+def decide(attached: Iterable[bytes], wanted: Wanted, policy: Policy, *, now: datetime) -> Accepted:
+    """The evidence that allows the promotion, or :class:`EvidenceRefused` with the one reason
+    that matters most. ``attached`` are envelopes as the registry gave them."""
+    flaws: list[_Flaw] = []
+    about: list[tuple[TestResult, PublicKey, Subject]] = []
+    for content in attached:
+        try:
+            found = _trusted(content, policy.trusted, statement.TEST_RESULT, wanted.image)
+            if found is None:
+                continue
+            payload, key = found
+            result = _understood(payload, wanted.image)
+            about.append((result, key, _about(result, wanted)))
+        except _Refusal as refusal:
+            flaws.append(refusal.flaw)
+    if about:
+        result, key, subject = max(about, key=lambda entry: entry[0].finished)
+        _refuse_result(result, wanted)
+        _refuse_age(result, wanted, policy, now)
+        _refuse_cases(result.cases, policy.require, wanted)
+        return Accepted(result, key, subject.tag)
+    if flaws:
+        oldest = datetime.min.replace(tzinfo=now.tzinfo)
+        raise max(flaws, key=lambda flaw: (flaw.came, flaw.at or oldest)).error
+    raise EvidenceRefused(f"no evidence is attached to {wanted.image}", remedy=PROVE)
+
+
+def approved(
+    attached: Iterable[bytes], wanted: Wanted, policy: Policy, target: str, *, now: datetime
+) -> Approval:
+    """The approval of ``wanted`` for ``target``, or :class:`EvidenceRefused`."""
+    remedy = (
+        f"let a person approve it: `python3 pipeline.py approve --image {wanted.image}"
+        f" --target {target} --by NAME`"
+    )
+    flaws: list[str] = []
+    for content in attached:
+        try:
+            found = _trusted(content, policy.approvers, statement.APPROVAL, wanted.image)
+            if found is None:
+                continue
+            given = statement.read_approval(found[0])
+        except (_Refusal, statement.NotUnderstood) as problem:
+            flaws.append(f": {problem}")
+            continue
+        if not any(s.digest == wanted.digest.removeprefix("sha256:") for s in given.subjects):
+            flaws.append(": the approval attached to it is of another image")
+        elif given.target != target:
+            flaws.append(f": it is approved for {given.target}")
+        elif now - given.at > policy.max_age:
+            flaws.append(f": the approval by {given.by} is {_hours(now - given.at)} old")
+        elif given.at - now > SKEW:
+            flaws.append(f": the approval by {given.by} is dated in the future")
+        else:
+            return given
+    said = flaws[0] if flaws else ""
+    raise EvidenceRefused(
+        f"{target} needs an approval, {wanted.image} has none{said}", remedy=remedy
+    )
+
+
+def uncovered(cases: Sequence[Case], require: Sequence[str]) -> tuple[list[str], list[Case]]:
+    """(globs that match no case, required cases that did not pass)."""
+    wanted = [glob for glob in require if not glob.startswith("!")]
+    excused = [glob[1:] for glob in require if glob.startswith("!")]
+    unmatched = [glob for glob in wanted if not any(_matches(c.name, [glob]) for c in cases)]
+    missed = [
+        case
+        for case in cases
+        if case.outcome is not Outcome.PASSED
+        and _matches(case.name, wanted)
+        and not _matches(case.name, excused)
+    ]
+    return unmatched, missed
+
+
+class _Refusal(Exception):
+    def __init__(self, came: int, message: str, remedy: str, at: datetime | None = None) -> None:
+        super().__init__(message)
+        self.flaw = _Flaw(came, at, EvidenceRefused(message, remedy=remedy))
+
+
+def _trusted(
+    content: bytes, keys: Sequence[PublicKey], kind: str, image: str
+) -> tuple[bytes, PublicKey] | None:
+    """(payload, the trusted key that signed it); ``None`` for what is of another kind."""
+    try:
+        envelope = dsse.parse(content)
+    except dsse.Malformed as problem:
+        message = f"what is attached to {image} as evidence is not understood: {problem}"
+        raise _Refusal(0, message, PROVE_AGAIN) from None
+    if envelope.payload_type != statement.PAYLOAD_TYPE:
+        return None
+    if statement.kind(envelope.payload) not in (kind, ""):
+        return None
+    if not envelope.signatures:
+        raise _Refusal(1, f"the evidence of {image} is not signed", PROVE_AGAIN)
+    key = dsse.signer(envelope, keys)
+    if key is not None:
+        return envelope.payload, key
+    hints = [hint for hint, _ in envelope.signatures]
+    if any(trusted.id in hints for trusted in keys):
+        message = f"the evidence of {image} was changed after it was signed"
+        raise _Refusal(3, message, f"{PROVE_AGAIN}, and find out who changed it")
+    named = f" ({hints[0][:16]})" if hints[0] else ""
+    raise _Refusal(
+        2,
+        f"the evidence of {image} is signed by a key that is not trusted here{named}",
+        "if you trust it, name its public key with evidence.public_keys in pipeline.toml",
+    )
+
+
+def _understood(payload: bytes, image: str) -> TestResult:
+    try:
+        return statement.read_result(payload)
+    except statement.NotUnderstood as problem:
+        message = f"the signed evidence of {image} is not understood: {problem}"
+        raise _Refusal(4, message, PROVE_AGAIN) from None
+
+
+def _about(result: TestResult, wanted: Wanted) -> Subject:
+    """The image among the subjects; the chart must be among them, too."""
+    subject = result.of(wanted.digest)
+    if subject is None:
+        others = ", ".join(s.name for s in result.subjects) or "nothing"
+        message = f"the evidence attached to {wanted.image} is of another image ({others})"
+        raise _Refusal(5, message, PROVE, result.finished)
+    if not subject.tag:
+        message = f"the evidence of {wanted.image} does not name its tag"
+        raise _Refusal(5, message, PROVE_AGAIN, result.finished)
+    if result.of(wanted.chart.digest) is None:
+        others = ", ".join(f"{s.name} {s.digest[:12]}" for s in result.subjects if s is not subject)
+        raise _Refusal(
+            6,
+            f"{wanted.image} was proven with another chart than the target's"
+            f" {wanted.chart.name} {wanted.chart.digest[:12]} ({others or 'none'})",
+            "promote with the chart it was proven with, or prove it with this one"
+            " (gate.chart in pipeline.toml)",
+            result.finished,
+        )
+    return subject
+
+
+def _refuse_result(result: TestResult, wanted: Wanted) -> None:
+    failed = [case.name for case in result.cases if case.outcome is Outcome.FAILED]
+    if failed or result.result != statement.PASSED:
+        names = _names(failed) or f"its result is {result.result or 'empty'}"
+        raise EvidenceRefused(
+            f"the newest proof of {wanted.image} failed: {names}",
+            remedy="correct what failed, then prove it",
+        )
+    if not any(case.outcome is Outcome.PASSED for case in result.cases):
+        raise EvidenceRefused(
+            f"the proof of {wanted.image} has no case that passed", remedy=PROVE_AGAIN
+        )
+
+
+def _refuse_age(result: TestResult, wanted: Wanted, policy: Policy, now: datetime) -> None:
+    age = now - result.finished
+    if age < -SKEW:
+        raise EvidenceRefused(
+            f"the evidence of {wanted.image} is dated {_hours(-age)} in the future",
+            remedy="correct the clock of this machine or of the one that proved it",
+        )
+    if age > policy.max_age:
+        raise EvidenceRefused(
+            f"the evidence of {wanted.image} is {_hours(age)} old, at most"
+            f" {_hours(policy.max_age)} are accepted",
+            remedy=f"{PROVE_AGAIN} (evidence.max_age_hours sets the limit)",
+        )
+
+
+def _refuse_cases(cases: Sequence[Case], require: Sequence[str], wanted: Wanted) -> None:
+    unmatched, missed = uncovered(cases, require)
+    if missed:
+        names = _names([f"{case.name} ({case.outcome.value})" for case in missed])
+        raise EvidenceRefused(
+            f"required cases did not pass in the proof of {wanted.image}: {names}",
+            remedy="prove it where they can run, or excuse them with evidence.require",
+        )
+    if unmatched:
+        raise EvidenceRefused(
+            f"required cases were not run in the proof of {wanted.image}: {_names(unmatched)}",
+            remedy="prove it with the whole suite, or correct evidence.require",
+        )
+
+
+def _matches(name: str, globs: Sequence[str]) -> bool:
+    return any(name == glob or fnmatchcase(name, glob) for glob in globs)
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _hours(age: timedelta) -> str:
+    return f"{age.total_seconds() / 3600:.1f} h"
