@@ -168,11 +168,19 @@ def wait_complete(
     clock: Clock,
     look: Callable[[Snapshot], None] | None = None,
 ) -> tuple[Judgement, Snapshot]:
-    """Wait until the roll-over is complete by our own judgement. ``look`` may raise to give up."""
+    """Wait until the roll-over is complete by our own judgement. ``look`` may raise to give up.
+
+    An API that does not answer (its server restarts, the network is cut for a moment) is waited
+    for like everything else.
+    """
     last: list[Judgement] = []
 
     def probe() -> tuple[Judgement, Snapshot] | None:
-        now = snapshot(kube, target.namespace)
+        try:
+            now = snapshot(kube, target.namespace)
+        except CommandFailed as problem:
+            last[:] = [Judgement((f"the API does not answer: {failed_to_text(problem)}",))]
+            return None
         if look is not None:
             look(now)
         last[:] = [judge(now, expected)]

@@ -7,6 +7,7 @@ From the moment the upgrade begins every way out but success is the same: eviden
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,12 @@ BEFORE_SECONDS = 30
 """How long pods of an earlier change may take to go before the release is called unfit."""
 SETTLE_SECONDS = 120
 """How long old pods may take to drain and go after Helm says that it is done."""
+AWAY = re.compile(
+    r"connection refused|connection reset|\bEOF\b|i/o timeout|TLS handshake|no route to host"
+    r"|unreachable|etcdserver|connection lost|ServiceUnavailable|unable to handle the request",
+    re.IGNORECASE,
+)
+"""What programs say when the cluster's API does not answer."""
 ROLLBACK_ATTEMPTS_SECONDS = 60
 """How long the cluster's API may be away before a rollback is given up."""
 
