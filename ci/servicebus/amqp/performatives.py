@@ -9,7 +9,7 @@ and a field that was left out is read as its default.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from ci.servicebus.amqp.codec import DecodeError, decode, encode, encoded, write_compound
@@ -454,6 +454,7 @@ _NAMES = {
 
 _CLASSES = {code: kind for kind, (code, _) in _LAYOUTS.items()}
 _FIELDS = {kind: tuple(f.name for f in fields(kind)) for kind in _LAYOUTS}
+_DEFAULTS = {kind: tuple(f.default for f in fields(kind)) for kind in _LAYOUTS}
 _PERFORMATIVES = frozenset(
     code for code in _CLASSES if 0x10 <= code <= 0x18 or 0x40 <= code <= 0x44
 )
@@ -476,14 +477,13 @@ def from_described(value: object) -> object:
     layout = _LAYOUTS[kind][1]
     if len(value.value) > len(layout):
         raise DecodeError(f"{kind.__name__} has {len(layout)} fields, not {len(value.value)}")
-    names = _FIELDS[kind]
-    given = {
-        names[i]: layout[i].read(item) for i, item in enumerate(value.value) if item is not None
-    }
-    try:
-        return kind(**given)
-    except TypeError:
-        raise DecodeError(f"{kind.__name__} lacks a mandatory field") from None
+    given = list(_DEFAULTS[kind])
+    for index, item in enumerate(value.value):
+        if item is not None:
+            given[index] = layout[index].read(item)
+    if MISSING in given:
+        raise DecodeError(f"{kind.__name__} lacks a mandatory field")
+    return kind(*given)
 
 
 def to_described(value: object) -> Described:

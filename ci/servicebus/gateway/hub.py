@@ -306,6 +306,7 @@ class Peer:
         self.paused = False
         self.held_back = False
         self.closed = False
+        self._trusted = not hub.policy.demanded
 
     def receive(self, data: bytes, now: float) -> None:
         """Bytes from the peer."""
@@ -376,7 +377,9 @@ class Peer:
         if path.lower() == "$cbs":
             self._open_node(link, "$cbs", None)
             return
-        name, is_management, _ = _split_management(path)
+        if not self._trusted:
+            raise Unauthorized("Unauthorized access: no valid token was put to $cbs.")
+        name, is_management = _split_management(path)
         queue = self.hub.namespace.resolve(name)
         if is_management:
             self._open_node(link, path.lower(), queue)
@@ -548,6 +551,7 @@ class Peer:
         elif properties.get("operation") == "put-token":
             try:
                 self.hub.policy.check(body if isinstance(body, str) else "", now)
+                self._trusted = True
             except Unauthorized as error:
                 status, description = error.status, str(error)
         return write_response(
@@ -561,11 +565,9 @@ def entity_path(address: str) -> str:
     return path.strip("/")
 
 
-def _split_management(path: str) -> tuple[str, bool, str]:
-    name, marker, rest = path.rpartition("/")
-    if rest.lower() == "$management":
-        return name, True, marker
-    return path, False, ""
+def _split_management(path: str) -> tuple[str, bool]:
+    name, _, rest = path.rpartition("/")
+    return (name, True) if rest.lower() == "$management" else (path, False)
 
 
 def _session_filter(source: Source | None) -> tuple[bool, str | None]:

@@ -20,7 +20,11 @@ SAS_PREFIX = "SharedAccessSignature "
 
 
 class Policy(Protocol):
-    """Decides on tokens."""
+    """Decides on tokens. Where ``demanded``, links wait for a connection's first good one."""
+
+    @property
+    def demanded(self) -> bool:
+        """Without a token nothing is served."""
 
     def check(self, token: str, now: float) -> None:
         """Raise :class:`~ci.servicebus.errors.Unauthorized` where a token does not hold."""
@@ -28,6 +32,8 @@ class Policy(Protocol):
 
 class AcceptAll:
     """Any token holds, and so does none."""
+
+    demanded = False
 
     def check(self, token: str, now: float) -> None:
         """Nothing to object to."""
@@ -41,6 +47,7 @@ class SharedKeys:
     """
 
     keys: Mapping[str, str]
+    demanded = True
 
     def check(self, token: str, now: float) -> None:
         """See :class:`Policy`."""

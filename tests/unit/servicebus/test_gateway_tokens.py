@@ -1,0 +1,68 @@
+"""Shared access signatures: as the SDK signs them, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from azure.servicebus._pyamqp.utils import generate_sas_token
+
+from ci.servicebus.amqp import performatives as p
+from ci.servicebus.amqp.codec import encoded
+from ci.servicebus.amqp.types import Described, ULong
+from ci.servicebus.broker.model import QueueSettings
+from ci.servicebus.broker.namespace import Namespace
+from ci.servicebus.errors import Unauthorized
+from ci.servicebus.gateway.hub import Hub
+from ci.servicebus.gateway.tokens import AcceptAll, SharedKeys
+from tests.unit.servicebus.peer import credit, frame, frames, hello, receiver, sender
+
+KEYS = SharedKeys({"name": "key+/="})
+
+
+def token(name: str = "name", key: str = "key+/=", expiry: int = 2_000) -> str:
+    return generate_sas_token("amqps://host/queue", name, key, expiry)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def test_a_good_signature_holds_until_its_end() -> None:
+    KEYS.check(token(), 1_999)
+    with pytest.raises(Unauthorized, match="expired"):
+        KEYS.check(token(), 2_000)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        token(name="other"),
+        token(key="other"),
+        token().replace("queue", "other"),
+        token().replace("2000", "9000"),
+        "SharedAccessSignature nonsense",
+    ],
+)
+def test_a_bad_signature_does_not(bad: str) -> None:
+    with pytest.raises(Unauthorized):
+        KEYS.check(bad, 1_000)
+
+
+def test_in_development_everything_holds() -> None:
+    AcceptAll().check("", 0)
+
+
+def test_links_wait_for_a_good_token(namespace: Namespace) -> None:
+    namespace.create("q", QueueSettings(), 0)
+    peer = Hub(namespace, policy=KEYS).connect()
+    peer.receive(hello() + frame(receiver("r", "q", 5)), 0)
+    detach = frames(peer.connection.take_output())[-1][0]
+    assert isinstance(detach, p.Detach)
+    assert detach.error is not None
+    assert detach.error.condition == "amqp:unauthorized-access"
+    asked = (
+        encoded(Described(ULong(0x73), ["id"]))
+        + encoded(Described(ULong(0x74), {"operation": "put-token"}))
+        + encoded(Described(ULong(0x77), token()))
+    )
+    peer.receive(frame(sender("c", "$cbs", 0)) + frame(receiver("c", "$cbs", 1)), 0)
+    peer.receive(frame(credit(1)) + frame(p.Transfer(0, 0, b"t", 0, True), asked), 1_000)
+    peer.connection.take_output()
+    peer.receive(frame(receiver("r", "q", 6)), 1_000)
+    assert isinstance(frames(peer.connection.take_output())[-1][0], p.Attach)
