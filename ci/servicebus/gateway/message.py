@@ -133,11 +133,14 @@ def read_message(payload: bytes) -> Draft:
         start = end
     kept = bytearray()
     count = 0
-    for key, item in annotations.items():
-        if key not in _OURS:
-            encode(kept, key)
-            encode(kept, item)
-            count += 2
+    try:
+        for key, item in annotations.items():
+            if key not in _OURS:
+                encode(kept, key)
+                encode(kept, item)
+                count += 2
+    except EncodeError as error:
+        raise DecodeError(f"an annotation that cannot be kept: {error}") from None
     ttl_ms = _number(_at(header, 2))
     scheduled = annotations.get("x-opt-scheduled-enqueue-time")
     content = Content(
@@ -279,7 +282,10 @@ def _merged(section: bytes, added: dict[str, object]) -> bytes:
         if isinstance(described, Described) and isinstance(described.value, dict):
             held.update(described.value)
     held.update(added)
-    return encoded(Described(ULong(APPLICATION_PROPERTIES), held))
+    try:
+        return encoded(Described(ULong(APPLICATION_PROPERTIES), held))
+    except EncodeError:  # a rare form that is read and not written: the sender's bytes it is
+        return section
 
 
 def write_response(

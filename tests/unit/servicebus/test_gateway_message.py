@@ -93,6 +93,20 @@ def test_added_properties_join_the_sender_s() -> None:
     assert delivered(section(DATA, b""), x="y")[0x74] == {"x": "y"}
 
 
+ODD = b"\xe0\x05\x01\x00\x53\x24\x45"  # an array of described values: read, and not written
+
+
+def test_a_rare_form_among_the_properties_stays_as_it_was() -> None:
+    properties = b"\x00\x53\x74\xc1\x0b\x02\xa1\x01a" + ODD
+    assert list(delivered(properties + section(DATA, b""), x="y")[0x74]) == ["a"]  # type: ignore[call-overload]
+
+
+def test_a_rare_form_among_the_annotations_is_refused() -> None:
+    annotations = b"\x00\x53\x72\xc1\x0b\x02\xa3\x01a" + ODD
+    with pytest.raises(DecodeError):
+        read_message(annotations + section(DATA, b""))
+
+
 def test_what_the_queue_has_to_know() -> None:
     draft = read_message(
         section(HEADER, [None, None, UInt(5_000)])
