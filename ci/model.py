@@ -189,6 +189,9 @@ class Probing:
     per_second: float = 20.0
     """0 turns the prober off."""
     timeout_seconds: float = 5.0
+    inside: bool = True
+    """From a pod of the serving image in the target's namespace; else, and where that is not
+    possible, through the API server."""
     allowed_failures: int = 0
     """A chart that drains loses no request, so none is forgiven by default."""
 

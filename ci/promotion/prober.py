@@ -46,8 +46,11 @@ class Account:
 
     def __str__(self) -> str:
         why = f" ({self.problems[0][0]})" if self.problems else ""
+        under_way = self.sent - self.answered - self.failed
+        rest = f", {under_way} under way" if under_way else ""
         return (
-            f"{self.sent} sent, {self.answered} answered, {self.failed} failed{why}; longest gap"
+            f"{self.sent} sent, {self.answered} answered, {self.failed} failed{why}{rest};"
+            f" longest gap"
             f" {self.longest_gap:.2f} s, median {self.median * 1000:.0f} ms,"
             f" slowest {self.slowest * 1000:.0f} ms"
         )
@@ -76,6 +79,8 @@ def account(samples: Iterable[Sample], *, sent: int, begun: float, ended: float)
 
 class Prober:
     """Sends while in the ``with`` block; :meth:`account` may be asked at any time."""
+
+    where = "through the API server"
 
     def __init__(self, send: Send, *, per_second: float, timeout: float, clock: Clock) -> None:
         self._send = send

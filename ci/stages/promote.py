@@ -32,6 +32,7 @@ from ci.errors import (
 )
 from ci.model import Check, Image, Promotion, Proof, Release, Target
 from ci.promotion import backups, evidence, lease, live, plan, preflight, redaction
+from ci.promotion.inside import InsideProber
 from ci.promotion.prober import Prober
 from ci.promotion.rollout import (
     Expected,
@@ -117,13 +118,15 @@ def promote(
             image, accepted = proven_image(context, target, proof)
         with step("check the release", "the latest revision serves, whole, and as released"):
             before = inspect(context, target, history)
+        with step("start the prober", "every request during the change is accounted for"):
+            inside = held.enter_context(probing_inside(context, target, before))
         with step("back up", "what a rollback needs, readable without this project"):
             back_up(context, target, before, folder)
         with step("plan", "nothing may change but what derives from the image's tag"):
             planned = make_plan(context, target, before, image, history)
             refuse_more_than_the_image(context, planned)
-        with step("start the prober", "every request during the change is accounted for"):
-            prober = held.enter_context(probing(context, target))
+        with step("ask the service", "it answers steadily before the change"):
+            prober = steady(context, target, inside, held)
         with step("check again", "nobody changed the release while we looked"):
             refuse_changed(context, target, before.revision)
             note_begin(lock, before, image)
@@ -388,52 +391,96 @@ def refuse_more_than_the_image(context: Context, planned: plan.Plan) -> None:
 
 
 @contextmanager
-def probing(context: Context, target: Target) -> Iterator[Prober | None]:
-    """Requests at a steady rate from here to the end; none when it is turned off.
+def probing_inside(
+    context: Context, target: Target, before: Before
+) -> Iterator[InsideProber | None]:
+    """A prober in the target's namespace, removed at the end; none where it is turned off or not
+    allowed. It starts beside the next steps."""
+    if target.probing.per_second <= 0 or not target.probing.inside:
+        yield None
+        return
+    try:
+        inside = InsideProber(
+            context.kube(target.cluster),
+            target,
+            before.snapshot.deployments[target.gateway],
+            before.image.by_tag,
+        )
+    except CommandFailed as problem:
+        context.events.note(f"no prober inside the cluster: {live.failed_to_text(problem)}")
+        yield None
+        return
+    try:
+        yield inside
+    finally:
+        inside.remove()
+
+
+def steady(
+    context: Context, target: Target, inside: InsideProber | None, held: ExitStack
+) -> Prober | InsideProber | None:
+    """The prober that will count, once it has its first answers: the one inside, else one
+    through the API server, which lives in ``held``.
 
     Raises :class:`PlanRefused` when the service does not answer steadily before the change.
     """
     if target.probing.per_second <= 0:
-        yield None
-        return
-    clock = SystemClock()
-    with ExitStack() as held:
-        socket = held.enter_context(context.kube(target.cluster).api())
-        client = held.enter_context(
-            httpx.Client(
-                transport=httpx.HTTPTransport(uds=str(socket)),
-                base_url="http://localhost",
-                timeout=target.probing.timeout_seconds,
+        return None
+    if inside is not None:
+        try:
+            wait_for_answers(context, target, inside, CommandFailed)
+            return inside
+        except (CommandFailed, WaitTimeout) as problem:
+            context.events.note(
+                f"no answers to the prober inside the cluster ({live.failed_to_text(problem)}):"
+                " probing through the API server"
             )
+    socket = held.enter_context(context.kube(target.cluster).api())
+    client = held.enter_context(
+        httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(socket)),
+            base_url="http://localhost",
+            timeout=target.probing.timeout_seconds,
         )
-        prober = held.enter_context(
-            Prober(
-                live.sender(client, target),
-                per_second=target.probing.per_second,
-                timeout=target.probing.timeout_seconds,
-                clock=clock,
+    )
+    prober = held.enter_context(
+        Prober(
+            live.sender(client, target),
+            per_second=target.probing.per_second,
+            timeout=target.probing.timeout_seconds,
+            clock=SystemClock(),
+        )
+    )
+    wait_for_answers(context, target, prober, PlanRefused)
+    return prober
+
+
+def wait_for_answers(
+    context: Context,
+    target: Target,
+    prober: Prober | InsideProber,
+    error: type[PipelineError],
+) -> None:
+    """Wait for the first answers; raise ``error`` at the first request that fails."""
+
+    def answered() -> bool:
+        now = prober.account()
+        if now is not None and now.failed:
+            raise error(
+                f"{target.probing.path} does not answer steadily before the change:"
+                f" {now.problems[0][0]}",
+                remedy="repair the service, or allow get of services/proxy; the prober's path"
+                " and rate are settings",
             )
-        )
+        return now is not None and now.answered >= BASELINE_PROBES
 
-        def steady() -> bool:
-            now = prober.account()
-            if now.failed:
-                raise PlanRefused(
-                    f"{target.probing.path} does not answer steadily before the change:"
-                    f" {now.problems[0][0]}",
-                    remedy="repair the service, or allow get of services/proxy; the prober's path"
-                    " and rate are settings",
-                )
-            return now.answered >= BASELINE_PROBES
-
-        wait_until(
-            f"{BASELINE_PROBES} answers of {target.probing.path}",
-            steady,
-            timeout=target.probing.timeout_seconds + 10,
-            clock=context.clock,
-            interval=0.05,
-        )
-        yield prober
+    wait_until(
+        f"{BASELINE_PROBES} answers of {target.probing.path}",
+        answered,
+        timeout=target.probing.timeout_seconds + 15,
+        clock=context.clock,
+        interval=0.1,
+    )
 
 
 def refuse_changed(context: Context, target: Target, recorded: Revision) -> None:
@@ -587,15 +634,17 @@ def healthy(context: Context, target: Target) -> tuple[Check, ...]:
     return checks
 
 
-def count_probes(target: Target, prober: Prober | None) -> tuple[Check, ...]:
+def count_probes(target: Target, prober: Prober | InsideProber | None) -> tuple[Check, ...]:
+    """The account of every request. Raises :class:`PromotionFailed` when too many failed, or
+    when the prober was lost, so that nobody knows."""
     if prober is None:
         return (Check("requests during the change", True, "not probed: turned off"),)
     final = prober.stop()
+    if final is None:
+        raise PromotionFailed("the prober was lost: nobody knows whether requests were")
     if final.failed > target.probing.allowed_failures:
-        raise PromotionFailed(
-            f"requests were lost during the change: {final}",
-        )
-    return (Check("requests during the change", True, str(final)),)
+        raise PromotionFailed(f"requests were lost during the change: {final}")
+    return (Check("requests during the change", True, f"{final}, {prober.where}"),)
 
 
 # -- when it fails --------------------------------------------------------------------------------

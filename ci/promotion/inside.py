@@ -1,0 +1,143 @@
+"""The prober inside the cluster: a pod of the image that serves now, which every node has.
+
+It sees the Service as the service's own clients do, and goes on when the API server is away.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ci.errors import CommandFailed, PipelineError
+from ci.model import Target
+from ci.promotion.prober import Account
+from ci.tools.kube import Kube
+from ci.tools.wait import SystemClock, wait_until
+
+LABEL = "queue-timeout-gate/prober"
+_SCRIPT = Path(__file__).parent / "probe_pod.py"
+
+
+def manifest(target: Target, name: str, gateway: Mapping[str, Any], image: str) -> dict[str, Any]:
+    """The pod. ``gateway`` is the live Deployment: pull secrets and placement are its own."""
+    spec = gateway["spec"]["template"]["spec"]
+    probing = target.probing
+    copied = ("imagePullSecrets", "nodeSelector", "tolerations", "securityContext")
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {LABEL: target.release}},
+        "spec": {
+            **{key: spec[key] for key in copied if spec.get(key)},
+            "restartPolicy": "Never",
+            # A prober whose run was killed ends by itself.
+            "activeDeadlineSeconds": target.timeout_seconds * 2 + 900,
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "containers": [
+                {
+                    "name": "prober",
+                    "image": image,
+                    "command": [
+                        "python3",
+                        "-c",
+                        _SCRIPT.read_text(encoding="utf-8"),
+                        f"{target.gateway}.{target.namespace}.svc",
+                        str(target.port),
+                        probing.path,
+                        str(probing.per_second),
+                        str(probing.timeout_seconds),
+                    ],
+                    "resources": {
+                        "requests": {"cpu": "20m", "memory": "32Mi"},
+                        "limits": {"memory": "128Mi"},
+                    },
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "runAsNonRoot": True,
+                        "runAsUser": 65534,
+                        "capabilities": {"drop": ["ALL"]},
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                }
+            ],
+        },
+    }
+
+
+def parse(log: str) -> Account | None:
+    """The newest account in the pod's log; ``None`` when there is none yet."""
+    for line in reversed(log.splitlines()):
+        try:
+            said = json.loads(line)
+            return Account(
+                sent=int(said["sent"]),
+                answered=int(said["answered"]),
+                failed=int(said["failed"]),
+                longest_gap=float(said["longest_gap"]),
+                slowest=float(said["slowest"]),
+                median=float(said["median"]),
+                problems=tuple((str(why), int(often)) for why, often in said["problems"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+class InsideProber:
+    """Starts the pod at once; :meth:`account` says what it has seen."""
+
+    where = "inside the cluster"
+
+    def __init__(self, kube: Kube, target: Target, gateway: Mapping[str, Any], image: str) -> None:
+        # Cleanup mode: the pod is removed after Ctrl-C, too.
+        self._kube = kube.for_cleanup()
+        self._scope = ("--namespace", target.namespace)
+        self.name = f"promotion-prober-{secrets.token_hex(3)}"
+        self._kube.run(
+            "delete", "pods", "--selector", f"{LABEL}={target.release}", *self._scope,
+            "--wait=false", check=False,
+        )  # fmt: skip
+        pod = manifest(target, self.name, gateway, image)
+        self._kube.run("create", "-f", "-", *self._scope, input=json.dumps(pod))
+
+    def account(self) -> Account | None:
+        """What it has seen so far; ``None`` before its first line. Raises when it does not run."""
+        answer = self._kube.run(
+            "logs", self.name, "--tail=3", *self._scope, check=False, timeout=20
+        )
+        found = parse(answer.stdout)
+        if found is None and "Traceback" in answer.stdout + answer.stderr:
+            raise CommandFailed(f"the prober's pod ended: {answer.stdout.strip()[-200:]}")
+        return found
+
+    def stop(self) -> Account | None:
+        """The final account, which covers everything sent by now; ``None`` when the pod is
+        lost."""
+        try:
+            return self._newer(self._newer(None))
+        except PipelineError:
+            return None
+
+    def _newer(self, than: Account | None) -> Account:
+        """The first account in which all is answered or failed that ``than`` had sent."""
+
+        def found() -> Account | None:
+            now = self.account()
+            if now is None or (than is not None and now.sent <= than.sent):
+                return None
+            return now if than is None or now.answered + now.failed >= than.sent else None
+
+        return wait_until(
+            "the prober's next line", found, timeout=15, clock=SystemClock(), interval=0.2
+        )
+
+    def remove(self) -> None:
+        self._kube.run(
+            "delete", "pod", self.name, *self._scope, "--wait=false", "--ignore-not-found",
+            check=False,
+        )  # fmt: skip

@@ -1,0 +1,94 @@
+"""The prober that runs in a pod: its script for real, its manifest, its lines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from ci.model import Cluster, Target
+from ci.promotion import inside
+from ci.promotion.prober import Account
+
+TARGET = Target(
+    "prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("chart"), "r:5000/engine"
+)
+
+
+@contextmanager
+def service(status: int) -> Iterator[int]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"x" * 10_000)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def probe(port: int) -> Account:
+    """Run the script until its second line."""
+    script = inside._SCRIPT.read_text(encoding="utf-8")
+    words = [sys.executable, "-c", script, "127.0.0.1", str(port), "/readyz", "50", "2"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]
+        process.kill()
+    found = inside.parse("".join(lines))
+    assert found is not None
+    return found
+
+
+def test_the_script_counts_answers() -> None:
+    with service(200) as port:
+        found = probe(port)
+    assert found.failed == 0
+    assert 20 <= found.answered <= found.sent <= 60
+    assert 0 < found.median <= found.slowest <= found.longest_gap + found.slowest
+
+
+def test_the_script_counts_failures_and_says_why() -> None:
+    with service(503) as port:
+        found = probe(port)
+    assert found.answered == 0
+    assert found.problems[0][0] == "HTTP 503"
+    assert found.longest_gap > 0.9
+    gone = probe(port)  # nobody listens there any more
+    assert gone.problems[0][0].startswith("ConnectionRefusedError")
+
+
+def test_the_newest_whole_line_counts() -> None:
+    line = '{"sent": 2, "answered": 1, "failed": 1, "longest_gap": 1, "median": 0.1,'
+    line += ' "slowest": 0.2, "problems": [["HTTP 503", 1]]}'
+    assert inside.parse(f"noise\n{line}\n" + line[:20]) == Account(
+        2, 1, 1, 1.0, 0.2, 0.1, (("HTTP 503", 1),)
+    )
+    for nothing in ("", "noise", "{}", "[1]", "null"):
+        assert inside.parse(nothing) is None
+
+
+def test_the_pod_asks_for_nothing_and_ends_by_itself() -> None:
+    gateway = {"spec": {"template": {"spec": {"imagePullSecrets": [{"name": "login"}]}}}}
+    spec = inside.manifest(TARGET, "p", gateway, "r:5000/engine:old")["spec"]
+    assert spec["imagePullSecrets"] == [{"name": "login"}]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["activeDeadlineSeconds"] > TARGET.timeout_seconds
+    (container,) = spec["containers"]
+    assert container["image"] == "r:5000/engine:old"
+    assert container["securityContext"]["runAsNonRoot"] is True
+    assert container["command"][3:] == ["model-engine.launch.svc", "80", "/readyz", "20.0", "5.0"]
