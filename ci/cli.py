@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -146,15 +147,51 @@ def promote(
         typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
     ],
     target: TargetOption = DEMO_TARGET,
+    approve: Annotated[
+        str,
+        typer.Option(
+            "--approve",
+            metavar="NAME",
+            help="Approve it in your name, for a target with `approval = true`; signed and kept.",
+        ),
+    ] = "",
     toolchain: ToolchainOption = Origin.AUTO,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
 ) -> None:
-    """Promote an image that an earlier run proved. Anything unproven is refused."""
+    """Promote an image whose signed evidence is attached to it in its registry.
+
+    It may have been proven on any machine. Evidence that is missing, edited, too old, signed by
+    a key that is not trusted, of another image or chart, or without a required case is refused.
+    """
     _work(
         "promote",
         Common(toolchain, config, verbose),
-        lambda c: _flow().promote_only(c, Options(target), image),
+        lambda c: _flow().promote_only(c, Options(target, approve=approve), image),
+        needs_dagger=None,
+    )
+
+
+@app.command()
+def approve(
+    image: Annotated[
+        str,
+        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+    ],
+    by: Annotated[str, typer.Option("--by", help="Who approves; it stands in the statement.")],
+    target: TargetOption = DEMO_TARGET,
+    toolchain: ToolchainOption = Origin.AUTO,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Approve a proven image for a target, for a later promotion. Changes no cluster.
+
+    The approval is a second signed statement beside the evidence, in the image's registry.
+    """
+    _work(
+        "approve",
+        Common(toolchain, config, verbose),
+        lambda c: _flow().approve_only(c, Options(target, approve=by), image),
         needs_dagger=None,
     )
 
@@ -253,17 +290,14 @@ def check(
 ) -> None:
     """Run every check: lint, types, unit tests, the whole flow, and the flow that must fail."""
     common = Common(toolchain, config, verbose)
-    failed = False
 
     def body(session: Session) -> None:
-        nonlocal failed
         from ci import selftest
 
-        failed = not selftest.run(session, toolchain.value, quick=quick)
+        if not selftest.run(session, toolchain.value, quick=quick):
+            raise typer.Exit(1)
 
-    _quick(common, body, record=True)
-    if failed:
-        raise typer.Exit(1)
+    _quick(common, body, record="test")
 
 
 @app.command()
@@ -347,7 +381,7 @@ def _work(
         problem = _interrupted(problem)
     if record:
         finished = _record(command, session, result, problem)
-        homes.write(session.run_dir / "summary.json", asdict(finished))
+        _leave(session, finished)
         terminal.summary(finished)
     with _told(common.verbose):
         if problem is not None:
@@ -358,20 +392,41 @@ def _quick(
     common: Common,
     body: Callable[[Session], None],
     *,
-    record: bool = False,
+    record: str = "",
     brief: bool = False,
 ) -> None:
-    """A command that looks after itself and needs no tools."""
+    """A command that looks after itself and needs no tools. With ``record``, its name, it leaves
+    a run folder."""
     with _told(common.verbose):
         settings = _settings(common.config)
         view = terminal.view(sys.stderr, verbose=common.verbose, brief=brief)
         with (
             sessions.opened(
-                ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=record
+                ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=bool(record)
             ) as session,
             view,
         ):
-            body(session)
+            problem: Exception | None = None
+            try:
+                body(session)
+            except Exception as error:
+                problem = error
+                raise
+            finally:
+                if record:
+                    _leave(session, _record(record, session, Result(), problem))
+
+
+def _leave(session: Session, finished: RunRecord) -> None:
+    """Write what a run leaves behind: its summary, and the report. One that cannot be rendered
+    is noted, and changes nothing of how the run ended."""
+    homes.write(session.run_dir / "summary.json", asdict(finished))
+    try:
+        from ci.report import html
+
+        html.write(session.run_dir, datetime.now(UTC))
+    except Exception as problem:
+        session.events.note(f"no report was written: {type(problem).__name__}: {problem}")
 
 
 def _settings(config: Path) -> Settings:
@@ -431,6 +486,12 @@ def _interrupted(problem: Exception) -> Exception:
     return Interrupted("interrupted")
 
 
+def _said(problem: Exception | None) -> str:
+    if isinstance(problem, typer.Exit):
+        return "a check failed"
+    return " ".join(str(problem).split()) if problem else ""
+
+
 def _record(command: str, session: Session, result: Result, problem: Exception | None) -> RunRecord:
     steps = []
     parents: dict[str, str] = {}
@@ -459,6 +520,6 @@ def _record(command: str, session: Session, result: Result, problem: Exception |
         promotion=result.promotion,
         checks=result.checks,
         versions=session.handed.tools.versions if session.handed else (),
-        error=" ".join(str(problem).split()) if problem else "",
+        error=_said(problem),
         remedy=problem.remedy if isinstance(problem, PipelineError) else "",
     )

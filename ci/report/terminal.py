@@ -228,6 +228,8 @@ def closing(record: RunRecord) -> Iterator[str]:
     for check in record.checks:
         yield f"  {'ok  ' if check.ok else 'FAIL'}     {check.name}: {check.evidence}"
     yield f"run        {record.folder}"
+    if (report := record.folder / "report.html").exists():
+        yield f"report     {report}"
     word = "succeeded" if record.outcome is Outcome.PASSED else f"failed ({record.exit_code})"
     yield f"{record.command} {word} after {wall(record.seconds)}"
 
