@@ -115,7 +115,7 @@ def render(record: Record, now: datetime) -> str:
         now=now,
         verdict=verdict(record),
         target=target(record),
-        meaning=meaning(record.run.exit_code),
+        meaning="" if record.run.command == "test" else meaning(record.run.exit_code),
         before=before,
         after=after,
         bars=bars,
@@ -169,8 +169,11 @@ def verdict(record: Record) -> Verdict:
         return Verdict(Tone.WARN, "Unfinished", f"{say}.")
     if run.outcome is Outcome.PASSED:
         return Verdict(Tone.GOOD, *_success(record, name, before, after))
-    failed = next((s.name for s in record.steps if s.failed and not s.parent), "")
+    broken = [s.name for s in record.steps if s.failed and not s.parent]
+    failed = broken[0] if broken else ""
     match run.exit_code:
+        case 1 if run.command == "test" and broken:
+            return Verdict(Tone.BAD, "Failed", f"Not every check passed: {', '.join(broken)}.")
         case 20 if not promotes:
             return Verdict(Tone.BAD, "Not proven", "The end-to-end tests did not pass.")
         case 20:
@@ -250,6 +253,8 @@ def _success(record: Record, name: str, before: Side, after: Side) -> tuple[str,
         case "rollback":
             said = next((n.text for n in record.notes if "serves revision" in n.text), "")
             return "Rolled back", f"{said or 'The release serves an earlier revision'}."
+        case "test":
+            return "Passed", "Every check passed."
         case _:
             return "Passed", f"The command “{run.command}” did what it was asked to."
 

@@ -134,8 +134,8 @@ class Probes:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table that a stage left in ``tables/NAME.json``: title, note, columns, rows. A cell that
-    is true or false is shown as a tick or a cross."""
+    """A table that a stage left in ``tables/NAME.json``, or a test in ``reports/``: title, note,
+    columns, rows. A cell that is true or false is shown as a tick or a cross."""
 
     title: str
     note: str
@@ -166,6 +166,7 @@ class Record:
     """The image this run built."""
     tables: tuple[Table, ...] = ()
     evidence: tuple[File, ...] = ()
+    reports: tuple[File, ...] = ()
     logs: tuple[File, ...] = ()
     unreadable: tuple[str, ...] = ()
     """What was there and could not be read, in words."""
@@ -203,8 +204,9 @@ def read(folder: Path) -> Record:
         cause=_clean(_text(folder / "evidence" / "cause.txt", unreadable)).strip(),
         probes=_probes(run, steps),
         published=_published(events),
-        tables=_tables(folder / "tables", unreadable),
+        tables=_tables(folder, unreadable),
         evidence=_files(folder, "evidence"),
+        reports=_files(folder, "reports"),
         logs=_files(folder, "logs"),
         unreadable=tuple(unreadable),
     )
@@ -521,7 +523,7 @@ def _durations(path: Path) -> tuple[LockDuration, ...]:
 
 def _tables(folder: Path, unreadable: list[str]) -> tuple[Table, ...]:
     found = []
-    for path in sorted(folder.glob("*.json")):
+    for path in (*sorted(folder.glob("tables/*.json")), *sorted(folder.glob("reports/*.json"))):
         raw = _json(path, unreadable)
         rows = raw.get("rows") if isinstance(raw, dict) else None
         if not isinstance(raw, dict) or not isinstance(rows, list):

@@ -156,6 +156,15 @@ def test_every_command_has_a_sentence_for_success(tmp_path: Path, called: str) -
     assert verdict.sentence.endswith(".")
 
 
+def test_a_failed_check_of_the_project_is_named(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.step("ruff", 0, 1, "ruff ended with 1")
+    folder.step("mypy", 1, 2)
+    folder.step("unit", 2, 3, "unit ended with 1")
+    folder.summary(command="test", outcome="failed", exit_code=1, error="a check failed")
+    assert html.verdict(read(tmp_path)).sentence == "Not every check passed: ruff, unit."
+
+
 def test_a_run_killed_during_the_upgrade_is_an_alarm(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.backups()

@@ -205,11 +205,13 @@ def test_tables_that_stages_leave_are_read(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     table = {"title": "Failures", "columns": ["case", "met"], "rows": [["crash", True], 5]}
     folder.write("tables/a.json", json.dumps(table))
+    folder.write("reports/matrix.json", json.dumps(table | {"title": "Matrix"}))
     folder.write("tables/b.json", "[]")
     folder.write("tables/c.json", "{")
     found = record.read(tmp_path)
-    (kept,) = found.tables
+    kept, matrix = found.tables
     assert (kept.title, kept.rows) == ("Failures", (("crash", True),))
+    assert matrix.title == "Matrix"
     assert found.unreadable == ("c.json is cut off or not JSON",)
 
 

@@ -1,0 +1,44 @@
+"""A report that cannot be made never changes how a run ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ci import cli
+from ci.model import Outcome, RunRecord
+from ci.report import html, terminal
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Any:
+    noted: list[str] = []
+    return SimpleNamespace(run_dir=tmp_path, noted=noted, events=SimpleNamespace(note=noted.append))
+
+
+def finished(folder: Path) -> RunRecord:
+    return RunRecord("1", "run", Outcome.FAILED, 32, 5.0, (), folder, error="broken")
+
+
+def test_a_run_leaves_its_report_and_the_closing_summary_names_it(session: Any) -> None:
+    run = finished(session.run_dir)
+    assert not any(line.startswith("report") for line in terminal.closing(run))
+    cli._leave(session, run)
+    assert (session.run_dir / "summary.json").exists()
+    assert f"report     {session.run_dir / 'report.html'}" in list(terminal.closing(run))
+    assert session.noted == []
+
+
+def test_a_report_that_fails_is_noted_and_nothing_else(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        raise RuntimeError("no such template")
+
+    monkeypatch.setattr(html, "render", broken)
+    cli._leave(session, finished(session.run_dir))
+    assert session.noted == ["no report was written: RuntimeError: no such template"]
+    assert [path.name for path in session.run_dir.iterdir()] == ["summary.json"]
