@@ -1,0 +1,377 @@
+"""The whole stage against a cluster of three programs that only remember: what is asked of Helm
+and in which order, when all is well, when something is refused, and when the upgrade fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ci.context import Context
+from ci.errors import (
+    CommandFailed,
+    Locked,
+    PlanRefused,
+    PromotionFailed,
+    ProofFailed,
+    RollbackFailed,
+)
+from ci.events import Events
+from ci.model import (
+    Case,
+    Check,
+    Cluster,
+    Image,
+    Outcome,
+    Probing,
+    Promotion,
+    Proof,
+    Release,
+    Target,
+)
+from ci.promotion import lease, live
+from ci.settings import Settings
+from ci.stages import promote
+from ci.tools.command import Output, Programs
+from ci.tools.wait import SystemClock
+
+REPOSITORY = "registry:5000/model-engine"
+OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+CHART = "name: model-engine\nversion: 0.1.13\n"
+
+
+@dataclass
+class World:
+    """What the programs know. ``asked`` are the changes of the target, in their order."""
+
+    tag: str = "old"
+    history: list[dict[str, Any]] = field(
+        default_factory=lambda: [_revision(1, "deployed", "Install complete")]
+    )
+    asked: list[str] = field(default_factory=list)
+    lease: dict[str, Any] = field(default_factory=dict)
+    render: Callable[[str], str] = lambda tag: _manifest(tag)
+    replicas: int = 1
+    upgrade_status: int = 0
+    upgrade_does: Callable[[], object] = lambda: None
+    rollback_error: str = ""
+
+    def helm(self, words: list[str]) -> Output:
+        match words:
+            case ["history", *_]:
+                return Output(0, json.dumps(self.history), "")
+            case ["get", "values", *_]:
+                return Output(0, json.dumps({"tag": self.tag}), "")
+            case ["get", "manifest", *_]:
+                return Output(0, _manifest(self.tag), "")
+            case ["get", "hooks", *_]:
+                return Output(0, "", "")
+            case ["upgrade", *rest] if "--dry-run=server" in rest:
+                sets = [w.partition("=")[2] for w in rest if w.startswith("tag=")]
+                manifest = self.render(sets[0] if sets else self.tag)
+                made = {"manifest": manifest, "hooks": [], "version": len(self.history) + 1}
+                return Output(0, json.dumps(made), "")
+            case ["rollback", _, number, *_]:
+                self.asked.append(f"rollback {number}")
+                if self.rollback_error:
+                    return Output(1, "", self.rollback_error)
+                self.tag = "old"
+                self.history.append(
+                    _revision(len(self.history) + 1, "deployed", f"Rollback to {number}")
+                )
+                return Output(0, "", "")
+        raise AssertionError(words)
+
+    def upgrade(self, words: Sequence[str]) -> int:
+        self.asked.append("upgrade")
+        assert "--reuse-values" in words
+        assert "--wait" in words
+        assert "--atomic" not in words
+        self.tag = next(w for w in words if w.startswith("tag=")).partition("=")[2]
+        status = "failed" if self.upgrade_status else "deployed"
+        self.history[-1]["status"] = "superseded"
+        self.history.append(_revision(len(self.history) + 1, status, "promoted"))
+        self.upgrade_does()
+        return self.upgrade_status
+
+    def kubectl(self, words: list[str], given: str) -> Output:
+        match words:
+            case ["get", "namespace", *_]:
+                return Output(0, "namespace/launch", "")
+            case ["get", kinds, *_] if kinds == live.KINDS:
+                return Output(0, json.dumps({"items": self.items()}), "")
+            case ["get", "lease", *_]:
+                return Output(0, json.dumps(self.lease) if self.lease else "", "")
+            case ["create" | "replace", "-f", *_]:
+                self.lease = json.loads(given)
+                self.lease["metadata"]["resourceVersion"] = "1"
+                return Output(0, json.dumps(self.lease), "")
+            case ["get", "secret", *_]:
+                return Output(1, "", "forbidden")
+            case ["get", "hpa" | "serviceaccounts", *_]:
+                return Output(0, '{"items": []}', "")
+            case ["get", "--raw", *_]:
+                return Output(0, "ok", "")
+            case ["get" | "describe" | "logs", *_]:
+                self.asked += [] if "evidence" in self.asked[-1:] else ["evidence"]
+                return Output(0, "text", "")
+        raise AssertionError(words)
+
+    def items(self) -> list[dict[str, Any]]:
+        """A Deployment that is always done rolling over."""
+        container = {"name": "model-engine", "image": f"{REPOSITORY}:{self.tag}"}
+        digest = OLD if self.tag == "old" else NEW
+        one = {"replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
+        spec = {"replicas": self.replicas, "template": {"spec": {"containers": [container]}}}
+        return [
+            {
+                "kind": "Deployment",
+                "metadata": {"name": "model-engine", "generation": 1},
+                "spec": spec,
+                "status": {"observedGeneration": 1, **one},
+            },
+            {"kind": "ReplicaSet", "metadata": _owned("rs", "model-engine")},
+            {
+                "kind": "Pod",
+                "metadata": _owned("pod", "rs"),
+                "spec": {"containers": [container]},
+                "status": {
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                    "containerStatuses": [
+                        {"name": "model-engine", "imageID": f"{REPOSITORY}@{digest}"}
+                    ],
+                },
+            },
+            {
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": "s",
+                    "labels": {"kubernetes.io/service-name": "model-engine"},
+                },
+                "endpoints": [{"targetRef": {"name": "pod"}, "conditions": {"ready": True}}],
+            },
+        ]
+
+
+def _owned(name: str, owner: str) -> dict[str, Any]:
+    return {"name": name, "ownerReferences": [{"controller": True, "name": owner}]}
+
+
+def _revision(number: int, status: str, description: str) -> dict[str, Any]:
+    chart = "model-engine-0.1.13"
+    return {"revision": number, "status": status, "chart": chart, "description": description}
+
+
+def _manifest(tag: str, replicas: int = 1) -> str:
+    return (
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: model-engine}\nspec:\n"
+        f"  replicas: {replicas}\n  template: {{spec: {{containers: [{{name: model-engine,"
+        f" image: '{REPOSITORY}:{tag}'}}]}}}}\n"
+    )
+
+
+class FakePrograms(Programs):
+    """Answers from the world; starts nothing."""
+
+    world: World
+
+    def run(self, argv: Sequence[Any], **how: Any) -> Output:
+        words = [str(word) for word in argv]
+        answer = self._answer(words, how.get("input") or "")
+        if how.get("check", True) and answer.status != 0:
+            output = Output(answer.status, answer.stdout, answer.stderr)
+            raise self._failure(tuple(words), output, how.get("error", CommandFailed), None)
+        return answer
+
+    def _answer(self, words: list[str], given: str) -> Output:
+        match words[0]:
+            case "helm":
+                return self.world.helm(words[7:])
+            case "kubectl":
+                return self.world.kubectl(words[5:], given)
+            case "sh":
+                return Output(0, "", "")
+        raise AssertionError(words)
+
+    @contextmanager
+    def background(self, argv: Sequence[Any], **how: Any) -> Iterator[Any]:
+        status = self.world.upgrade([str(word) for word in argv])
+        yield SimpleNamespace(poll=lambda: status, returncode=status)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    healthy = (Check("/readyz", True, "HTTP 200"),)
+    accepted = frozenset({NEW})
+    monkeypatch.setattr(live, "health", lambda *a, **k: healthy)
+    monkeypatch.setattr(
+        promote, "proven_image", lambda c, t, proof: (proof.image, accepted), raising=True
+    )
+    monkeypatch.setattr(FakePrograms, "world", world, raising=False)
+    monkeypatch.setattr(live, "Programs", FakePrograms)
+    return world
+
+
+@pytest.fixture
+def context(tmp_path: Path, world: World) -> Context:
+    (tmp_path / "chart").mkdir()
+    (tmp_path / "chart" / "Chart.yaml").write_text(CHART)
+    (tmp_path / "kubeconfig").write_text("contexts: [{name: launch}]")
+    programs = FakePrograms(env={})
+    clock = SystemClock(programs.cancel)
+    tools = SimpleNamespace(helm="helm", kubectl="kubectl", registry=None)
+    return Context(
+        root=tmp_path,
+        settings=Settings(),
+        tools=tools,  # type: ignore[arg-type]
+        programs=programs,
+        clock=clock,
+        events=Events(clock),
+        run_dir=tmp_path / "run",
+        home=None,  # type: ignore[arg-type]
+    )
+
+
+def go(context: Context, after: promote.After | None = None) -> Promotion:
+    root = context.root
+    cluster = Cluster("launch", root / "kubeconfig", "launch", True)
+    target = Target(
+        "prod", cluster, "launch", "rel", root / "chart", REPOSITORY, probing=Probing(per_second=0)
+    )
+    image = Image(REPOSITORY, "new", NEW)
+    passed = (Case("test", Outcome.PASSED, 0.1),)
+    proof = Proof(image, passed, Path("junit.xml"), datetime(2026, 11, 23, tzinfo=UTC))
+    return promote.promote(context, target, proof, after=after)
+
+
+def test_a_clean_promotion(context: Context, world: World) -> None:
+    releases: list[Release] = []
+    done = go(context, releases.append)
+    assert world.asked == ["upgrade"]
+    assert (done.before.digest, done.after.digest) == (OLD, NEW)
+    assert (done.from_revision, done.to_revision) == (1, 2)
+    assert releases[0].revision == 2
+    assert all(check.ok for check in done.checks)
+    assert (done.backups / "quick-rollback.sh").exists()
+    assert world.lease["spec"]["holderIdentity"] == ""
+    assert lease.journal(world.lease)["step"] == "done"
+
+
+def refuse_pending(world: World) -> None:
+    world.history.append(_revision(2, "pending-upgrade", "Preparing upgrade"))
+
+
+def refuse_more(world: World) -> None:
+    world.render = lambda tag: _manifest(tag, replicas=1 if tag == "old" else 5)
+
+
+def refuse_random(world: World) -> None:
+    numbers = iter(range(1, 100))
+    world.render = lambda tag: _manifest(tag, replicas=next(numbers))
+
+
+def refuse_drift(world: World) -> None:
+    world.replicas = 4
+
+
+def refuse_killed(world: World) -> None:
+    world.history = [_revision(1, "superseded", ""), _revision(2, "deployed", "")]
+    notes = {f"{lease.ANNOTATION}{k}": v for k, v in (("step", "upgrading"), ("revision", "1"))}
+    world.lease = {"metadata": {"annotations": notes, "resourceVersion": "1"}, "spec": {}}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (refuse_pending, "pending-upgrade"),
+        (refuse_more, "Deployment/model-engine spec.replicas: 1 -> 5"),
+        (refuse_random, "not deterministic"),
+        (refuse_drift, "changed by hand"),
+        (refuse_killed, "killed in the middle"),
+    ],
+)
+def test_a_refusal_leaves_the_target_untouched(
+    context: Context, world: World, prepare: Callable[[World], None], said: str
+) -> None:
+    prepare(world)
+    with pytest.raises(PlanRefused, match=said):
+        go(context)
+    assert world.asked == []
+    assert world.tag == "old"
+    assert world.lease["spec"]["holderIdentity"] == ""  # the lock is free again
+
+
+def test_another_holder_is_waited_for_by_nobody(context: Context, world: World) -> None:
+    now = datetime.now(UTC).isoformat()
+    spec = {"holderIdentity": "h/other/1/2/r", "renewTime": now, "leaseDurationSeconds": 30}
+    world.lease = {"metadata": {"resourceVersion": "1"}, "spec": spec}
+    with pytest.raises(Locked, match="process 1 on h"):
+        go(context)
+    assert world.asked == []
+    assert world.lease["spec"]["holderIdentity"] == "h/other/1/2/r"
+
+
+def after_fails(_: object) -> None:
+    raise PromotionFailed("the lock duration is ignored")
+
+
+def after_is_interrupted(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("status", "after", "said"),
+    [
+        (1, None, "helm upgrade ended with 1"),
+        (0, after_fails, "the lock duration is ignored"),
+        (0, after_is_interrupted, "interrupted during the upgrade"),
+    ],
+)
+def test_any_failure_takes_evidence_then_rolls_back_to_the_recorded_revision(
+    context: Context, world: World, status: int, after: promote.After | None, said: str
+) -> None:
+    world.upgrade_status = status
+    with pytest.raises(PromotionFailed, match=f"{said}.*rolled back to revision 1") as caught:
+        go(context, after)
+    assert world.asked == ["upgrade", "evidence", "rollback 1"]
+    assert world.tag == "old"
+    where = context.run_dir / "evidence"
+    assert caught.value.remedy == f"the evidence is in {where}"
+    assert said in (where / "cause.txt").read_text()
+    assert lease.journal(world.lease)["step"] == "rolled back"
+
+
+def test_a_cancelled_run_still_rolls_back(context: Context, world: World) -> None:
+    world.upgrade_does = context.programs.cancel.set
+    world.upgrade_status = 1
+    with pytest.raises(PromotionFailed, match="interrupted"):
+        go(context)
+    assert world.asked == ["upgrade", "evidence", "rollback 1"]
+
+
+def test_a_rollback_that_fails_says_what_to_type(context: Context, world: World) -> None:
+    world.rollback_error = "Error: release has no 1 version"
+    with pytest.raises(RollbackFailed, match="has no 1 version") as caught:
+        go(context, after_fails)
+    assert "quick-rollback.sh" in caught.value.remedy
+    assert "rollback rel 1 --wait" in caught.value.remedy
+    assert lease.journal(world.lease)["step"] == "upgrading"  # nobody verified it
+
+
+def test_a_failed_proof_is_not_even_looked_up(context: Context, world: World) -> None:
+    failed = replace(
+        Proof(Image(REPOSITORY, "new", NEW), (), Path("x"), datetime(2026, 1, 1, tzinfo=UTC)),
+        cases=(Case("t", Outcome.FAILED, 0.1),),
+    )
+    target: Mapping[str, object] = {}
+    with pytest.raises(ProofFailed):
+        promote.promote(context, target, failed)  # type: ignore[arg-type]
+    assert world.asked == []
