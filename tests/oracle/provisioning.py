@@ -298,6 +298,7 @@ _cached: dict[str, Resource] = {}
 
 
 def _queue(**options: Any) -> Callable[..., Any]:
+    options = {"lock_duration": "PT30S", **options}  # the preparer's own default
     properties = {
         element: str(options[key]).lower() if isinstance(options[key], bool) else str(options[key])
         for key, element in _QUEUE_OPTIONS.items()

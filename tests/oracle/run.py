@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--only", default=None, metavar="EXPRESSION", help="pytest's -k")
     parser.add_argument("--sdist", type=Path, default=None)
     parser.add_argument("--table", type=Path, default=None, help="write every test's result here")
-    parser.add_argument("--timeout", type=int, default=240, help="seconds for one test")
+    parser.add_argument("--timeout", type=int, default=900, help="seconds for one test")
     parser.add_argument("files", nargs="*", default=list(FILES))
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="oracle-tests-"))

@@ -54,6 +54,7 @@ from ci.servicebus.broker.model import SessionLock
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.broker.queue import Queue
 from ci.servicebus.errors import (
+    ArgumentError,
     EntityDisabled,
     EntityNotFound,
     NotAllowed,
@@ -83,6 +84,13 @@ TICKS_AT_1970 = 621_355_968_000_000_000
 SESSION_WAIT = 60.0
 """How long a receiver waits for the next free session where it does not say so itself."""
 
+
+LOST_NOTICE = 1.0
+"""Seconds after its session was lost that an idle receiver's link is detached.
+
+The session is free at once, and settling fails at once. The notice is late as Azure's is: Azure's
+own tests idle exactly as long as the lock lasts, and close without an error then.
+"""
 
 OUTPUT_AT_ONCE = 1 << 20
 """Bytes of messages that one connection may have waiting before they are written."""
@@ -153,6 +161,7 @@ class Hub:
         self._container_id = container_id
         self._consumers: dict[Queue, deque[Consumer]] = {}
         self._acceptors: list[Acceptor] = []
+        self._notices: deque[tuple[float, Queue, SessionLock]] = deque()
         self._dirty: dict[Peer, None] = {}
 
     def connect(self) -> Peer:
@@ -167,6 +176,8 @@ class Hub:
         for acceptor in self._acceptors:
             if due is None or acceptor.deadline < due:
                 due = acceptor.deadline
+        if self._notices and (due is None or self._notices[0][0] < due):
+            due = self._notices[0][0]
         return due
 
     def advance(self, now: float) -> None:
@@ -177,14 +188,16 @@ class Hub:
             error = OperationTimeout("No session became available in time.")
             acceptor.peer.connection.refuse(acceptor.link, _error(error))
             self._dirty[acceptor.peer] = None
+        while self._notices and self._notices[0][0] <= now:
+            _, queue, lock = self._notices.popleft()
+            self._tell_lost(queue, lock)
         self.settle_up(now)
 
     def settle_up(self, now: float) -> None:
         """Hand out what has become receivable, and tell receivers what they have lost."""
         while True:
             for queue, lock in self.namespace.take_lost_sessions():
-                lost = SessionLockLost("The session lock has expired on the MessageSession.")
-                self._detach(queue, lost, lambda c, lock=lock: c.session is lock)  # type: ignore[misc]
+                self._notices.append((now + LOST_NOTICE, queue, lock))
             for queue in self.namespace.take_deleted():
                 gone = EntityNotFound(f"The messaging entity '{queue.name}' has been deleted.")
                 self._detach(queue, gone, lambda c: True)
@@ -286,6 +299,10 @@ class Hub:
             self._acceptors.remove(acceptor)
             acceptor.peer.open_session(acceptor.link, queue, lock, now)
             self._dirty[acceptor.peer] = None
+
+    def _tell_lost(self, queue: Queue, lock: SessionLock) -> None:
+        lost = SessionLockLost("The session lock has expired on the MessageSession.")
+        self._detach(queue, lost, lambda consumer: consumer.session is lock)
 
     def _detach(
         self, queue: Queue, error: ServiceBusError, which: Callable[[Consumer], bool]
@@ -578,7 +595,9 @@ def _session_filter(source: Source | None) -> tuple[bool, str | None]:
     wanted = filters[SESSION_FILTER]
     if isinstance(wanted, Described):
         wanted = wanted.value
-    return True, wanted if isinstance(wanted, str) else None
+    if wanted is not None and not isinstance(wanted, str):
+        raise ArgumentError("The session id of the filter must be a string, or null.")
+    return True, wanted
 
 
 def _settle(queue: Queue, event: Settlement, now: float) -> object:

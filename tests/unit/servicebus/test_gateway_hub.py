@@ -15,7 +15,8 @@ from ci.servicebus.gateway.hub import Hub, Peer
 from tests.unit.servicebus.peer import credit, frame, frames, hello, receiver, sender
 
 BODY = encoded(Described(ULong(0x75), b"hello"))
-SESSION = {Symbol("com.microsoft:session-filter"): None}
+SESSION = "com.microsoft:session-filter"
+NEXT = {Symbol(SESSION): None}
 
 
 @pytest.fixture
@@ -156,7 +157,8 @@ def test_draining_an_empty_queue_returns_the_credit(hub: Hub) -> None:
         (sender("r", "nowhere", 1), "amqp:not-found"),
         (sender("r", "q/$DeadLetterQueue", 1), "amqp:not-allowed"),
         (receiver("r", "s"), "amqp:not-allowed"),
-        (receiver("r", "q", filters=SESSION), "amqp:not-allowed"),
+        (receiver("r", "q", filters=NEXT), "amqp:not-allowed"),
+        (receiver("r", "s", filters={Symbol(SESSION): 1}), "com.microsoft:argument-error"),
         (p.Attach("r", 1, p.SENDER), "amqp:not-implemented"),
     ],
 )
@@ -190,7 +192,7 @@ def test_what_is_no_message_is_rejected_and_the_link_lives(hub: Hub) -> None:
 
 
 def test_the_next_free_session_is_waited_for(hub: Hub) -> None:
-    waiting = connect(hub, receiver("r", "s", filters=SESSION))
+    waiting = connect(hub, receiver("r", "s", filters=NEXT))
     assert told(waiting) == []
     producer = connect(hub, sender("x", "s"))
     message = encoded(Described(ULong(0x73), [*[None] * 10, "A"])) + BODY
@@ -206,6 +208,9 @@ def test_the_next_free_session_is_waited_for(hub: Hub) -> None:
     assert len(transfers(waiting)) == 1
 
     hub.advance(11)
+    assert told(waiting) == []
+    assert hub.next_due() == 12
+    hub.advance(12)
     [(detach, _)] = told(waiting)
     assert isinstance(detach, p.Detach)
     assert detach.error is not None
@@ -213,7 +218,7 @@ def test_the_next_free_session_is_waited_for(hub: Hub) -> None:
 
 
 def test_waiting_for_a_session_ends_in_time(hub: Hub) -> None:
-    attach = receiver("r", "s", filters=SESSION)
+    attach = receiver("r", "s", filters=NEXT)
     attach.properties = {Symbol("com.microsoft:timeout"): UInt(2_000)}
     peer = connect(hub, attach)
     assert hub.next_due() == 2
