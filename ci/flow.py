@@ -7,15 +7,17 @@ lists. A step takes the values that earlier steps returned, so a wrong order is 
 from __future__ import annotations
 
 import contextvars
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Generic, ParamSpec, Self, TypeVar
 
 from ci.context import Context
-from ci.errors import Interrupted, ProofFailed, SettingsError
+from ci.errors import EvidenceRefused, Interrupted, PipelineError, SettingsError
 from ci.events import Events
 from ci.model import (
     Check,
@@ -29,7 +31,7 @@ from ci.model import (
     Target,
 )
 from ci.settings import DEMO_TARGET, TargetSettings
-from ci.stages import build, cluster, deploy, prove
+from ci.stages import attest, build, cluster, deploy, prove
 from ci.stages import promote as promotion
 from ci.stages import verify as verification
 from ci.tools.command import Programs
@@ -160,6 +162,8 @@ class Options:
 
     target: str = DEMO_TARGET
     keep_cluster: bool = False
+    approve: str = ""
+    """Who approves the promotion, where the target asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,7 @@ class Result:
 
 def run(context: Context, options: Options) -> Result:
     """Build, prove on a fresh cluster, promote what was proven, verify."""
+    attest.check_keys(context)
     gate = context.settings.gate
     check_target_name(context, options.target)
     with (
@@ -211,9 +216,11 @@ def run(context: Context, options: Options) -> Result:
             "deploy", "the image under test", deploy_gate, context, here, standins, image.result()
         )
         proof = flow.step(
-            "prove", "the end-to-end tests decide", prove.prove, context, release, standins
+            "prove", "the end-to-end tests decide", proven_here, context, release, standins
         )
-        prove.record(context, proof)
+        flow.step(
+            "attest", "signed, and found by digest from any machine", attested, context, proof
+        )
         goal = target.result()
         if not options.keep_cluster:
             flow.beside(
@@ -223,6 +230,14 @@ def run(context: Context, options: Options) -> Result:
                 context,
                 here.name,
             )
+        proof = flow.step(
+            "evidence",
+            "what the registry holds decides, not what we remember",
+            evidence,
+            context,
+            source(context, release.image.by_digest, options.target),
+            options,
+        )
         promoted = flow.step(
             "promote", "helm upgrade, only the image", promote, context, goal, proof
         )
@@ -256,6 +271,7 @@ def builds_nothing(context: Context) -> bool:
 
 def prove_only(context: Context, options: Options) -> Result:
     """Prove the source as it is, on a kept cluster when there is one. Promotes nothing."""
+    attest.check_keys(context)
     gate = context.settings.gate
     with (
         context.home.lock("gate", f"the {gate.name} cluster"),
@@ -282,17 +298,23 @@ def prove_only(context: Context, options: Options) -> Result:
             "deploy", "the image under test", deploy_gate, context, here, standins, image.result()
         )
         proof = flow.step(
-            "prove", "the end-to-end tests decide", prove.prove, context, release, standins
+            "prove", "the end-to-end tests decide", proven_here, context, release, standins
         )
-        prove.record(context, proof)
+        flow.step(
+            "attest", "signed, and found by digest from any machine", attested, context, proof
+        )
         return Result(release.image, proof)
 
 
 def promote_only(context: Context, options: Options, image: str) -> Result:
-    """Promote an image that an earlier run proved; ``image`` is REPOSITORY@DIGEST or ``last``."""
+    """Promote an image that was proven, on whichever machine; ``image`` is REPOSITORY@DIGEST or
+    ``last``."""
     check_target_name(context, options.target)
-    proof = proven(context, image)
+    wanted = source(context, image, options.target)
     with Flow(context.events, context.programs) as flow:
+        proof = flow.step(
+            "evidence", "only what was proven may pass", evidence, context, wanted, options
+        )
         goal = flow.step("target", "it must be there", found_target, context, options.target)
         promoted = flow.step(
             "promote", "helm upgrade, only the image", promote, context, goal, proof
@@ -306,6 +328,31 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
             promoted.after,
         )
         return Result(proof.image, proof, promoted, checks)
+
+
+def approve_only(context: Context, options: Options, image: str) -> Result:
+    """Approve a proven image for a target, for a later promotion on whichever machine."""
+    check_target_name(context, options.target)
+    wanted = source(context, image, options.target)
+    with Flow(context.events, context.programs) as flow:
+        proof = flow.step(
+            "evidence",
+            "nobody approves what was not proven",
+            attest.verified,
+            context,
+            wanted,
+            chart_of(context, options.target),
+        )
+        flow.step(
+            "approve",
+            "a second statement beside the evidence",
+            attest.approve,
+            context,
+            wanted,
+            options.target,
+            options.approve,
+        )
+        return Result(proof.image, proof)
 
 
 def verify_only(context: Context, options: Options) -> Result:
@@ -469,7 +516,6 @@ def demo_target(context: Context, here: Cluster, standins: StandIns | None) -> T
 
 def real_target(context: Context, name: str, described: TargetSettings) -> Target:
     service = context.settings.service
-    login = described.registry_login
     return Target(
         name=name,
         cluster=Cluster(
@@ -489,7 +535,7 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         deployments=service.deployments,
         tag_value=service.tag_value,
         repository_values=(service.repository_value,),
-        login=Login(login.username, login.password_command, login.password_env) if login else None,
+        login=login_of(described),
     )
 
 
@@ -515,21 +561,76 @@ def promote(context: Context, target: Target, proof: Proof) -> Promotion:
             servicebus=connection,
         )
 
-    return promotion.promote(context, target, proof, after=after)
+    promoted = promotion.promote(context, target, proof, after=after)
+    if promoted.after.repository != proof.image.repository:
+        try:
+            attest.follow(context, proof.image, promoted.after, target.login)
+        except PipelineError as problem:  # the image is promoted; its evidence is where it was
+            context.events.note(f"the evidence was not copied along: {problem}")
+    return promoted
 
 
-def proven(context: Context, image: str) -> Proof:
-    """The recorded, passing proof of an image. Raises :class:`ProofFailed` without one."""
-    _, at, digest = image.rpartition("@")
-    if image != "last" and (not at or not digest.startswith("sha256:")):
+def proven_here(context: Context, release: Release, standins: StandIns) -> Proof:
+    """The whole suite; what failed is signed and kept in the run's folder, too."""
+
+    def keep(failed: Proof) -> None:
+        try:
+            attest.write(context, failed)
+        except PipelineError as problem:  # the failed cases are the news
+            context.events.note(f"the failing evidence was not signed: {problem}")
+
+    return prove.prove(context, release, standins, on_failure=keep)
+
+
+def attested(context: Context, proof: Proof) -> None:
+    """Sign what was proven and attach it to the image."""
+    attest.attach(context, proof.image, attest.write(context, proof))
+    prove.record(context, proof)
+
+
+def evidence(context: Context, wanted: attest.Source, options: Options) -> Proof:
+    """The proof that allows a promotion, from the registry; approved where the target asks for
+    it. Raises :class:`ci.errors.EvidenceRefused`."""
+    proof = attest.verified(context, wanted, chart_of(context, options.target))
+    if options.approve:
+        attest.approve(context, wanted, options.target, options.approve)
+    described = context.settings.targets.get(options.target)
+    if described is not None and described.approval:
+        attest.approved(context, wanted, options.target)
+    return proof
+
+
+def chart_of(context: Context, name: str) -> Path:
+    """The chart that a target is promoted with."""
+    described = context.settings.targets.get(name)
+    return context.path(described.chart if described else context.settings.gate.chart)
+
+
+def source(context: Context, image: str, target: str) -> attest.Source:
+    """Where the image that a person named is looked for: REPOSITORY@DIGEST, or ``last``."""
+    if image == "last":
+        found = prove.last(context)
+        if found is None:
+            raise EvidenceRefused(
+                "nothing was proven on this machine yet",
+                remedy="prove it: `python3 pipeline.py prove`, or name an image by digest",
+            )
+        image = found.by_digest
+    repository, _, digest = image.rpartition("@")
+    if not repository or not re.fullmatch("sha256:[0-9a-f]{64}", digest):
         raise SettingsError(
             f"{image!r} is not an image by digest",
             remedy="give REPOSITORY@sha256:…, or `last` for what was proven last",
         )
-    proof = prove.recorded(context, None if image == "last" else digest)
-    if proof is None or not proof.passed:
-        raise ProofFailed(
-            f"no passing proof of {image} is recorded here: it is not promoted",
-            remedy="prove it first: `python3 pipeline.py prove`",
-        )
-    return proof
+    described = context.settings.targets.get(target)
+    login = None
+    if described is not None:
+        same = described.image_repository.partition("/")[0] == repository.partition("/")[0]
+        login = login_of(described) if same else None
+    host, slash, path = repository.rpartition("/")
+    return attest.Source(f"{host}{slash}{path.partition(':')[0]}", digest, login)
+
+
+def login_of(described: TargetSettings) -> Login | None:
+    login = described.registry_login
+    return Login(login.username, login.password_command, login.password_env) if login else None

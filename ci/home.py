@@ -102,7 +102,7 @@ class Home:
         (self.state / "clusters" / f"{name}.json").unlink(missing_ok=True)
         self.kubeconfig(name).unlink(missing_ok=True)
 
-    # Images and proofs ---------------------------------------------------------------------
+    # Images --------------------------------------------------------------------------------
 
     def image(self, source: str) -> dict[str, str] | None:
         """The image last built from a source with this content hash."""
@@ -111,19 +111,12 @@ class Home:
     def put_image(self, source: str, record: Mapping[str, str]) -> None:
         write(self.state / "images" / f"{source}.json", dict(record))
 
-    def proof(self, digest: str) -> dict[str, Any] | None:
-        return read(self._proof(digest))
+    def put_last_proven(self, image: Mapping[str, str]) -> None:
+        write(self.state / "last-proven.json", dict(image))
 
-    def put_proof(self, digest: str, record: Mapping[str, Any]) -> None:
-        write(self._proof(digest), dict(record))
-        write(self.state / "proofs" / "last.json", {"digest": digest})
-
-    def last_proof(self) -> dict[str, Any] | None:
-        last = read(self.state / "proofs" / "last.json")
-        return self.proof(last["digest"]) if last else None
-
-    def _proof(self, digest: str) -> Path:
-        return self.state / "proofs" / f"{digest.replace(':', '-')}.json"
+    def last_proven(self) -> dict[str, str] | None:
+        """The image that was proven last; a name, for the evidence is in the registry."""
+        return read(self.state / "last-proven.json")
 
     # Locks ---------------------------------------------------------------------------------
 

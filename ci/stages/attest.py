@@ -144,6 +144,13 @@ def chart_subject(chart: Path) -> Subject:
 # -- keys -----------------------------------------------------------------------------------------
 
 
+def check_keys(context: Context) -> None:
+    """Raises :class:`ci.errors.SettingsError` for keys that cannot sign or check: better before
+    the work than after it."""
+    signing_key(context)
+    policy(context)
+
+
 def signing_key(context: Context) -> keys.PrivateKey:
     """The key that is configured; else this machine's own, made on first use."""
     settings = context.settings.evidence

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from pathlib import Path
 from ci import standins as manifests
 from ci.context import Context
 from ci.errors import ProofFailed
-from ci.model import Case, Image, Outcome, Proof, Release, StandIns
+from ci.model import Image, Proof, Release, StandIns
 from ci.report import junit
 from ci.tools import evidence
 from ci.tools.command import Output
@@ -44,17 +44,20 @@ def prove(
     select: str | None = None,
     label: str = "prove",
     servicebus: str = "",
+    on_failure: Callable[[Proof], None] | None = None,
 ) -> Proof:
     """Run the end-to-end tests (or the one file ``select``) against ``release``.
 
     ``servicebus`` is a connection string for a release without stand-ins; without either, the
     tests that look at the broker are skipped. Raises :class:`ci.errors.ProofFailed` when a case
-    failed, none passed, or pytest itself broke down; the evidence is kept before that.
+    failed, none passed, or pytest itself broke down; the evidence is kept before that, and
+    ``on_failure`` is told what failed.
     """
     settings = context.settings.prove
     tests = context.path(settings.tests)
     report = context.run_dir / ("junit.xml" if select is None else f"junit-{label}.xml")
     report.unlink(missing_ok=True)
+    started = datetime.now(UTC)
     with _target(context, release, standins, label, servicebus) as target:
         said = context.programs.run(
             [
@@ -71,21 +74,22 @@ def prove(
             error=ProofFailed,
         )  # fmt: skip
     try:
-        proof = judge(release.image, report, said)
+        return judge(release.image, report, said, started)
     except ProofFailed:
         _keep_evidence(context, release, standins, label)
+        if on_failure is not None and (failed := _failed(release.image, report, started)):
+            on_failure(failed)
         raise
-    return proof
 
 
-def judge(image: Image, report: Path, said: Output) -> Proof:
+def judge(image: Image, report: Path, said: Output, started: datetime | None = None) -> Proof:
     """The proof of a finished pytest. Raises :class:`ProofFailed` unless it passed."""
     try:
         cases = junit.read(report)
     except junit.Unreadable as problem:
         tail = " ".join((said.stdout.strip() or said.stderr.strip()).splitlines()[-3:])
         raise ProofFailed(f"the tests did not run ({problem}): {tail}") from problem
-    proof = Proof(image, cases, report, datetime.now(UTC))
+    proof = Proof(image, cases, report, datetime.now(UTC), started)
     if proof.failed:
         first = proof.failed[0]
         more = f" (and {len(proof.failed) - 1} more)" if len(proof.failed) > 1 else ""
@@ -101,30 +105,26 @@ def judge(image: Image, report: Path, said: Output) -> Proof:
 
 
 def record(context: Context, proof: Proof) -> None:
-    """Remember which digest was proven, for a later ``promote --image``."""
-    context.home.put_proof(
-        proof.image.digest,
-        {
-            "image": asdict(proof.image),
-            "finished": proof.finished.isoformat(),
-            "passed": proof.passed,
-            "junit": str(proof.junit),
-            "cases": [asdict(case) for case in proof.cases],
-        },
-    )
+    """Remember which image was proven last, for ``promote --image last``. It is a name and no
+    proof: that is in the registry."""
+    context.home.put_last_proven(asdict(proof.image))
 
 
-def recorded(context: Context, digest: str | None) -> Proof | None:
-    """A recorded proof: of ``digest``, or the last one. ``None`` when there is none."""
-    found = context.home.proof(digest) if digest else context.home.last_proof()
-    if found is None:
+def last(context: Context) -> Image | None:
+    """The image that was proven last on this machine."""
+    found = context.home.last_proven()
+    try:
+        return Image(**found) if found else None
+    except TypeError:
+        return None  # written by another version of the pipeline
+
+
+def _failed(image: Image, report: Path, started: datetime) -> Proof | None:
+    try:
+        proof = Proof(image, junit.read(report), report, datetime.now(UTC), started)
+    except junit.Unreadable:
         return None
-    cases = tuple(
-        Case(c["name"], Outcome(c["outcome"]), float(c["seconds"]), c["message"])
-        for c in found["cases"]
-    )
-    finished = datetime.fromisoformat(found["finished"])
-    return Proof(Image(**found["image"]), cases, Path(found["junit"]), finished)
+    return proof if proof.failed else None
 
 
 class _Progress:

@@ -159,9 +159,9 @@ def test_docker_that_does_not_answer(pipeline: Pipeline) -> None:
 
 
 def test_an_image_that_was_never_proven(pipeline: Pipeline) -> None:
-    ended = pipeline("promote", "--image", f"x@sha256:{'0' * 64}")
-    assert ended.status == 20
-    assert "no passing proof" in ended.error()[0]
+    ended = pipeline("promote", "--image", f"gate-registry:5000/x@sha256:{'0' * 64}")
+    assert ended.status == 21
+    assert "there is no image" in ended.error()[0]
 
 
 def test_an_image_without_a_digest(pipeline: Pipeline) -> None:

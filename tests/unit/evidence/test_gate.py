@@ -1,0 +1,113 @@
+"""What ``promote`` asks before it begins, as the flow asks it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ci import flow
+from ci.context import Context
+from ci.errors import EvidenceRefused, SettingsError
+from ci.flow import Options
+from ci.stages import attest
+from tests.unit.evidence.fakes import REPOSITORY, FakeRegistry, machine, proof
+
+PRODUCTION = {
+    "kubeconfig": "kubeconfig",
+    "context": "contoso",
+    "chart": "chart",
+    "image_repository": REPOSITORY,
+    "registry_login": {"username": "AWS", "password_env": "PW"},
+}
+
+
+def here(folder: Path, **target: Any) -> Context:
+    return machine(
+        folder / "here", {"targets": {"production": PRODUCTION | target}}, {"PW": "hunter2"}
+    )
+
+
+def proven(context: Context, registry: FakeRegistry) -> str:
+    made = proof(registry.image("new"))
+    flow.attested(context, made)
+    return made.image.by_digest
+
+
+def ask(context: Context, image: str, **options: Any) -> Any:
+    chosen = Options("production", **options)
+    return flow.evidence(context, flow.source(context, image, chosen.target), chosen)
+
+
+def test_last_is_a_name_and_no_proof(registry: FakeRegistry, tmp_path: Path) -> None:
+    context = here(tmp_path)
+    with pytest.raises(EvidenceRefused, match="nothing was proven on this machine"):
+        flow.source(context, "last", "launch")
+    image = proven(context, registry)
+    assert ask(context, "last").image.by_digest == image
+    registry.tags.clear()
+    registry.manifests = {
+        digest: kept for digest, kept in registry.manifests.items() if b"subject" not in kept[0]
+    }
+    with pytest.raises(EvidenceRefused, match="no evidence is attached"):
+        ask(context, "last")
+
+
+@pytest.mark.parametrize(
+    "image", ["model-engine:latest", "@sha256:" + "a" * 64, "x@sha256:short", "x", ""]
+)
+def test_an_image_is_named_by_digest(tmp_path: Path, image: str) -> None:
+    with pytest.raises(SettingsError, match="not an image by digest"):
+        flow.source(here(tmp_path), image, "production")
+
+
+def test_a_tag_beside_the_digest_is_left_out(tmp_path: Path) -> None:
+    digest = f"sha256:{'a' * 64}"
+    found = flow.source(here(tmp_path), f"host:5000/a/b:tag@{digest}", "production")
+    assert (found.repository, found.digest) == ("host:5000/a/b", digest)
+
+
+def test_the_login_of_a_target_goes_to_its_registry_only(tmp_path: Path) -> None:
+    context, digest = here(tmp_path), f"sha256:{'a' * 64}"
+    assert flow.source(context, f"{REPOSITORY}@{digest}", "production").login is not None
+    assert flow.source(context, f"elsewhere:5000/x@{digest}", "production").login is None
+    assert flow.source(context, f"{REPOSITORY}@{digest}", "launch").login is None
+
+
+def test_a_target_that_needs_approval(registry: FakeRegistry, tmp_path: Path) -> None:
+    context = here(tmp_path, approval=True)
+    image = proven(context, registry)
+    with pytest.raises(EvidenceRefused, match="production needs an approval"):
+        ask(context, image)
+    assert ask(context, image, approve="Ada").passed
+    assert ask(context, image).passed, "it is kept beside the evidence"
+
+
+def test_no_approval_replaces_a_proof(registry: FakeRegistry, tmp_path: Path) -> None:
+    context = here(tmp_path, approval=True)
+    image = f"{REPOSITORY}@{registry.image('unproven')}"
+    with pytest.raises(EvidenceRefused, match="no evidence is attached"):
+        ask(context, image, approve="Ada")
+    assert registry.attached() == [], "what was not proven is not approved, either"
+
+
+def test_approval_by_command(registry: FakeRegistry, tmp_path: Path) -> None:
+    context = here(tmp_path, approval=True)
+    image = proven(context, registry)
+    result = flow.approve_only(context, Options("production", approve="Ada"), image)
+    assert result.proof is not None
+    assert ask(context, image).image.by_digest == image
+    with pytest.raises(SettingsError, match="no target 'staging'"):
+        flow.approve_only(context, Options("staging", approve="Ada"), image)
+
+
+def test_keys_are_looked_at_before_the_work(tmp_path: Path) -> None:
+    context = here(tmp_path)
+    broken = context.settings.model_copy(
+        update={"evidence": context.settings.evidence.model_copy(update={"key_env": "NONE"})}
+    )
+    with pytest.raises(SettingsError, match="variable NONE"):
+        flow.run(replace(context, settings=broken), Options("production"))
+    attest.check_keys(context)
