@@ -14,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from ci.errors import RegistryRefused
+from ci.errors import CommandFailed, RegistryRefused
 from ci.model import Image, Login, Registry
 from ci.tools.command import Programs
 
@@ -48,7 +48,13 @@ def password(login: Login, programs: Programs) -> str:
     elif login.password_command:
         # Without a log: the output is the password.
         silent = Programs(env=programs.env, cancel=programs.cancel)
-        answer = silent.run(login.password_command, timeout=60, check=False)
+        try:
+            answer = silent.run(login.password_command, timeout=60, check=False)
+        except CommandFailed as problem:
+            raise RegistryRefused(
+                f"no registry password: {problem}",
+                remedy="correct the registry login's password_command in pipeline.toml",
+            ) from problem
         found = answer.stdout.strip()
         if answer.status != 0 or not found:
             last = (answer.stderr.strip().splitlines() or ["no password printed"])[-1]
