@@ -355,6 +355,7 @@ def _work(
     view = terminal.view(sys.stderr, verbose=common.verbose, brief=not record)
     session: Session | None = None
     result, problem = Result(), None
+    versions: tuple[tuple[str, str], ...] = ()
     try:
         with (
             sessions.opened(
@@ -363,6 +364,7 @@ def _work(
         ):
             with view:
                 tools = session.tools(common.toolchain.value)
+                versions = tools.versions
                 context = session.context(tools)
                 again = (
                     needs_dagger is not None
@@ -380,7 +382,7 @@ def _work(
     if problem is not None and session.programs.cancel.is_set() and _is_interrupt(session):
         problem = _interrupted(problem)
     if record:
-        finished = _record(command, session, result, problem)
+        finished = _record(command, session, result, problem, versions)
         _leave(session, finished)
         terminal.summary(finished)
     with _told(common.verbose):
@@ -414,7 +416,7 @@ def _quick(
                 raise
             finally:
                 if record:
-                    _leave(session, _record(record, session, Result(), problem))
+                    _leave(session, _record(record, session, Result(), problem, ()))
 
 
 def _leave(session: Session, finished: RunRecord) -> None:
@@ -492,7 +494,13 @@ def _said(problem: Exception | None) -> str:
     return " ".join(str(problem).split()) if problem else ""
 
 
-def _record(command: str, session: Session, result: Result, problem: Exception | None) -> RunRecord:
+def _record(
+    command: str,
+    session: Session,
+    result: Result,
+    problem: Exception | None,
+    versions: tuple[tuple[str, str], ...],
+) -> RunRecord:
     steps = []
     parents: dict[str, str] = {}
     for event in session.events.all:
@@ -519,7 +527,7 @@ def _record(command: str, session: Session, result: Result, problem: Exception |
         cases=result.proof.cases if result.proof else (),
         promotion=result.promotion,
         checks=result.checks,
-        versions=session.handed.tools.versions if session.handed else (),
+        versions=versions,
         error=_said(problem),
         remedy=problem.remedy if isinstance(problem, PipelineError) else "",
     )

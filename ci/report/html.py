@@ -169,7 +169,7 @@ def verdict(record: Record) -> Verdict:
         return Verdict(Tone.WARN, "Unfinished", f"{say}.")
     if run.outcome is Outcome.PASSED:
         return Verdict(Tone.GOOD, *_success(record, name, before, after))
-    broken = [s.name for s in record.steps if s.failed and not s.parent]
+    broken = [s.name for s in _broken(record)]
     failed = broken[0] if broken else ""
     match run.exit_code:
         case 1 if run.command == "test" and broken:
@@ -220,7 +220,7 @@ def verdict(record: Record) -> Verdict:
         case _:
             word = "Interrupted" if run.exit_code == 130 else "Failed"
             where = "The run was interrupted" if run.exit_code == 130 else "The run failed"
-            where += f" in the step “{failed}”" if failed else ""
+            where += f" in the step “{failed}”" if failed else ", before it had begun its work"
             if promoted:
                 return Verdict(Tone.BAD, word, f"{where}, after {name} was promoted to {new}.")
             if upgraded and back:
@@ -231,6 +231,14 @@ def verdict(record: Record) -> Verdict:
                 return Verdict(Tone.ALARM, word, f"{where} while {name} was being changed.")
             word = "Not promoted" if promotes and word == "Failed" else word
             return Verdict(Tone.BAD, word, f"{where}{untouched}.")
+
+
+def _broken(record: Record) -> list[Step]:
+    """The steps that failed by themselves, in that order. Those beside them were cancelled."""
+    failed = [step for step in record.steps if step.failed and not step.parent]
+    failed.sort(key=lambda step: step.ended or 0.0)
+    own = [step for step in failed if step.problem != "interrupted"]
+    return own or failed
 
 
 def _success(record: Record, name: str, before: Side, after: Side) -> tuple[str, str]:
@@ -414,7 +422,7 @@ def checks(record: Record) -> list[tuple[str, tuple[Check, ...]]]:
         after = tuple(Check(m[2], m[1] == "ok", m[3]) for m in found if m)
     groups = [
         ("Before and during the change", run.promotion.checks if run.promotion else ()),
-        ("On the live state afterwards", after),
+        ("On the live state", after),
     ]
     return [(name, group) for name, group in groups if group]
 

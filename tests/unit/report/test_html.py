@@ -165,6 +165,21 @@ def test_a_failed_check_of_the_project_is_named(tmp_path: Path) -> None:
     assert html.verdict(read(tmp_path)).sentence == "Not every check passed: ruff, unit."
 
 
+def test_the_step_that_is_blamed_is_not_one_that_was_cancelled(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.step("gate", 0, 5, "interrupted")
+    folder.step("build", 1, 4, "no such file")
+    folder.summary(command="run", outcome="failed", exit_code=10, error="no such file")
+    assert "in the step “build”" in html.verdict(read(tmp_path)).sentence
+
+
+def test_a_run_that_never_began_says_so(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.step("tools", 0, 5)
+    folder.summary(command="run", outcome="failed", exit_code=3, error="no target 'nope'")
+    assert "before it had begun its work" in html.verdict(read(tmp_path)).sentence
+
+
 def test_a_run_killed_during_the_upgrade_is_an_alarm(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.backups()
@@ -231,7 +246,7 @@ def test_a_failed_verification_shows_its_checks(tmp_path: Path) -> None:
     folder.event("note", "verify", "FAILED: /readyz: HTTP 503: down", at=1)
     folder.event("step.failed", "verify", "not met", at=2, seconds=2)
     ((name, found),) = html.checks(read(tmp_path))
-    assert name == "On the live state afterwards"
+    assert name == "On the live state"
     assert [(c.name, c.ok, c.evidence) for c in found] == [
         ("release is deployed", True, "revision 4"),
         ("/readyz", False, "HTTP 503: down"),
