@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -97,6 +98,41 @@ def write(folder: Path, now: datetime) -> Path:
 
 def render(record: Record, now: datetime) -> str:
     """The report's text. ``now`` is when it is made."""
+    before, after = sides(record)
+    bars = timeline(record)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            record=record,
+            run=record.run,
+            now=now,
+            verdict=verdict(record),
+            target=target(record),
+            meaning="" if record.run.command == "test" else meaning(record.run.exit_code),
+            before=before,
+            after=after,
+            bars=bars,
+            ticks=ticks(record.ended),
+            counts={o.value: sum(c.outcome is o for c in record.cases) for o in Outcome},
+            suites=[(suite, ordered(suite.cases)) for suite in record.suites],
+            slowest=max((case.seconds for case in record.cases), default=0.0) or 1.0,
+            queues=[(suite.label, about) for suite in record.suites if (about := of_queues(suite))],
+            durations=[(s.label, d) for s in record.suites for d in s.durations],
+            checks=checks(record),
+            gates=[step for step in record.steps if step.parent == "promote"],
+            refused=[c for c in record.plan.changes if not c.allowed] if record.plan else [],
+            allowed=[c for c in record.plan.changes if c.allowed] if record.plan else [],
+            changes_open=CHANGES_OPEN,
+            whole=whole,
+            noted=[step for step in record.steps if step.notes or step.failed],
+            notes_shown=NOTES_SHOWN,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -107,33 +143,7 @@ def render(record: Record, now: datetime) -> str:
     environment.filters.update(
         wall=wall, prose=prose, size=size, title=title, file=file_of, href=quote, plural=plural
     )
-    before, after = sides(record)
-    bars = timeline(record)
-    return environment.get_template("report.html.j2").render(
-        record=record,
-        run=record.run,
-        now=now,
-        verdict=verdict(record),
-        target=target(record),
-        meaning="" if record.run.command == "test" else meaning(record.run.exit_code),
-        before=before,
-        after=after,
-        bars=bars,
-        ticks=ticks(record.ended),
-        counts={o.value: sum(c.outcome is o for c in record.cases) for o in Outcome},
-        suites=[(suite, ordered(suite.cases)) for suite in record.suites],
-        slowest=max((case.seconds for case in record.cases), default=0.0) or 1.0,
-        queues=[(suite.label, about) for suite in record.suites if (about := of_queues(suite))],
-        durations=[(s.label, d) for s in record.suites for d in s.durations],
-        checks=checks(record),
-        gates=[step for step in record.steps if step.parent == "promote"],
-        refused=[c for c in record.plan.changes if not c.allowed] if record.plan else [],
-        allowed=[c for c in record.plan.changes if c.allowed] if record.plan else [],
-        changes_open=CHANGES_OPEN,
-        whole=whole,
-        noted=[step for step in record.steps if step.notes or step.failed],
-        notes_shown=NOTES_SHOWN,
-    )
+    return environment
 
 
 # -- what is said on top ---------------------------------------------------------------------------

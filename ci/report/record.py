@@ -124,12 +124,15 @@ class Probes:
     sent: int
     answered: int
     failed: int
+    under_way: int
     why: str
     longest_gap: float
     """Seconds."""
     median: int
     """Milliseconds, as ``slowest``."""
     slowest: int
+    place: str = ""
+    """Where the requests came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,8 +462,9 @@ def _backups(folder: Path, unreadable: list[str]) -> Backups | None:
 
 _ACCOUNT = re.compile(
     r"(?P<sent>\d+) sent, (?P<answered>\d+) answered, (?P<failed>\d+) failed"
-    r"(?: \((?P<why>.*?)\))?; longest gap (?P<gap>[\d.]+) s, median (?P<median>\d+) ms,"
-    r" slowest (?P<slowest>\d+) ms"
+    r"(?: \((?P<why>.*?)\))?(?:, (?P<open>\d+) under way)?; longest gap (?P<gap>[\d.]+) s,"
+    r" median (?P<median>\d+) ms, slowest (?P<slowest>\d+) ms"
+    r"(?:, (?P<place>(?:from|inside|through) [^;]*))?"
 )
 
 
@@ -480,10 +484,12 @@ def _probes(run: RunRecord, steps: Iterable[Step]) -> tuple[Probes, ...]:
                     int(account["sent"]),
                     int(account["answered"]),
                     int(account["failed"]),
+                    int(account["open"] or 0),
                     account["why"] or "",
                     float(account["gap"]),
                     int(account["median"]),
                     int(account["slowest"]),
+                    account["place"] or "",
                 ),
             )
     return tuple(found.values())

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from ci.model import Outcome
+from ci.promotion.inside import InsideProber
+from ci.promotion.prober import Account, Prober
 from ci.report import record
 from ci.report.record import Note
 from tests.unit.report.folders import (
@@ -199,6 +201,23 @@ def test_the_probes_are_found_where_they_were_written(tmp_path: Path, where: str
     assert (probes.sent, probes.answered, probes.failed) == (713, 711, 2)
     assert (probes.why, probes.longest_gap) == ("HTTP 503", 0.47)
     assert (probes.median, probes.slowest) == (23, 771)
+
+
+@pytest.mark.parametrize("sent", [713, 715])
+@pytest.mark.parametrize("problems", [(), (("ConnectError: (refused)", 2),)])
+@pytest.mark.parametrize("place", ["", Prober.where, InsideProber.where])
+def test_the_probers_own_words_are_understood(
+    tmp_path: Path, sent: int, problems: tuple[tuple[str, int], ...], place: str
+) -> None:
+    account = Account(sent, 711, 2, 0.47, 0.771, 0.023, problems)
+    evidence = f"{account}, {place}" if place else str(account)
+    Folder(tmp_path).summary(checks=[{"name": "requests", "ok": True, "evidence": evidence}])
+    (probes,) = record.read(tmp_path).probes
+    assert (probes.sent, probes.answered, probes.failed) == (sent, 711, 2)
+    assert probes.under_way == sent - 713
+    assert (probes.longest_gap, probes.median, probes.slowest) == (0.47, 23, 771)
+    assert probes.why == (problems[0][0] if problems else "")
+    assert probes.place == place
 
 
 def test_tables_that_stages_leave_are_read(tmp_path: Path) -> None:
