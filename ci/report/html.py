@@ -181,6 +181,8 @@ def verdict(record: Record) -> Verdict:
         return Verdict(Tone.GOOD, *_success(record, name, before, after))
     broken = [s.name for s in _broken(record)]
     failed = broken[0] if broken else ""
+    part = next((s.name for s in record.steps if s.failed and failed and s.parent == failed), "")
+    failed += f": {part}" if part else ""
     match run.exit_code:
         case 1 if run.command == "test" and broken:
             return Verdict(Tone.BAD, "Failed", f"Not every check passed: {', '.join(broken)}.")

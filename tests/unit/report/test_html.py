@@ -173,6 +173,15 @@ def test_the_step_that_is_blamed_is_not_one_that_was_cancelled(tmp_path: Path) -
     assert "in the step “build”" in html.verdict(read(tmp_path)).sentence
 
 
+def test_the_part_that_failed_is_named(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.event("step.started", "promote", at=0)
+    folder.step("take the lock", 1, 2, "held by another", parent="promote")
+    folder.event("step.failed", "promote", "held by another", at=3, seconds=3)
+    folder.summary(command="promote", outcome="failed", exit_code=7, error="held by another")
+    assert "in the step “promote: take the lock”" in html.verdict(read(tmp_path)).sentence
+
+
 def test_a_run_that_never_began_says_so(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.step("tools", 0, 5)
