@@ -97,10 +97,6 @@ def approved(
     attached: Iterable[bytes], wanted: Wanted, policy: Policy, target: str, *, now: datetime
 ) -> Approval:
     """The approval of ``wanted`` for ``target``, or :class:`EvidenceRefused`."""
-    remedy = (
-        f"let a person approve it: `python3 pipeline.py approve --image {wanted.image}"
-        f" --target {target} --by NAME`"
-    )
     flaws: list[str] = []
     for content in attached:
         try:
@@ -108,22 +104,28 @@ def approved(
             if found is None:
                 continue
             given = statement.read_approval(found[0])
-        except (_Refusal, statement.NotUnderstood) as problem:
-            flaws.append(f": {problem}")
+        except _Refusal as refusal:
+            if refusal.flaw.came:  # what is no envelope may be anything
+                flaws.append(refusal.brief)
+            continue
+        except statement.NotUnderstood as problem:
+            flaws.append(f"is not understood: {problem}")
             continue
         if not any(s.digest == wanted.digest.removeprefix("sha256:") for s in given.subjects):
-            flaws.append(": the approval attached to it is of another image")
+            flaws.append("is of another image")
         elif given.target != target:
-            flaws.append(f": it is approved for {given.target}")
+            flaws.append(f"is for {given.target}")
         elif now - given.at > policy.max_age:
-            flaws.append(f": the approval by {given.by} is {_hours(now - given.at)} old")
+            flaws.append(f"by {given.by} is {_hours(now - given.at)} old")
         elif given.at - now > SKEW:
-            flaws.append(f": the approval by {given.by} is dated in the future")
+            flaws.append(f"by {given.by} is dated in the future")
         else:
             return given
-    said = flaws[0] if flaws else ""
+    said = f" (the one attached {flaws[-1]})" if flaws else ""
     raise EvidenceRefused(
-        f"{target} needs an approval, {wanted.image} has none{said}", remedy=remedy
+        f"{target} needs an approval, {wanted.image} has none{said}",
+        remedy=f"let a person approve it: `python3 pipeline.py approve --image {wanted.image}"
+        f" --target {target} --by NAME`",
     )
 
 
@@ -143,8 +145,11 @@ def uncovered(cases: Sequence[Case], require: Sequence[str]) -> tuple[list[str],
 
 
 class _Refusal(Exception):
-    def __init__(self, came: int, message: str, remedy: str, at: datetime | None = None) -> None:
+    def __init__(
+        self, came: int, message: str, remedy: str, at: datetime | None = None, brief: str = ""
+    ) -> None:
         super().__init__(message)
+        self.brief = brief
         self.flaw = _Flaw(came, at, EvidenceRefused(message, remedy=remedy))
 
 
@@ -162,20 +167,19 @@ def _trusted(
     if statement.kind(envelope.payload) not in (kind, ""):
         return None
     if not envelope.signatures:
-        raise _Refusal(1, f"the evidence of {image} is not signed", PROVE_AGAIN)
+        brief = "is not signed"
+        raise _Refusal(1, f"the evidence of {image} {brief}", PROVE_AGAIN, brief=brief)
     key = dsse.signer(envelope, keys)
     if key is not None:
         return envelope.payload, key
     hints = [hint for hint, _ in envelope.signatures]
     if any(trusted.id in hints for trusted in keys):
-        message = f"the evidence of {image} was changed after it was signed"
-        raise _Refusal(3, message, f"{PROVE_AGAIN}, and find out who changed it")
+        brief, remedy = "was changed after it was signed", f"{PROVE_AGAIN}, and ask who changed it"
+        raise _Refusal(3, f"the evidence of {image} {brief}", remedy, brief=brief)
     named = f" ({hints[0][:16]})" if hints[0] else ""
-    raise _Refusal(
-        2,
-        f"the evidence of {image} is signed by a key that is not trusted here{named}",
-        "if you trust it, name its public key with evidence.public_keys in pipeline.toml",
-    )
+    brief = f"is signed by a key that is not trusted here{named}"
+    remedy = "if you trust it, name its public key with evidence.public_keys in pipeline.toml"
+    raise _Refusal(2, f"the evidence of {image} {brief}", remedy, brief=brief)
 
 
 def _understood(payload: bytes, image: str) -> TestResult:

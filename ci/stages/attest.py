@@ -79,8 +79,15 @@ def verified(context: Context, source: Source, chart: Path) -> Proof:
 
 
 def approve(context: Context, source: Source, target: str, by: str) -> None:
-    """Attach a person's consent to promote the image to ``target``."""
+    """Attach a person's consent to promote the image to ``target``. Raises
+    :class:`ci.errors.EvidenceRefused` when the key here approves nothing."""
     key = signing_key(context)
+    if key.public.id not in {approver.id for approver in policy(context).approvers}:
+        raise EvidenceRefused(
+            f"the key here ({key.public.id[:16]}) is not among those whose approvals count",
+            remedy="sign with an approver's key (evidence.key_file or key_env), or add its public"
+            " half to evidence.approver_keys",
+        )
     subject = Subject(source.repository, source.digest.removeprefix("sha256:"))
     given = Approval((subject,), by=by, target=target, at=datetime.now(UTC))
     content = dsse.sign(given.to_json(), statement.PAYLOAD_TYPE, key).to_json()

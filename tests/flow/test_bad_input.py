@@ -159,7 +159,7 @@ def test_docker_that_does_not_answer(pipeline: Pipeline) -> None:
 
 
 def test_an_image_that_was_never_proven(pipeline: Pipeline) -> None:
-    ended = pipeline("promote", "--image", f"gate-registry:5000/x@sha256:{'0' * 64}")
+    ended = pipeline("promote", "--image", f"registry.gate.internal:5000/x@sha256:{'0' * 64}")
     assert ended.status == 21
     assert "there is no image" in ended.error()[0]
 

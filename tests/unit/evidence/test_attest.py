@@ -180,7 +180,7 @@ def test_an_approval_is_a_second_statement(registry: FakeRegistry, tmp_path: Pat
     attest.approve(here, source, "production", "Ada")
     assert attest.approved(here, source, "production").by == "Ada"
     assert attest.verified(here, source, chart(here)).passed
-    with pytest.raises(EvidenceRefused, match="approved for production"):
+    with pytest.raises(EvidenceRefused, match="is for production"):
         attest.approved(here, source, "staging")
 
 
@@ -189,7 +189,9 @@ def test_an_approval_of_its_own_key(registry: FakeRegistry, tmp_path: Path) -> N
     source = prove(here, registry)
     (tmp_path / "ada.pub").write_text(attest.signing_key(ada).public.pem)
     there = trusting(tmp_path / "there", here, approver_keys=(str(tmp_path / "ada.pub"),))
-    attest.approve(here, source, "production", "the pipeline itself")
+    with pytest.raises(EvidenceRefused, match="not among those whose approvals count"):
+        attest.approve(there, source, "production", "the promoting machine itself")
+    attest.approve(here, source, "production", "the proving machine itself")
     with pytest.raises(EvidenceRefused, match="not trusted here"):
         attest.approved(there, source, "production")
     attest.approve(ada, source, "production", "Ada")

@@ -185,7 +185,7 @@ def test_an_approval_counts_for_its_image_and_target() -> None:
     ("attached", "reason"),
     [
         ([signed(PASSING)], "has none$"),
-        ([signed(replace(CONSENT, target="staging"))], "approved for staging"),
+        ([signed(replace(CONSENT, target="staging"))], "is for staging"),
         ([signed(replace(CONSENT, subjects=(CHART,)))], "of another image"),
         ([signed(replace(CONSENT, at=NOW - timedelta(days=2)))], r"by Ada is 48\.0 h old"),
         ([signed(replace(CONSENT, at=NOW + timedelta(days=2)))], "in the future"),
