@@ -211,4 +211,8 @@ if __name__ == "__main__":
     enter()
     from ci.cli import main
 
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is cleaned up and written; a thread of a library that lingers must not keep us.
+    os._exit(status)

@@ -354,7 +354,7 @@ def _work(
         settings = _settings(common.config)
     view = terminal.view(sys.stderr, verbose=common.verbose, brief=not record)
     session: Session | None = None
-    result, problem = Result(), None
+    result, problem, supervised = Result(), None, None
     versions: tuple[tuple[str, str], ...] = ()
     try:
         with (
@@ -372,11 +372,14 @@ def _work(
                     and needs_dagger(context)
                 )
             if again:
-                session.continue_under_dagger(tools, sys.argv[1:])
-            with view:
-                result = body(context)
+                supervised = session.continue_under_dagger(tools, sys.argv[1:])
+            else:
+                with view:
+                    result = body(context)
     except Exception as error:
         problem = error
+    if supervised is not None:
+        raise typer.Exit(supervised)  # everything was told by the process under dagger run
     if session is None:
         raise problem or AssertionError("a session is opened or refused")
     if problem is not None and session.programs.cancel.is_set() and _is_interrupt(session):

@@ -1,17 +1,19 @@
 """A run as a process: its folder, its signals, its tools, and its place under ``dagger run``.
 
-The first process obtains the tools and is then replaced by ``dagger run pipeline.py …``; what
-it found travels on in one file (a :class:`Handover`), so that nothing is looked for twice and
-both write into the same run folder.
+The first process obtains the tools and then supervises ``dagger run pipeline.py …``; what it
+found travels on in one file (a :class:`Handover`), so that nothing is looked for twice and both
+write into the same run folder.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,12 +22,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 from ci import home as homes
 from ci.context import Context
-from ci.errors import PipelineError
+from ci.errors import PipelineError, ToolchainError
 from ci.events import Events, Listener
 from ci.home import Home
 from ci.model import Registry, Tools
@@ -38,6 +39,7 @@ Origin = Literal["auto", "download", "source"]
 HANDOVER = "_QUEUE_TIMEOUT_GATE_RUN"
 """Environment variable with the path of the handover file."""
 RUNS_KEPT = 50
+EXPORT_SECONDS = 2
 CLEANUP_TIMEOUT = "180s"
 """How long ``dagger run`` lets us clean up after Ctrl-C before it kills us."""
 
@@ -65,6 +67,8 @@ class Handover:
     """``time.time()`` when the first process started."""
     steps: tuple[tuple[str, float, str], ...]
     """(name, seconds, parent) of the steps that are done."""
+    supervisor: homes.Process
+    """Who takes the signals for this run; when it is gone, the run ends."""
 
     def save(self) -> Path:
         file = self.run_dir / "handover.json"
@@ -80,7 +84,8 @@ class Handover:
         tools["registry"] = Registry(**tools["registry"])
         tools["versions"] = tuple((name, version) for name, version in tools["versions"])
         steps = tuple((str(n), float(seconds), str(parent)) for n, seconds, parent in raw["steps"])
-        return cls(Path(raw["run_dir"]), Tools(**tools), raw["begun"], steps)
+        supervisor = homes.Process(**raw["supervisor"])
+        return cls(Path(raw["run_dir"]), Tools(**tools), raw["begun"], steps, supervisor)
 
 
 @dataclass(slots=True)
@@ -97,6 +102,14 @@ class Session:
     run_dir: Path
     handed: Handover | None
     begun: float
+    on_signal: Callable[[int], None] | None = None
+    """Takes the first signal instead of :meth:`cancel`."""
+
+    def cancel(self, number: int) -> None:
+        """End what runs; every step then comes to its end, and cleans up."""
+        self.programs.end_all()
+        name = signal.Signals(number).name
+        self.events.emit("run.cancelled", f"{name}: stopping, cleaning up")
 
     def tools(self, origin: Origin) -> Tools:
         """Obtain the tools, or take those that were handed over."""
@@ -128,8 +141,13 @@ class Session:
     def under_dagger(self) -> bool:
         return bool(self.env.get("DAGGER_SESSION_PORT"))
 
-    def continue_under_dagger(self, tools: Tools, argv: Sequence[str]) -> None:
-        """Replace this process by ``dagger run`` of the same command; does not return."""
+    def continue_under_dagger(self, tools: Tools, argv: Sequence[str]) -> int:
+        """Do the same command under ``dagger run``, as a child; its exit status.
+
+        We stay to take the signals: dagger ends its session at once on Ctrl-C and may then
+        linger, so it must not see one; they go to the run itself, which cleans up and ends, and
+        dagger after it. Raises :class:`ToolchainError` when no session came about.
+        """
         parents = {
             event.step: str(event.data.get("parent", ""))
             for event in self.events.all
@@ -140,25 +158,38 @@ class Session:
             for event in self.events.all
             if event.kind == "step.finished"
         )
-        handover = Handover(self.run_dir, tools, self.begun, done).save()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        inner = self.run_dir / "pid"
+        inner.unlink(missing_ok=True)
+        handover = Handover(self.run_dir, tools, self.begun, done, homes.Process.this()).save()
         # --silent: dagger's own view stays away and the terminal is ours; who wants its trace
         # starts with `dagger run python pipeline.py`.
-        os.execve(
+        command: list[str | Path] = [
             tools.dagger,
-            [
-                str(tools.dagger),
-                "--silent",
-                "run",
-                "--cleanup-timeout",
-                CLEANUP_TIMEOUT,
-                sys.executable,
-                str(self.root / "pipeline.py"),
-                *argv,
-            ],
-            {**self.env, **dagger_env(tools), HANDOVER: str(handover)},
+            "--silent",
+            "run",
+            "--cleanup-timeout",
+            CLEANUP_TIMEOUT,
+        ]
+        process = self.programs.foreground(
+            [*command, sys.executable, self.root / "pipeline.py", *argv],
+            env={**dagger_env(tools), HANDOVER: str(handover)},
         )
+
+        def pass_on(number: int) -> None:
+            while process.poll() is None:
+                try:
+                    os.kill(int(inner.read_text(encoding="utf-8")), number)
+                except (OSError, ValueError):
+                    time.sleep(0.1)  # not started yet
+                else:
+                    return
+
+        self.on_signal = pass_on
+        status = process.wait()
+        if not inner.exists():
+            raise ToolchainError("`dagger run` could not open a session with the engine")
+        inner.unlink()
+        return status
 
 
 def dagger_env(tools: Tools) -> dict[str, str]:
@@ -217,43 +248,58 @@ def opened(
     for listener in listeners:
         events.listen(listener(session))
 
-    def interrupt(number: int, _frame: FrameType | None = None) -> None:
-        if not cancel.is_set():
-            # Not from here: a handler must not wait for a lock the main thread holds.
-            threading.Thread(target=_cancel, args=(session, number), daemon=True).start()
+    with _signals(session), _telemetry(env):
+        yield session
 
+
+@contextmanager
+def _signals(session: Session) -> Iterator[None]:
+    """The first SIGINT, SIGTERM or SIGHUP cancels the run; every further one only would disturb
+    the cleanup, and is ignored.
+
+    The interpreter's C handler writes the signal's number into a socket and a thread acts on
+    it: nothing runs inside a handler, so none can meet a lock that it interrupted. ``dagger run``
+    that dies without a word to us (SIGTERM, SIGKILL) takes the session with it; then this run
+    ends, too.
+    """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    _watch_parent(env, interrupt, cancel)
-    with _telemetry(env):
-        try:
-            yield session
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _cancel(session: Session, number: int) -> None:
-    session.programs.end_all()
-    session.events.emit("run.cancelled", f"{signal.Signals(number).name}: stopping, cleaning up")
-
-
-def _watch_parent(
-    env: Mapping[str, str], interrupt: Callable[[int], None], cancel: threading.Event
-) -> None:
-    """``dagger run`` that dies without a word to us (SIGTERM, SIGKILL) takes the session with
-    it: then this run ends too, and cleans up."""
-    if not env.get("DAGGER_SESSION_PORT"):
-        return
-    parent = os.getppid()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    ours.settimeout(0.5)
+    ended = threading.Event()
+    parent = os.getppid() if session.under_dagger() else 0
+    supervisor = session.handed.supervisor if session.handed else None
 
     def watch() -> None:
-        while not cancel.wait(0.5):
-            if os.getppid() != parent:
-                interrupt(signal.SIGTERM)
+        while not ended.is_set():
+            try:
+                number = ours.recv(1)[0]
+            except TimeoutError:
+                gone = parent and os.getppid() != parent
+                if not gone and (supervisor is None or supervisor.alive()):
+                    continue
+                number = signal.SIGTERM
+            if number in numbers:
+                (session.on_signal or session.cancel)(number)
                 return
 
-    threading.Thread(target=watch, daemon=True).start()
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    earlier = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+    watcher.start()
+    if session.handed:
+        pid = session.run_dir / "pid"
+        pid.write_text(str(os.getpid()), encoding="utf-8")
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(earlier)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        watcher.join()
+        ours.close()
+        theirs.close()
 
 
 @contextmanager
@@ -262,6 +308,8 @@ def _telemetry(env: Mapping[str, str]) -> Iterator[None]:
     if not env.get("DAGGER_SESSION_PORT") or not env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         yield
         return
+    # A proxy that went away with `dagger run` is not worth a word, nor a wait.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     from opentelemetry import context as otel
     from opentelemetry import propagate, trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -270,8 +318,10 @@ def _telemetry(env: Mapping[str, str]) -> Iterator[None]:
 
     from ci.tools.telemetry import LiveSpans
 
-    provider = TracerProvider(resource=Resource.create({"service.name": "pipeline"}))
-    provider.add_span_processor(LiveSpans(OTLPSpanExporter()))
+    provider = TracerProvider(
+        shutdown_on_exit=False, resource=Resource.create({"service.name": "pipeline"})
+    )
+    provider.add_span_processor(LiveSpans(OTLPSpanExporter(timeout=EXPORT_SECONDS)))
     trace.set_tracer_provider(provider)
     # dagger-io would add a second exporter to this provider where it finds OTEL_… set.
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
@@ -281,7 +331,9 @@ def _telemetry(env: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         otel.detach(token)
-        provider.shutdown()
+        ending = threading.Thread(target=provider.shutdown, daemon=True)
+        ending.start()
+        ending.join(EXPORT_SECONDS)
 
 
 def explain(error: PipelineError) -> str:

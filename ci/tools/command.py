@@ -194,6 +194,19 @@ class Programs:
             )
         return process.pid
 
+    def foreground(
+        self, argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        """A program that takes over our terminal; in a session of its own, so that Ctrl-C still
+        comes to us alone. The caller waits for it and passes signals on as it sees fit."""
+        words = tuple(os.fspath(word) for word in argv)
+        try:
+            return subprocess.Popen(words, env={**self.env, **env}, start_new_session=True)
+        except OSError as problem:
+            raise CommandFailed(
+                f"cannot start {words[0]}: {problem.strerror}", argv=words, status=127
+            ) from problem
+
     def end_all(self) -> None:
         """Cancel: end every running program and refuse to start more, those of a cleanup
         excepted: what undoes a half-done change must come to its end."""

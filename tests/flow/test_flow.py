@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -80,16 +81,21 @@ def test_a_broken_queue_timeout_is_never_promoted(pipeline: Pipeline, source: Pa
         for line in (ended.run_dir / "events.jsonl").read_text("utf-8").splitlines()
         if "published" in line and "@sha256:" in line
     )
-    refused = pipeline("promote", "--image", f"x@{digest}")
-    assert refused.status == 20
-    assert "no passing proof" in refused.error()[0]
+    assert (ended.run_dir / "evidence.dsse.json").is_file(), "what failed is kept, signed"
+    refused = pipeline("promote", "--image", f"registry.gate.internal:5000/model-engine@{digest}")
+    assert refused.status == 21
+    assert "no evidence is attached" in refused.error()[0]
     assert pipeline.live() == before
 
 
 def test_ctrl_c_while_the_cluster_is_made_leaves_nothing(pipeline: Pipeline) -> None:
     before = pipeline.live()
     running = pipeline.start("run")
-    running.wait_for("gate: Starting control-plane", 120)
+    running.wait_for("gate: started", 120)
+    deadline = time.monotonic() + 60
+    while not containers("gate"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     second = pipeline("run")
     assert second.status == 7
     assert "another run" in second.error()[0]
