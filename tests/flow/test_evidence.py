@@ -65,9 +65,10 @@ def elsewhere(tmp_path: Path) -> Elsewhere:
     return Elsewhere(tmp_path)
 
 
-@pytest.fixture
-def proven(pipeline: Pipeline) -> str:
-    """What the flow promoted last, by digest."""
+@pytest.fixture(scope="module")
+def proven(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the flow proved last, by digest; the target serves it."""
+    pipeline = Pipeline(tmp_path_factory.mktemp("proven"))
     ended = pipeline("promote", "--image", "last")
     assert ended.status == 0, ended.stderr
     image = ended.summary["image"]
