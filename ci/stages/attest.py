@@ -163,7 +163,9 @@ def signing_key(context: Context) -> keys.PrivateKey:
     settings = context.settings.evidence
     if settings.key_env:
         pem = context.programs.env.get(settings.key_env, "")
-        context.programs.hide(pem.strip())
+        for line in pem.splitlines():
+            if not line.startswith("-----"):
+                context.programs.hide(line)
         return keys.private(pem.encode(), origin=f"the environment variable {settings.key_env}")
     if settings.key_file is not None:
         return keys.read_private(context.path(settings.key_file.expanduser()))

@@ -67,7 +67,8 @@ def prove(
             ],
             log=f"pytest-{label}",
             cwd=context.root,
-            env={"E2E_TARGET": str(target)},
+            # The suite must not be able to sign what it says of itself.
+            env={"E2E_TARGET": str(target), **dict.fromkeys(_key_env(context), "")},
             timeout=settings.timeout_seconds,
             on_line=_Progress(context).see,
             check=False,
@@ -125,6 +126,11 @@ def _failed(image: Image, report: Path, started: datetime) -> Proof | None:
     except junit.Unreadable:
         return None
     return proof if proof.failed else None
+
+
+def _key_env(context: Context) -> tuple[str, ...]:
+    name = context.settings.evidence.key_env
+    return (name,) if name else ()
 
 
 class _Progress:

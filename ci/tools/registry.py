@@ -106,13 +106,16 @@ class Repository:
         """A blob's bytes, checked against its digest at the end."""
         seen = hashlib.sha256()
         url = f"/v2/{self._path}/blobs/{digest}"
-        with self._client.stream(
-            "GET", url, headers=self._headers(False), follow_redirects=True
-        ) as answer:
-            self._refuse(answer, f"{self.name}@{digest}")
-            for chunk in answer.iter_bytes(CHUNK):
-                seen.update(chunk)
-                yield chunk
+        try:
+            with self._client.stream(
+                "GET", url, headers=self._headers(False), follow_redirects=True
+            ) as answer:
+                self._refuse(answer, f"{self.name}@{digest}")
+                for chunk in answer.iter_bytes(CHUNK):
+                    seen.update(chunk)
+                    yield chunk
+        except httpx.HTTPError as problem:
+            raise self._silent(problem) from problem
         if f"sha256:{seen.hexdigest()}" != digest:
             raise RegistryRefused(f"{self.name} gave other bytes than {digest}")
 
@@ -287,15 +290,17 @@ class Repository:
                     method, f"/v2/{self._path}/{path}", headers=headers, content=content
                 )
             except httpx.HTTPError as problem:
-                raise RegistryRefused(
-                    f"the registry of {self.name} does not answer:"
-                    f" {str(problem) or type(problem).__name__}"
-                ) from problem
+                raise self._silent(problem) from problem
             if answer.status_code != 401 or attempt == 2:
                 break
             if not self._log_in(answer.headers.get("www-authenticate", "")):
                 break
         return answer
+
+    def _silent(self, problem: httpx.HTTPError) -> RegistryRefused:
+        return RegistryRefused(
+            f"the registry of {self.name} does not answer: {str(problem) or type(problem).__name__}"
+        )
 
     def _log_in(self, challenge: str) -> bool:
         """Answer a ``Bearer`` challenge with a token; ``False`` when there is none to be had."""

@@ -189,3 +189,17 @@ def test_through_the_front_door(registry: FakeRegistry) -> None:
     with registries.open_repository(REPOSITORY, programs=Programs(env={})) as there:
         attach(there, digest, b"one")
         assert found(there, digest) == [b"one"]
+
+
+def test_a_connection_that_breaks_off_is_the_registrys(registry: FakeRegistry) -> None:
+    digest = registry.image("new")
+    attach(opened(registry), digest, b"one")
+
+    def breaking(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET" and "/blobs/" in request.url.path:
+            raise httpx.ReadError("connection reset")
+        return registry(request)
+
+    client = httpx.Client(transport=httpx.MockTransport(breaking), base_url="http://registry:5000")
+    with pytest.raises(RegistryRefused, match="does not answer: connection reset"):
+        found(Repository(client, "registry:5000/model-engine", "model-engine", ""), digest)
