@@ -14,6 +14,8 @@ import yaml
 
 from ci.promotion.backups import File, Recorded, make, quick_rollback
 
+pytestmark = pytest.mark.program  # quick-rollback.sh is tried under sh
+
 IMAGE = "registry:5000/mirror/model-engine:0123456789abcdef0123456789abcdef01234567"
 
 

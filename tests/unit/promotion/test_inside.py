@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 from ci.model import Cluster, Target
 from ci.promotion import inside
 from ci.promotion.prober import Account
@@ -54,6 +56,7 @@ def probe(port: int) -> Account:
     return found
 
 
+@pytest.mark.program
 def test_the_script_counts_answers() -> None:
     with service(200) as port:
         found = probe(port)
@@ -62,6 +65,7 @@ def test_the_script_counts_answers() -> None:
     assert 0 < found.median <= found.slowest <= found.longest_gap + found.slowest
 
 
+@pytest.mark.program
 def test_the_script_counts_failures_and_says_why() -> None:
     with service(503) as port:
         found = probe(port)

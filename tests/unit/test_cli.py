@@ -1,0 +1,172 @@
+"""The command line without anything behind it: words, settings, errors, exit codes."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from ci import cli, errors, selftest, session
+from ci.events import Events
+from ci.model import Case, Image, Outcome, RunRecord, StepRecord
+from ci.report import terminal
+from ci.settings import Settings, load
+from ci.tools.wait import SystemClock
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_nothing_means_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(cli, "_work", lambda command, *_, **__: seen.append(command))
+    for words in ([], ["--keep-cluster"], ["run", "--target", "x"]):
+        assert cli.main(words) == 0
+    assert seen == ["run", "run", "run"]
+
+
+@pytest.mark.parametrize(
+    "command", [c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback]
+)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command, "--help"]) == 0
+    assert "Options:" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fly"]) == 2
+    assert "No such command" in capsys.readouterr().err
+
+
+def test_a_foreseen_failure_is_two_lines_and_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "pipeline.toml"
+    config.write_text("[gate]\nnmae = 'x'\n")
+    assert cli.main(["run", "--config", str(config)]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "error: pipeline.toml: gate.nmae: is not a key here"
+    assert lines[1].startswith("remedy: ")
+    assert len(lines) == 2
+
+
+def test_a_defect_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, cli._told(verbose=False):
+        raise KeyError("x")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: a defect of the pipeline: KeyError")
+
+
+def test_a_full_disk_has_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, cli._told(verbose=False):
+        raise OSError(28, "No space left on device")
+    assert ended.value.code == 6
+    assert "disk" in capsys.readouterr().err
+
+
+def test_an_error_of_many_lines_is_told_in_one() -> None:
+    told = session.explain(errors.BuildFailed("first\n  second"))
+    assert told.splitlines()[0] == "error: first second"
+    assert len(told.splitlines()) == 2
+
+
+def test_the_example_settings_are_the_defaults() -> None:
+    assert load(ROOT / "pipeline.toml.example") == Settings()
+
+
+def test_the_example_target_is_a_target(tmp_path: Path) -> None:
+    text = (ROOT / "pipeline.toml.example").read_text("utf-8")
+    commented = re.search(r"^# \[targets\.prod\]\n(?:#.*\n)+", text, re.MULTILINE)
+    assert commented
+    block = "\n".join(line[1:].removeprefix(" ") for line in commented[0].splitlines())
+    (tmp_path / "pipeline.toml").write_text(block)
+    target = load(tmp_path / "pipeline.toml").targets["prod"]
+    assert target.registry_login is not None
+    assert target.registry_login.password_command[0] == "aws"
+
+
+def test_programs_start_in_one_place_only() -> None:
+    """``ci`` imports subprocess in command.py alone; what runs in pods is not ``ci``'s to start."""
+    allowed = {ROOT / "ci/tools/command.py"}
+    for file in (ROOT / "ci").rglob("*.py"):
+        if file in allowed or "servicebus" in file.parts:
+            continue
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            assert "subprocess" not in names, file
+
+
+def test_old_runs_go_and_the_newest_stay(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"2026010{number}-000000-aaaa").mkdir()
+    session.prune(tmp_path, keep=2)
+    assert sorted(p.name[:8] for p in tmp_path.iterdir()) == ["20260103", "20260104"]
+
+
+def test_the_closing_line_counts() -> None:
+    cases = [Case("a", Outcome.PASSED, 1), Case("b", Outcome.FAILED, 1)]
+    assert selftest.closing(cases) == "1 passed, 1 failed, 0 skipped"
+
+
+# -- the terminal ---------------------------------------------------------------------------------
+
+
+def test_lines_show_steps_and_hold_back_a_flood_of_notes() -> None:
+    out = io.StringIO()
+    events = Events(SystemClock())
+    events.listen(terminal.Lines(out))
+    with events.step("build", "the one build"):
+        for number in range(10):
+            events.note(f"note {number}")
+    said = out.getvalue()
+    assert "build: started: the one build" in said
+    assert "note 0" in said
+    assert "note 9" not in said
+    assert "build: done in" in said
+
+
+def test_a_brief_view_is_silent_about_steps() -> None:
+    out = io.StringIO()
+    events = Events(SystemClock())
+    events.listen(terminal.Lines(out, brief=True))
+    with events.step("tools"):
+        pass
+    assert out.getvalue() == ""
+
+
+def test_steps_know_what_they_are_part_of() -> None:
+    events = Events(SystemClock())
+    with events.step("promote"), events.step("plan"):
+        pass
+    started = {e.step: e.data.get("parent") for e in events.all if e.kind == "step.started"}
+    assert started == {"promote": None, "plan": "promote"}
+
+
+def test_the_summary_names_the_digest_and_the_folder() -> None:
+    out = io.StringIO()
+    digest = "sha256:" + "b" * 64
+    record = RunRecord(
+        id="x",
+        command="run",
+        outcome=Outcome.PASSED,
+        exit_code=0,
+        seconds=61,
+        steps=(StepRecord("build", 4.0, Outcome.PASSED),),
+        folder=Path("runs/x"),
+        image=Image("r/m", "t", digest),
+        cases=(Case("a", Outcome.PASSED, 1),),
+    )
+    terminal.summary(record, out)
+    said = out.getvalue()
+    assert digest in said
+    assert "build" in said
+    assert "1 passed, 0 failed, 0 skipped" in said
+    assert "run succeeded after 1 min 01 s" in said

@@ -1,0 +1,93 @@
+"""Records that are whole or not there, locks that end with their holder, owners for certain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ci import home as homes
+from ci.errors import Locked
+from ci.home import ClusterRecord, Home, Process
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+def proc(folder: Path, *, pid: int, started: str, boot: str) -> Path:
+    stat = folder / str(pid)
+    stat.mkdir(parents=True)
+    fields = ["S", *["0"] * 18, started, "0"]
+    (stat / "stat").write_text(f"{pid} (a ) b) {' '.join(fields)}\n")
+    boots = folder / "sys/kernel/random"
+    boots.mkdir(parents=True)
+    (boots / "boot_id").write_text(f"{boot}\n")
+    return folder
+
+
+def test_a_pid_used_again_is_another_process(tmp_path: Path) -> None:
+    now = proc(tmp_path, pid=7, started="500", boot="b1")
+    assert Process(7, "500", "b1").alive(now)
+    assert not Process(7, "400", "b1").alive(now), "the same pid, started at another time"
+    assert not Process(7, "500", "b0").alive(now), "the same numbers, another boot"
+    assert not Process(8, "500", "b1").alive(now)
+    assert not Process(8, "", "b1").alive(now)
+
+
+def test_this_process_is_alive() -> None:
+    assert Process.this().alive()
+
+
+def test_clusters_are_remembered_and_forgotten(home: Home) -> None:
+    record = ClusterRecord("gate", Process.this(), kept=False, determined_by="x")
+    home.put_cluster(record)
+    assert home.clusters() == {"gate": record}
+    home.drop_cluster("gate")
+    assert home.clusters() == {}
+
+
+def test_a_record_cut_off_counts_as_none(home: Home) -> None:
+    home.put_image("hash", {"digest": "sha256:1"})
+    file = home.state / "images" / "hash.json"
+    file.write_text(file.read_text()[:7])
+    assert home.image("hash") is None
+    (home.state / "clusters").mkdir(parents=True)
+    (home.state / "clusters" / "old.json").write_text('{"name": "old"}')
+    assert home.clusters() == {}
+
+
+def test_a_record_is_readable_by_its_owner_only(home: Home) -> None:
+    home.put_image("hash", {"digest": "sha256:1"})
+    assert (home.state / "images" / "hash.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_failed_write_leaves_the_old_record(home: Home) -> None:
+    file = home.state / "x.json"
+    homes.write(file, {"a": 1})
+
+    class Unprintable:
+        def __str__(self) -> str:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        homes.write(file, {"a": Unprintable()})
+    assert homes.read(file) == {"a": 1}
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_lock_is_refused_while_held_and_free_after(home: Home) -> None:
+    with (
+        home.lock("gate", "the gate cluster"),
+        pytest.raises(Locked, match="the gate cluster"),
+        home.lock("gate", "the gate cluster"),
+    ):
+        pass
+    with home.lock("gate", "the gate cluster"):
+        pass
+
+
+def test_home_is_where_the_environment_says(tmp_path: Path) -> None:
+    assert homes.path({"PIPELINE_HOME": str(tmp_path)}) == tmp_path
+    assert homes.path({"PIPELINE_HOME": ""}).name == "queue-timeout-gate"

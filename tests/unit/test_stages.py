@@ -1,0 +1,230 @@
+"""The rules inside the stages: what is hashed, handed on, hopeless, proven."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ci import standins
+from ci.errors import BuildFailed, DiskFull, ProofFailed
+from ci.model import Image
+from ci.stages import build, deploy, prove
+from ci.tools.command import Output
+from ci.tools.dagger import build_failure
+from ci.tools.kind import configuration
+
+IMAGE = Image("registry.gate.internal:5000/model-engine", "t", "sha256:" + "a" * 64)
+
+
+def test_a_tag_has_the_plans_form() -> None:
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert build.tag_of("queue-timeout", now) == "queue-timeout-20260102-030405"
+
+
+def test_a_tree_hash_sees_names_bytes_and_modes_but_no_caches(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    first = build.tree_hash(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "x.pyc").write_text("x")
+    assert build.tree_hash(tmp_path) == first
+    (tmp_path / "a").chmod(0o755)
+    second = build.tree_hash(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    third = build.tree_hash(tmp_path)
+    (tmp_path / "b").write_text("2")
+    assert len({first, second, third, build.tree_hash(tmp_path)}) == 4
+    assert build.tree_hash(tmp_path, ["word"]) != build.tree_hash(tmp_path)
+
+
+def test_only_what_the_host_has_is_handed_on() -> None:
+    assert build.handed_on({}, {"global.cert": "/ca.pem", ":env:.find-links": "/w"}) == ({}, {})
+
+
+def test_a_proxy_is_handed_on_unless_it_is_this_hosts_own_loopback() -> None:
+    env = {"HTTPS_PROXY": "http://proxy:3128", "HTTP_PROXY": "http://127.0.0.1:8080"}
+    assert build.handed_on(env, {})[0] == {"HTTPS_PROXY": "http://proxy:3128"}
+
+
+def test_pips_index_travels_as_a_secret_and_not_as_an_argument() -> None:
+    pip = {"global.index-url": "https://user:secret@mirror/simple"}
+    arguments, secrets = build.handed_on({}, pip)
+    assert arguments == {}
+    assert "index-url = https://user:secret@mirror/simple" in secrets["pip.conf"]
+
+
+def test_a_failed_build_names_the_step_and_its_last_lines() -> None:
+    output = "\n".join(f"line {n}" for n in range(40)) + "\nno matching distribution"
+    problem = build_failure("exit code: 1", output, ("/bin/sh", "-c", "pip install x"))
+    assert isinstance(problem, BuildFailed)
+    assert "`pip install x`" in str(problem)
+    assert "no matching distribution" in str(problem)
+    assert "line 3\n" not in str(problem)
+
+
+def test_a_full_disk_is_told_apart_from_a_wrong_dockerfile() -> None:
+    assert isinstance(build_failure("No space left on device", "", ()), DiskFull)
+
+
+# -- deploy ---------------------------------------------------------------------------------------
+
+
+def deployment(**status: int) -> dict[str, object]:
+    return {
+        "metadata": {"name": "gateway", "generation": 2},
+        "spec": {"replicas": 2},
+        "status": {"observedGeneration": 2, **status},
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        ({"observedGeneration": 1}, "not yet seen"),
+        ({"updatedReplicas": 2, "availableReplicas": 1}, "gateway 1/2"),
+        ({"updatedReplicas": 1, "availableReplicas": 2}, "gateway 1/2"),
+        ({"updatedReplicas": 2, "availableReplicas": 2, "replicas": 3}, "old pods remain"),
+        ({"updatedReplicas": 2, "availableReplicas": 2, "replicas": 2}, ""),
+    ],
+)
+def test_a_deployment_is_rolled_out_when_all_is_new_and_nothing_old(
+    status: dict[str, int], says: str
+) -> None:
+    found = deploy.unfinished(deployment(**status))
+    assert says in found
+    assert bool(says) == bool(found)
+
+
+def test_a_deployment_of_no_replicas_is_rolled_out() -> None:
+    scaled: dict[str, object] = {**deployment(), "spec": {"replicas": 0}}
+    assert deploy.unfinished(scaled) == ""
+
+
+@pytest.mark.parametrize(
+    ("reason", "restarts", "hopeless"),
+    [
+        ("ContainerCreating", 0, False),
+        ("ErrImagePull", 0, False),
+        ("ImagePullBackOff", 0, True),
+        ("CreateContainerConfigError", 0, True),
+        ("CrashLoopBackOff", 1, False),
+        ("CrashLoopBackOff", 3, True),
+    ],
+)
+def test_waiting_ends_when_waiting_is_in_vain(reason: str, restarts: int, hopeless: bool) -> None:
+    waiting = {"state": {"waiting": {"reason": reason}}, "restartCount": restarts}
+    assert bool(deploy.hopeless({"status": {"containerStatuses": [waiting]}})) is hopeless
+
+
+def test_settings_win_over_what_the_pipeline_sets() -> None:
+    merged = deploy._merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": (1, 2)})
+    assert merged == {"a": {"b": 9, "c": 2}, "d": 3, "e": [1, 2]}
+
+
+# -- stand-ins ------------------------------------------------------------------------------------
+
+SECRETS = standins.Secrets("pw-one", "pw-two", "key=", "CA", "CRT", "KEY")
+
+
+def test_secrets_come_back_from_their_secret() -> None:
+    assert standins.Secrets.of(SECRETS.data()) == SECRETS
+    with pytest.raises(KeyError):
+        standins.Secrets.of({"postgres_password": "x"})
+
+
+def test_no_secret_stands_in_a_workload() -> None:
+    text = yaml.safe_dump_all(standins.workloads("postgres", "redis", "emulator"))
+    assert not [v for v in SECRETS.data().values() if v in text.split()]
+    assert "RootManageSharedAccessKey=$(SERVICEBUS_KEY)" in text
+
+
+def test_a_connection_string_is_the_sdks() -> None:
+    from azure.servicebus import parse_connection_string
+
+    parsed = parse_connection_string(SECRETS.connection_string())
+    assert parsed.fully_qualified_namespace == standins.SERVICEBUS_HOST
+    assert parsed.shared_access_key == "key="
+
+
+def test_the_certificate_holds_for_the_service_and_for_a_port_forward() -> None:
+    from cryptography import x509
+
+    _, certificate, _ = deploy._certificate()
+    names = x509.load_pem_x509_certificate(certificate.encode()).extensions
+    found = names.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert {standins.SERVICEBUS_HOST, "localhost"} <= set(found.get_values_for_type(x509.DNSName))
+
+
+# -- kind -----------------------------------------------------------------------------------------
+
+
+def test_kinds_network_is_left_out_only_where_the_image_brings_one() -> None:
+    for brings in (True, False):
+        config = yaml.safe_load(configuration(Path("/certs"), "", brings_cni=brings))
+        assert config["networking"]["disableDefaultCNI"] is brings
+
+
+def test_a_hosts_kubelet_patch_is_taken_over() -> None:
+    patch = "kind: KubeletConfiguration\nfailCgroupV1: false\n"
+    config = yaml.safe_load(configuration(Path("/certs"), patch, brings_cni=True))
+    assert config["kubeadmConfigPatches"][-1] == patch
+    mount = config["nodes"][0]["extraMounts"][0]
+    assert mount == {
+        "hostPath": "/certs",
+        "containerPath": "/etc/containerd/certs.d",
+        "readOnly": True,
+    }
+
+
+# -- prove ----------------------------------------------------------------------------------------
+
+PASSED = '<testcase classname="t" name="a" time="1.5"/>'
+FAILED = '<testcase classname="t" name="b"><failure message="lock was 60"/></testcase>'
+ERROR = '<testcase classname="t" name="c"><error message="no gateway"/></testcase>'
+SKIPPED = '<testcase classname="t" name="d"><skipped message="no cacher"/></testcase>'
+
+
+def judged(tmp_path: Path, *cases: str, status: int = 0) -> object:
+    report = tmp_path / "junit.xml"
+    report.write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>")
+    return prove.judge(IMAGE, report, Output(status, "the end of pytest's output", ""))
+
+
+def test_a_proof_is_made_of_cases_that_passed(tmp_path: Path) -> None:
+    proof = judged(tmp_path, PASSED, SKIPPED)
+    assert getattr(proof, "passed", False)
+
+
+@pytest.mark.parametrize(
+    ("cases", "status", "says"),
+    [
+        ((PASSED, FAILED), 1, "1 of 2 cases failed: t::b: lock was 60"),
+        ((PASSED, ERROR), 1, "no gateway"),
+        ((PASSED, FAILED), 0, "1 of 2 cases failed"),
+        ((SKIPPED,), 0, "no case passed"),
+        ((), 5, "no case passed"),
+        ((PASSED,), 3, "ended with 3"),
+    ],
+)
+def test_anything_else_is_no_proof(
+    tmp_path: Path, cases: tuple[str, ...], status: int, says: str
+) -> None:
+    with pytest.raises(ProofFailed, match=says):
+        judged(tmp_path, *cases, status=status)
+
+
+def test_a_report_that_was_never_written_is_no_proof(tmp_path: Path) -> None:
+    with pytest.raises(ProofFailed, match="did not run"):
+        prove.judge(IMAGE, tmp_path / "none.xml", Output(4, "usage error", ""))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<testsuites>", "<html/>", "<!DOCTYPE x [<!ENTITY a 'b'>]><x/>"]
+)
+def test_a_report_that_is_cut_off_is_no_proof(tmp_path: Path, text: str) -> None:
+    report = tmp_path / "junit.xml"
+    report.write_text(text)
+    with pytest.raises(ProofFailed, match="did not run"):
+        prove.judge(IMAGE, report, Output(0, "", ""))
