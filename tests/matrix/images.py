@@ -1,0 +1,107 @@
+"""The versions of the matrix's service, put together from the Python base image without a build:
+one layer with the program, one configuration per version. Content decides the digests, so that a
+second run finds everything in the registry."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from ci.model import Image, Registry
+from ci.tools.command import Programs
+from ci.tools.registry import Repository, copy, open_repository
+
+APP = Path(__file__).parent / "app" / "app.py"
+BASE = "library/python"
+BASE_TAG = "3.11-slim"
+VERSIONS = {
+    "v1": "good",
+    "v2": "good",
+    "bad-crash": "crash",
+    "bad-unready": "unready",
+    "bad-unhealthy": "unhealthy",
+    "bad-leak": "leak",
+}
+"""Tag to the way it behaves."""
+CONFIG = "application/vnd.oci.image.config.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+def publish(registry: Registry, programs: Programs) -> dict[str, Image]:
+    """Every version in the registry, by its tag."""
+    name = f"{registry.name}/matrix/engine"
+    with (
+        open_repository(f"{registry.name}/{BASE}", local=registry, programs=programs) as source,
+        open_repository(name, local=registry, programs=programs) as into,
+    ):
+        digest = source.digest(BASE_TAG)
+        if digest is None:
+            raise LookupError(f"the registry has no {BASE}:{BASE_TAG}: run the pipeline first")
+        base = _amd64(source, digest)
+        copy(source, into, Image(into.name, "base", base))
+        return {tag: _version(into, base, tag, mode) for tag, mode in VERSIONS.items()}
+
+
+def _amd64(source: Repository, digest: str) -> str:
+    manifest = json.loads(source.manifest(digest)[0])
+    for child in manifest.get("manifests", []):
+        if child.get("platform", {}).get("architecture") == "amd64":
+            return str(child["digest"])
+    return digest
+
+
+def _version(into: Repository, base: str, tag: str, mode: str) -> Image:
+    manifest = json.loads(into.manifest(base)[0])
+    config = json.loads(b"".join(into.read(manifest["config"]["digest"])))
+    plain = _layer(APP.read_bytes())
+    packed = gzip.compress(plain, mtime=0)
+    inner = config.setdefault("config", {})
+    environment = [e for e in inner.get("Env") or [] if not e.startswith(("APP_VERSION=", "MODE="))]
+    inner.update(
+        Env=[*environment, f"APP_VERSION={tag}", f"MODE={mode}"],
+        Entrypoint=["python3", "/app.py"],
+        Cmd=[],
+        User="1000",
+    )
+    config["rootfs"]["diff_ids"].append(_digest(plain))
+    config.pop("history", None)
+    content = json.dumps(config, sort_keys=True).encode()
+    described: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": _put(into, content, CONFIG),
+        "layers": [_as_oci(layer) for layer in manifest["layers"]] + [_put(into, packed, LAYER)],
+    }
+    whole = json.dumps(described, sort_keys=True).encode()
+    into.write_manifest(tag, whole, MANIFEST)
+    return Image(into.name, tag, _digest(whole))
+
+
+def _as_oci(layer: dict[str, Any]) -> dict[str, Any]:
+    return {**layer, "mediaType": LAYER}
+
+
+def _layer(app: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        entry = tarfile.TarInfo("app.py")
+        entry.size, entry.mode = len(app), 0o644
+        archive.addfile(entry, io.BytesIO(app))
+    return buffer.getvalue()
+
+
+def _put(into: Repository, content: bytes, media_type: str) -> dict[str, Any]:
+    digest = _digest(content)
+    if not into.has(digest):
+        into.write(digest, len(content), iter([content]))
+    return {"mediaType": media_type, "digest": digest, "size": len(content)}
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

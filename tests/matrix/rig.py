@@ -1,0 +1,355 @@
+"""What the cases stand on: the cluster, the images, and a place of its own for each case."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ci import home as homes
+from ci.context import Context
+from ci.errors import PipelineError
+from ci.events import Event, Events
+from ci.model import (
+    Case,
+    Cluster,
+    Image,
+    Outcome,
+    Probing,
+    Promotion,
+    Proof,
+    Release,
+    Target,
+    Tools,
+)
+from ci.promotion import inside, lease
+from ci.promotion.prober import Account
+from ci.settings import Settings
+from ci.stages.promote import promote, rollback
+from ci.tools.command import Programs
+from ci.tools.helm import Helm, Revision
+from ci.tools.kube import Kube
+from ci.tools.wait import SystemClock, wait_until
+
+ROOT = Path(__file__).parents[2]
+CHART = Path(__file__).parent / "chart"
+RELEASE = "engine-release"
+PASSWORD = "swordfish-of-the-matrix"
+WITNESS_RATE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """Made once, used by every worker."""
+
+    tools: Tools
+    cluster: Cluster
+    images: Mapping[str, Image]
+    folder: Path
+    """Where the table and each case's run folder go."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One line of the table."""
+
+    case: str
+    expected: str
+    seen: str = "it did not come to its end"
+    requests: str = "-"
+    """Failed of sent, as a witness in the cluster that the promotion knows nothing of saw it."""
+    seconds: float = 0.0
+    passed: bool = False
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The state on the cluster."""
+
+    version: str
+    """What the Service answers, of every ready pod."""
+    digests: frozenset[str]
+    revision: int
+    status: str
+    holder: str
+    """Who holds the promotion's lock."""
+
+    def __str__(self) -> str:
+        held = f", lock held by {self.holder}" if self.holder else ""
+        return f"{self.version} serves, revision {self.revision} {self.status}{held}"
+
+
+def proof(image: Image) -> Proof:
+    """What a passing proof of the image would be: how it comes about is tested elsewhere."""
+    case = Case("test_of_the_matrix", Outcome.PASSED, 1.0)
+    return Proof(image, (case,), Path("junit.xml"), datetime.now(UTC))
+
+
+@dataclass(slots=True)
+class Place:
+    """A namespace with a release of its own, and everything to look at it from outside."""
+
+    rig: Rig
+    namespace: str
+    row: Row
+    chart: Path = CHART
+    hooks: list[Callable[[Event], None]] = field(default_factory=list)
+    runs: int = 0
+    witness: str = ""
+
+    # -- tools of the test itself, apart from those under test --------------------------------
+
+    @property
+    def programs(self) -> Programs:
+        return Programs(env=os.environ, logs=self.rig.folder / self.namespace / "test")
+
+    @property
+    def kube(self) -> Kube:
+        return Kube(self.rig.tools.kubectl, self.rig.cluster, self.programs, SystemClock())
+
+    @property
+    def helm(self) -> Helm:
+        return Helm(self.rig.tools.helm, self.rig.cluster, self.programs)
+
+    def kubectl(self, *words: str, input: str | None = None) -> str:
+        return self.kube.run(*words, "--namespace", self.namespace, input=input).stdout
+
+    def history(self) -> list[Revision]:
+        return self.helm.history(RELEASE, self.namespace)
+
+    # -- the release ----------------------------------------------------------------------------
+
+    def install(self, tag: str = "v1", **values: Any) -> None:
+        repository = self.rig.images[tag].repository
+        self.helm.install(
+            RELEASE,
+            self.chart,
+            self.namespace,
+            {"tag": tag, "image": {"repository": repository}, "password": PASSWORD, **values},
+            timeout=180,
+        )
+
+    def upgrade_words(self, tag: str, timeout: str) -> list[str]:
+        """A bare upgrade, as somebody without this project does it."""
+        words = self.helm.upgrade_words(RELEASE, self.chart, {"tag": tag})
+        return self.helm.argv(*words, "--wait", "--timeout", timeout, namespace=self.namespace)
+
+    def target(self, **changed: Any) -> Target:
+        described: dict[str, Any] = {
+            "name": "matrix",
+            "cluster": self.rig.cluster,
+            "namespace": self.namespace,
+            "release": RELEASE,
+            "chart": self.chart,
+            "image_repository": self.rig.images["v1"].repository,
+            "timeout_seconds": 150,
+            "gateway": "engine",
+            "health_paths": ("/health", "/readyz"),
+            "deployments": ("engine", "engine-builder"),
+            "probing": Probing(path="/work"),
+        }
+        return Target(**{**described, **changed})
+
+    def context(self) -> Context:
+        self.runs += 1
+        run_dir = self.rig.folder / self.namespace / f"run-{self.runs}"
+        cancel = threading.Event()
+        clock = SystemClock(cancel)
+        programs = Programs(env=os.environ, logs=run_dir / "logs", cancel=cancel)
+        events = Events(clock, path=run_dir / "events.jsonl", redact=programs.redact)
+        for hook in self.hooks:
+            events.listen(hook)
+        home = homes.Home(homes.path(os.environ))
+        return Context(ROOT, Settings(), self.rig.tools, programs, clock, events, run_dir, home)
+
+    def promote(
+        self,
+        version: str | Image,
+        *,
+        after: Callable[[Release], None] | None = None,
+        context: Context | None = None,
+        **changed: Any,
+    ) -> Promotion:
+        image = self.rig.images[version] if isinstance(version, str) else version
+        return promote(context or self.context(), self.target(**changed), proof(image), after=after)
+
+    def rollback(self) -> int:
+        return rollback(self.context(), self.target())
+
+    def refused(self, error: type[PipelineError], *says: str) -> Callable[..., PipelineError]:
+        """Calls what has to raise exactly ``error``, with each of ``says`` in its words."""
+
+        def call(fn: Callable[..., object], *a: Any, **k: Any) -> PipelineError:
+            try:
+                fn(*a, **k)
+            except PipelineError as raised:
+                problem = raised
+            else:
+                raise AssertionError(f"{error.__name__} was expected, and nothing was raised")
+            text = self.row.cause = f"{problem} | {problem.remedy}"
+            assert type(problem) is error, f"{type(problem).__name__}: {text}"
+            for words in says:
+                assert words in text, f"{words!r} is not in: {text}"
+            assert PASSWORD not in text, "a secret was told"
+            return problem
+
+        return call
+
+    # -- how it ended ---------------------------------------------------------------------------
+
+    def end(self) -> End:
+        pods = json.loads(self.kubectl("get", "pods", "-l", "app=engine", "-o", "json"))["items"]
+        serving = [
+            pod
+            for pod in pods
+            if not pod["metadata"].get("deletionTimestamp")
+            and any(
+                c["type"] == "Ready" and c["status"] == "True"
+                for c in pod["status"].get("conditions", [])
+            )
+        ]
+        path = f"/api/v1/namespaces/{self.namespace}/services/http:engine:80/proxy/version"
+        answers = {self.kube.run("get", "--raw", path).stdout for _ in range(3)}
+        held = lease.read(self.kube, RELEASE, self.namespace)
+        latest = self.history()[-1]
+        return End(
+            "+".join(sorted(answers)),
+            frozenset(
+                status["imageID"].rpartition("@")[2]
+                for pod in serving
+                for status in pod["status"]["containerStatuses"]
+            ),
+            latest.number,
+            latest.status,
+            str((held.get("spec") or {}).get("holderIdentity") or ""),
+        )
+
+    def ends(self, version: str, revision: int, *, status: str = "deployed") -> None:
+        """The release serves ``version`` from every pod, and nobody holds the lock."""
+        last = self.end()
+        self.row.seen = str(last)
+        if self.witness:
+            final = self.witnessed()
+            self.row.requests = f"{final.failed} of {final.sent}"
+        assert last.version == version, last
+        assert last.digests == {self.rig.images[version].digest}, last
+        assert (last.revision, last.status) == (revision, status), last
+        assert not last.holder, last
+
+    def watch(self) -> None:
+        """Start the witness: requests at a steady rate, of which none may be lost."""
+        gateway = json.loads(self.kubectl("get", "deployment", "engine", "-o", "json"))
+        target = self.target(probing=Probing(path="/version", per_second=WITNESS_RATE))
+        pod = inside.manifest(target, "witness", gateway, self.rig.images["v1"].by_tag)
+        pod["metadata"]["labels"] = {"matrix": "witness"}
+        self.kubectl("create", "-f", "-", input=json.dumps(pod))
+        self.witness = "witness"
+        wait_until(
+            "the witness's first answers",
+            lambda: (a := self._account()) is not None and a.answered >= 3,
+            timeout=60,
+            clock=SystemClock(),
+        )
+
+    def _account(self) -> Account | None:
+        said = self.kube.run(
+            "logs", self.witness, "--tail=3", "--namespace", self.namespace, check=False
+        )
+        return inside.parse(said.stdout)
+
+    def witnessed(self) -> Account:
+        found = self._account()
+        assert found is not None, "the witness was lost"
+        return found
+
+    def nothing_lost(self) -> None:
+        final = self.witnessed()
+        self.row.requests = f"{final.failed} of {final.sent}"
+        assert final.failed == 0, str(final)
+
+    def remove(self) -> None:
+        self.kube.run("delete", "namespace", self.namespace, "--wait=false", "--ignore-not-found")
+
+
+# -- what a case does to programs ------------------------------------------------------------------
+
+
+def processes(*words: str) -> list[int]:
+    """Processes with all of ``words`` in their command line. The words name what only one case
+    uses, so that these are processes of that case."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                line = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if all(any(word in part for part in line) for word in words):
+                found.append(int(folder.name))
+    return found
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def at_step(name: str, do: Callable[[], object], *, later: float = 0.0) -> Callable[[Event], None]:
+    """A listener that calls ``do`` in a thread of its own, ``later`` seconds into a step."""
+
+    def hear(event: Event) -> None:
+        if event.kind == "step.started" and event.step == name:
+            timer = threading.Timer(later, do)
+            timer.daemon = True
+            timer.start()
+
+    return hear
+
+
+def until(what: str, condition: Callable[[], object], timeout: float = 60) -> None:
+    def true() -> bool:
+        try:
+            return bool(condition())
+        except PipelineError:
+            return False
+
+    wait_until(what, true, timeout=timeout, clock=SystemClock(), interval=0.1)
+
+
+def write(folder: Path, row: Row) -> None:
+    path = folder / "cases"
+    path.mkdir(parents=True, exist_ok=True)
+    (path / f"{row.case}.json").write_text(json.dumps(asdict(row)), encoding="utf-8")
+
+
+def table(folder: Path) -> str:
+    """The rows that the workers wrote, as ``matrix.json`` and as Markdown."""
+    rows = [json.loads(p.read_text("utf-8")) for p in sorted((folder / "cases").glob("*.json"))]
+    (folder / "matrix.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    lines = [
+        "| case | expected end | seen end | failed requests | s | |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {r['case']} | {r['expected']} | {r['seen']} | {r['requests']} |"
+            f" {r['seconds']:.0f} | {'ok' if r['passed'] else 'FAILED'} |"
+            for r in rows
+        ),
+    ]
+    text = "\n".join(lines) + "\n"
+    (folder / "matrix.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def monotonic() -> float:
+    return time.monotonic()

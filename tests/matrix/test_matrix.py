@@ -1,0 +1,520 @@
+"""Promotions that are made to go wrong, on a real cluster. Each case asserts how the cluster
+ends (what serves, by digest; the release; the lock; requests lost) and that the cause is named.
+
+Whatever fails before the change leaves the release as it is; whatever fails after its begin is
+rolled back; what nobody could roll back says so, with the commands. Nothing is tried twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ci.context import Context
+from ci.errors import (
+    Locked,
+    PlanRefused,
+    PromotionFailed,
+    ProofFailed,
+    RollbackFailed,
+)
+from ci.model import Probing, Release
+from tests.matrix.rig import CHART, RELEASE, Place, at_step, kill, processes, until
+from tests.matrix.victim import killed
+
+pytestmark = pytest.mark.timeout(600)
+
+UNTOUCHED = "refused; revision 1 serves v1"
+ROLLED_BACK = "rolled back; v1 serves; 0 requests lost"
+PROBES = 2000
+
+
+def copied(place: Place, tmp_path: Path) -> Path:
+    """A chart that a case may change."""
+    folder = tmp_path / "chart"
+    shutil.copytree(CHART, folder)
+    place.chart = folder
+    return folder
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text, f"{file.name} has no {old!r}"
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+# -- what shall work -------------------------------------------------------------------------------
+
+
+@pytest.mark.alone
+@pytest.mark.end(f"promoted; v2 serves; 0 of >= {PROBES} requests lost")
+def test_clean_promotion(place: Place) -> None:
+    place.install()
+    enough = 0.0
+
+    def soak(_: Release) -> None:
+        time.sleep(max(0.0, enough - time.monotonic()))
+
+    rate = 100.0
+    enough = time.monotonic() + PROBES / rate * 1.5
+    promoted = place.promote("v2", after=soak, probing=Probing(path="/work", per_second=rate))
+    said = next(c.evidence for c in promoted.checks if c.name == "requests during the change")
+    counted = re.match(r"(\d+) sent, (\d+) answered, (\d+) failed", said)
+    assert counted, said
+    place.ends("v2", 2)
+    place.row.requests = f"{counted[3]} of {counted[1]}"
+    assert int(counted[1]) >= PROBES, said
+    assert int(counted[3]) == 0, said
+
+
+@pytest.mark.end("copied by digest and promoted; v2 serves; 0 requests lost")
+def test_image_that_only_the_proving_registry_has(place: Place) -> None:
+    place.install()
+    place.watch()
+    mirror = place.rig.images["v2"].repository.replace("/engine", f"/{place.namespace}")
+    promoted = place.promote("v2", image_repository=mirror)
+    assert promoted.after.by_digest == f"{mirror}@{place.rig.images['v2'].digest}"
+    place.ends("v2", 2)
+    place.nothing_lost()
+
+
+# -- refused before the change ---------------------------------------------------------------------
+
+
+@pytest.mark.end(UNTOUCHED)
+@pytest.mark.parametrize("how", ["absent", "moved"])
+def test_tag(place: Place, how: str) -> None:
+    place.install()
+    image = place.rig.images["v2"]
+    tag = "nowhere" if how == "absent" else "bad-crash"
+    says = "not in the registry" if how == "absent" else place.rig.images["bad-crash"].digest
+    refused = place.refused(PlanRefused, says, image.digest)
+    refused(place.promote, dataclasses.replace(image, tag=tag))
+    place.ends("v1", 1)
+
+
+def add(name: str, text: str) -> Callable[[Path], None]:
+    def change(chart: Path) -> None:
+        (chart / "templates" / name).write_text(text, encoding="utf-8")
+
+    return change
+
+
+SMUGGLED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "template": (
+        lambda chart: replace(
+            chart / "templates/engine.yaml", "failureThreshold: 30", "failureThreshold: 3"
+        ),
+        "engine.yaml differs",
+    ),
+    "default": (
+        lambda chart: replace(chart / "values.yaml", "builder: 1", "builder: 2"),
+        "replicas.builder differs",
+    ),
+    "environment": (
+        lambda chart: replace(
+            chart / "templates/engine.yaml",
+            "- {name: GIT_TAG,",
+            "- {name: MODE, value: other}\n            - {name: GIT_TAG,",
+        ),
+        "engine.yaml differs",
+    ),
+    "configmap": (
+        add(
+            "more.yaml",
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: more}\ndata: {lock: 30s}\n",
+        ),
+        "ConfigMap/more",
+    ),
+    "secret": (
+        add(
+            "more.yaml",
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: more}\n"
+            "stringData: {password: {{ .Values.password | quote }} }\n",
+        ),
+        "Secret/more",
+    ),
+    "hook": (
+        add(
+            "more.yaml",
+            "apiVersion: v1\nkind: ServiceAccount\n"
+            'metadata: {name: more, annotations: {"helm.sh/hook": pre-upgrade}}\n',
+        ),
+        "ServiceAccount/more (hook)",
+    ),
+}
+
+
+@pytest.mark.end(UNTOUCHED)
+@pytest.mark.parametrize("what", SMUGGLED)
+def test_smuggled_into_the_chart(place: Place, what: str, tmp_path: Path) -> None:
+    place.install()
+    change, says = SMUGGLED[what]
+    change(copied(place, tmp_path))
+    place.refused(PlanRefused, says)(place.promote, "v2")
+    place.ends("v1", 1)
+
+
+@pytest.mark.end(UNTOUCHED)
+def test_secret_that_is_random(place: Place, tmp_path: Path) -> None:
+    add(
+        "random.yaml",
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: random}\n"
+        "stringData: {key: {{ randAlpha 8 | quote }} }\n",
+    )(copied(place, tmp_path))
+    place.install()
+    place.refused(PlanRefused, "Secret/random", "not deterministic")(place.promote, "v2")
+    place.ends("v1", 1)
+
+
+@pytest.mark.end(UNTOUCHED)
+def test_drift_by_hand(place: Place) -> None:
+    place.install()
+    place.kubectl("set", "env", "deployment/engine-builder", "GIT_TAG=by-hand")
+    refused = place.refused(PlanRefused, "changed by hand", "engine-builder", "GIT_TAG")
+    refused(place.promote, "v2")
+    place.ends("v1", 1)
+
+
+@pytest.mark.end(UNTOUCHED)
+def test_autoscaler(place: Place) -> None:
+    place.install()
+    place.kubectl("autoscale", "deployment/engine", "--min=2", "--max=3", "--cpu=80")
+    place.refused(PlanRefused, "engine", "autoscaler")(place.promote, "v2")
+    place.ends("v1", 1)
+
+
+@pytest.mark.end("refused; revision 1 serves v1; then rolled back by command")
+@pytest.mark.parametrize("status", ["pending-upgrade", "failed"])
+def test_latest_revision(place: Place, status: str) -> None:
+    place.install()
+    place.watch()
+    argv = place.upgrade_words("bad-unready", "60s" if status == "pending-upgrade" else "8s")
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        if status == "pending-upgrade":
+            until(status, lambda: place.history()[-1].status == status)
+            process.kill()
+    finally:
+        process.wait(60)
+    place.refused(PlanRefused, status, "rollback")(place.promote, "v2")
+    place.ends("v1", 2, status=status)
+    assert place.rollback() == 3
+    place.ends("v1", 3)
+    place.nothing_lost()
+
+
+# -- rolled back after its begin -------------------------------------------------------------------
+
+
+@pytest.mark.end(ROLLED_BACK)
+@pytest.mark.parametrize(
+    ("version", "says", "timeout"),
+    [
+        ("bad-crash", ("CrashLoopBackOff", "'LOCK_DURATION' is not set"), 150),
+        ("bad-unready", ("not ready", "readiness probe failed"), 25),
+        ("bad-unhealthy", ("not healthy", "/health", "HTTP 500"), 150),
+    ],
+    ids=["crashes on start", "never ready", "health answers 500"],
+)
+def test_new_version(place: Place, version: str, says: tuple[str, ...], timeout: int) -> None:
+    place.install()
+    place.watch()
+    refused = place.refused(PromotionFailed, "rolled back to revision 1", *says)
+    refused(place.promote, version, timeout_seconds=timeout)
+    place.ends("v1", 3)
+    place.nothing_lost()
+    evidence = place.rig.folder / place.namespace / "run-1" / "evidence"
+    assert (evidence / "cause.txt").read_text(encoding="utf-8").strip()
+
+
+@pytest.mark.end("rolled back; v1 serves")
+def test_new_version_with_five_percent_errors(place: Place) -> None:
+    place.install()
+    place.watch()
+    refused = place.refused(PromotionFailed, "requests were lost", "HTTP 500", "rolled back")
+    refused(
+        place.promote,
+        "bad-leak",
+        after=lambda _: time.sleep(3),
+        probing=Probing(path="/work", per_second=50),
+    )
+    place.ends("v1", 3)
+    place.nothing_lost()
+
+
+@pytest.mark.end(ROLLED_BACK)
+def test_check_after_the_upgrade_fails(place: Place) -> None:
+    place.install()
+    place.watch()
+
+    def after(_: Release) -> None:
+        raise ProofFailed("test_lock_duration failed")
+
+    refused = place.refused(PromotionFailed, "test_lock_duration failed", "rolled back")
+    refused(place.promote, "v2", after=after)
+    place.ends("v1", 3)
+    place.nothing_lost()
+
+
+@pytest.mark.end(ROLLED_BACK)
+def test_ctrl_c_in_mid_upgrade(place: Place) -> None:
+    place.install()
+    place.watch()
+    running: list[Context] = []
+    place.hooks.append(at_step("upgrade", lambda: running[0].programs.end_all(), later=2.5))
+    running.append(place.context())
+    refused = place.refused(PromotionFailed, "interrupted", "rolled back")
+    refused(place.promote, "v2", context=running[0])
+    place.ends("v1", 3)
+    place.nothing_lost()
+
+
+@pytest.mark.end(ROLLED_BACK)
+def test_helm_killed_in_mid_upgrade(place: Place) -> None:
+    place.install()
+    place.watch()
+
+    def shot() -> None:
+        kill(processes(place.namespace, "upgrade", "--wait"))
+
+    place.hooks.append(at_step("upgrade", shot, later=2.5))
+    place.refused(PromotionFailed, "-9", "rolled back")(place.promote, "v2")
+    place.ends("v1", 3)
+    place.nothing_lost()
+
+
+@pytest.mark.end(ROLLED_BACK)
+def test_quota(place: Place) -> None:
+    place.install()
+    place.watch()
+    place.kubectl("create", "quota", "full", "--hard=pods=4")
+    refused = place.refused(PromotionFailed, "rolled back to revision 1")
+    refused(place.promote, "v2", timeout_seconds=20)
+    place.ends("v1", 3)
+    place.nothing_lost()
+
+
+@pytest.mark.end(ROLLED_BACK)
+def test_no_room_for_the_surge(place: Place) -> None:
+    place.install(replicas={"gateway": 1, "builder": 1}, hostPort=30999)
+    place.watch()
+    refused = place.refused(PromotionFailed, "free ports", "rolled back")
+    refused(place.promote, "v2")
+    place.ends("v1", 3)
+    place.nothing_lost()
+
+
+@pytest.mark.end("rolled back; v1 serves with tokens that work")
+def test_service_account_that_is_an_upgrade_hook(place: Place, tmp_path: Path) -> None:
+    chart = copied(place, tmp_path)
+    add(
+        "account.yaml",
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: engine\n"
+        '  annotations: {"helm.sh/hook": "pre-install,pre-upgrade", "helm.sh/hook-weight": "-5"}\n',
+    )(chart)
+    replace(
+        chart / "templates/engine.yaml",
+        "terminationGracePeriodSeconds",
+        "serviceAccountName: engine\n      terminationGracePeriodSeconds",
+    )
+    place.install()
+    context = place.context()
+    refused = place.refused(PromotionFailed, "CrashLoopBackOff", "rolled back")
+    refused(place.promote, "bad-crash", context=context)
+    notes = [event.text for event in context.events.all if "re-created" in event.text]
+    assert notes, "the re-created ServiceAccount was not named"
+    assert "helm.sh/hook: pre-install" in notes[-1]
+    place.ends("v1", 3)
+    uid = place.kubectl("get", "serviceaccount", "engine", "-o", "jsonpath={.metadata.uid}")
+    born = place.kubectl(
+        "get", "serviceaccount", "engine", "-o", "jsonpath={.metadata.creationTimestamp}"
+    )
+    pods = place.kubectl(
+        "get", "pods", "-l", "app=engine", "-o",
+        "jsonpath={range .items[*]}{.metadata.creationTimestamp}{'\\n'}{end}",
+    ).split()  # fmt: skip
+    assert uid
+    assert pods
+    assert all(pod >= born for pod in pods), "a pod holds a token of the account that is gone"
+
+
+@pytest.mark.alone
+@pytest.mark.end("promoted or rolled back, whole; 0 requests lost")
+def test_api_server_away_in_mid_upgrade(place: Place) -> None:
+    place.install()
+    place.watch()
+    node = f"{place.rig.cluster.name}-control-plane"
+    docker = str(place.rig.tools.docker)
+
+    def shot() -> None:
+        place.programs.run([docker, "exec", node, "pkill", "-KILL", "kube-apiserver"], check=False)
+
+    place.hooks.append(at_step("upgrade", shot, later=2.5))
+    failed = ""
+    try:
+        place.promote("v2")
+    except PromotionFailed as problem:
+        failed = place.row.cause = str(problem)
+    if failed:
+        assert "rolled back" in failed
+        place.ends("v1", 3)
+    else:
+        place.ends("v2", 2)
+    place.nothing_lost()
+
+
+# -- two at once, and killed -----------------------------------------------------------------------
+
+
+@pytest.mark.end("the second is refused; the first promotes; 0 requests lost")
+def test_two_at_once(place: Place) -> None:
+    place.install()
+    place.watch()
+
+    def second(_: Release) -> None:
+        place.refused(Locked, "another promotion", str(os.getpid()))(place.promote, "v2")
+
+    place.promote("v2", after=second)
+    place.ends("v2", 2)
+    place.nothing_lost()
+
+
+@pytest.mark.end("killed 9 times, untouched; the next one promotes; 0 requests lost")
+def test_killed_before_the_change(place: Place) -> None:
+    place.install()
+    place.watch()
+    for step in (
+        "check the proof", "find the target", "take the lock", "find the image",
+        "check the release", "start the prober", "back up", "plan", "ask the service",
+    ):  # fmt: skip
+        killed(place, "v2", step)
+        assert [r.number for r in place.history()] == [1], step
+    place.promote("v2")
+    place.ends("v2", 2)
+    place.nothing_lost()
+
+
+REFUSED = "next is refused; rollback repairs; v1 serves; 0 requests lost"
+
+
+@pytest.mark.end(REFUSED)
+@pytest.mark.parametrize(
+    ("step", "later", "version"),
+    [
+        ("upgrade", 2.5, "v2"),
+        ("judge the pods", 0.0, "v2"),
+        ("ask for health", 0.0, "v2"),
+        ("prove on the target", 0.0, "v2"),
+        ("count the probes", 0.0, "v2"),
+        ("keep the evidence", 0.0, "bad-unhealthy"),
+        ("roll back", 0.0, "bad-unhealthy"),
+    ],
+    ids=[
+        "in the upgrade",
+        "judging the pods",
+        "asking for health",
+        "proving on the target",
+        "counting the probes",
+        "keeping the evidence",
+        "rolling back",
+    ],
+)
+def test_killed(place: Place, step: str, later: float, version: str) -> None:
+    place.install()
+    place.watch()
+    killed(place, version, step, later)
+    # Helm is a process of its own. Here it dies with the run, as in a power cut.
+    kill(processes(place.namespace, "helm"))
+    place.refused(PlanRefused, "rollback")(place.promote, "v2")
+    assert place.rollback() == 3
+    place.ends("v1", 3)
+    place.nothing_lost()
+
+
+@pytest.mark.end(REFUSED)
+def test_killed_and_helm_went_on(place: Place) -> None:
+    place.install()
+    place.watch()
+    killed(place, "v2", "upgrade", 2.5)
+    until(
+        "the orphaned Helm to end",
+        lambda: not processes(place.namespace, "upgrade", "--wait"),
+        timeout=120,
+    )
+    place.refused(PlanRefused, "killed in the middle", "rollback")(place.promote, "v2")
+    place.rollback()
+    place.ends("v1", 3)
+    place.nothing_lost()
+
+
+@pytest.mark.end("v1 serves; the next one promotes; 0 requests lost")
+@pytest.mark.parametrize(
+    ("step", "version", "revision"),
+    [("upgrade", "v2", 2), ("verify the rollback", "bad-unhealthy", 4)],
+    ids=["before the upgrade", "verifying the rollback"],
+)
+def test_killed_where_nothing_is_left_to_repair(
+    place: Place, step: str, version: str, revision: int
+) -> None:
+    place.install()
+    place.watch()
+    killed(place, version, step)
+    assert place.end().version == "v1"
+    place.promote("v2")
+    place.ends("v2", revision)
+    place.nothing_lost()
+
+
+# -- what nobody could roll back -------------------------------------------------------------------
+
+
+@pytest.mark.end("RollbackFailed with the commands; the script repairs; v1 serves")
+@pytest.mark.parametrize("tool", ["helm", "kubectl"])
+def test_rollback_itself_fails(place: Place, tool: str, tmp_path: Path) -> None:
+    place.install()
+    place.watch()
+    record = f"sh.helm.release.v1.{RELEASE}.v1"
+    saved = place.kubectl("get", "secret", record, "-o", "json")
+
+    def after(_: Release) -> None:
+        place.kubectl("delete", "secret", record)
+        raise ProofFailed("test_lock_duration failed")
+
+    script = place.rig.folder / place.namespace / "run-1" / "backups" / "quick-rollback.sh"
+    refused = place.refused(
+        RollbackFailed,
+        "test_lock_duration failed",
+        str(script),
+        f"rollback {RELEASE} 1 --wait",
+        "--with kubectl",
+    )
+    refused(place.promote, "v2", after=after)
+    seen = place.end()
+    assert (seen.version, seen.revision, seen.status) == ("v2", 2, "deployed")
+    assert not seen.holder
+    if tool == "helm":
+        place.kubectl("create", "-f", "-", input=saved)
+    # A machine that has this one tool and nothing of the project.
+    alone = tmp_path / "bin"
+    alone.mkdir()
+    (alone / tool).symlink_to(getattr(place.rig.tools, tool))
+    subprocess.run(
+        ["sh", str(script)],
+        env={"PATH": f"{alone}:/usr/bin:/bin", "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        timeout=180,
+    )
+    until("the old pods only", lambda: place.end().version == "v1")
+    place.ends("v1", 3 if tool == "helm" else 2)
+    place.nothing_lost()

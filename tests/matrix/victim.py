@@ -1,0 +1,62 @@
+"""A promotion in a process of its own, which kills itself at a step: what a power cut does.
+
+``python -m tests.matrix.victim FILE``: a pickled :class:`Order`.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.matrix.rig import ROOT, Place, at_step
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    place: Place
+    version: str
+    step: str
+    later: float
+    """Seconds into the step; at 0 nothing of the step has been done."""
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(place: Place, version: str, step: str, later: float = 0.0) -> None:
+    """Promote ``version`` in a process that is killed at ``step``."""
+    file = place.rig.folder / place.namespace / f"order-{step.replace(' ', '-')}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(pickle.dumps(Order(place, version, step, later)))
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.matrix.victim", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    place.runs += 1
+    assert ended.returncode == -signal.SIGKILL, f"not killed at {step!r}:\n{ended.stderr[-2000:]}"
+
+
+def main() -> None:
+    order: Order = pickle.loads(Path(sys.argv[1]).read_bytes())
+
+    if order.later:
+        order.place.hooks.append(at_step(order.step, die, later=order.later))
+    else:
+        order.place.hooks.append(
+            lambda e: die() if (e.kind, e.step) == ("step.started", order.step) else None
+        )
+    order.place.promote(order.version, after=lambda _: None)
+
+
+if __name__ == "__main__":
+    main()
