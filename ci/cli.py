@@ -19,7 +19,7 @@ import typer
 from ci import home as homes
 from ci import session as sessions
 from ci.context import Context
-from ci.errors import Interrupted, PipelineError, SettingsError
+from ci.errors import Interrupted, PipelineError, PlanRefused, SettingsError
 from ci.events import Event
 from ci.flow import Options, Result
 from ci.model import Outcome, RunRecord, StepRecord
@@ -170,6 +170,37 @@ def promote(
         lambda c: _flow().promote_only(c, Options(target, approve=approve), image),
         needs_dagger=None,
     )
+
+
+@app.command()
+def plan(
+    image: Annotated[
+        str,
+        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+    ],
+    target: TargetOption = DEMO_TARGET,
+    toolchain: ToolchainOption = Origin.AUTO,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show what promoting a proven image would change on a target. Changes nothing.
+
+    Rendered by the target's server with the release's live values, hooks included, secrets
+    hidden. Status 0 when only the image would change, 31 when the promotion would be refused.
+    """
+
+    def body(context: Context) -> Result:
+        found = _flow().plan(context, Options(target), image)
+        terminal.plan(found)
+        if found.refused:
+            raise PlanRefused(
+                f"the upgrade would change more than the image: {len(found.refused)} of"
+                f" {len(found.differences)} differences do not derive from its tag",
+                remedy="make these changes in a release of their own, then promote the image",
+            )
+        return Result()
+
+    _work("plan", Common(toolchain, config, verbose), body, needs_dagger=None, record=False)
 
 
 @app.command()

@@ -24,12 +24,14 @@ from ci.model import (
     Cluster,
     Image,
     Login,
+    Probing,
     Promotion,
     Proof,
     Release,
     StandIns,
     Target,
 )
+from ci.promotion.plan import Plan
 from ci.settings import DEMO_TARGET, TargetSettings
 from ci.stages import attest, build, cluster, deploy, prove
 from ci.stages import promote as promotion
@@ -330,6 +332,30 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
         return Result(proof.image, proof, promoted, checks)
 
 
+def plan(context: Context, options: Options, image: str) -> Plan:
+    """What promoting a proven image would change on a target. Changes nothing."""
+    check_target_name(context, options.target)
+    wanted = source(context, image, options.target)
+    with Flow(context.events, context.programs) as flow:
+        proof = flow.step(
+            "evidence",
+            "it names the tag, and only what was proven may pass",
+            attest.verified,
+            context,
+            wanted,
+            chart_of(context, options.target),
+        )
+        goal = flow.step("target", "it must be there", found_target, context, options.target)
+        return flow.step(
+            "plan",
+            "rendered by the target's own server, with its live values",
+            promotion.preview,
+            context,
+            goal,
+            Image(goal.image_repository, proof.image.tag, proof.image.digest),
+        )
+
+
 def approve_only(context: Context, options: Options, image: str) -> Result:
     """Approve a proven image for a target, for a later promotion on whichever machine."""
     check_target_name(context, options.target)
@@ -534,8 +560,9 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         health_paths=service.health_paths,
         deployments=service.deployments,
         tag_value=service.tag_value,
-        repository_values=(service.repository_value,),
+        repository_values=described.repository_values or (service.repository_value,),
         login=login_of(described),
+        probing=Probing(**described.probing.model_dump()),
     )
 
 

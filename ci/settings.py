@@ -119,6 +119,21 @@ class RegistryLogin(Block):
     password_env: str = ""
 
 
+class ProbingSettings(Block):
+    """Requests to a target's Service while its release rolls over, and what is forgiven."""
+
+    path: Annotated[str, Field(pattern=r"^/[^\s]*$")] = "/readyz"
+    per_second: Annotated[float, Field(ge=0, le=500, strict=False)] = 20
+    """0 turns the prober off."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=60, strict=False)] = 5
+    """Of one request; a later answer is a lost request."""
+    inside: bool = True
+    """From a pod of the image that serves, in the target's namespace; else, and where no such
+    pod may be made, through the API server."""
+    allowed_failures: Annotated[int, Field(ge=0)] = 0
+    """Lost requests that do not fail the promotion, for a chart that does not drain."""
+
+
 class TargetSettings(Block):
     """A release to promote to. It is never used unless it is named."""
 
@@ -131,6 +146,10 @@ class TargetSettings(Block):
     registry_login: RegistryLogin | None = None
     timeout_seconds: Seconds = 600
     """Of ``helm upgrade --wait``; the upgrade plan's is ten minutes."""
+    probing: ProbingSettings = ProbingSettings()
+    repository_values: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Helm values that hold the image repository, where a chart has several;
+    ``service.repository_value`` when empty."""
     approval: bool = False
     """Whether a person has to approve each image before it is promoted there."""
     servicebus_connection_string_env: str = ""

@@ -18,6 +18,7 @@ from ci.events import Event
 from ci.model import Outcome, RunRecord
 
 if TYPE_CHECKING:
+    from ci.promotion.plan import Plan
     from ci.stages.verify import Status
     from ci.toolchain import ToolState
 
@@ -253,6 +254,32 @@ def status(found: Status, stream: IO[str] | None = None) -> None:
         ready = "yes" if pod.ready else "no"
         pods.add_row(pod.name, pod.phase, ready, str(pod.restarts), tag, pod.digest[:19])
     console.print(pods)
+
+
+def plan(found: Plan, stream: IO[str] | None = None) -> None:
+    """What an upgrade would change, by object: what is refused first, then what is allowed."""
+    console = console_for(stream)
+
+    def line(text: str, style: str = "") -> None:
+        console.print(Text(text, style=style), soft_wrap=True)
+
+    change = found.change
+    line(f"revision {change.old_revision} -> {change.new_revision}")
+    line(f"- {change.old_repository}:{change.old_tag}", "red")
+    line(f"+ {change.new_repository}:{change.new_tag}", "green")
+    for allowed, marked in ((False, "! "), (True, "  ")):
+        several = [d for d in found.differences if d.allowed is allowed]
+        for name in dict.fromkeys(d.object for d in several):
+            line(f"\n{marked}{name}", "bold" if allowed else "bold yellow")
+            for difference in (d for d in several if d.object == name):
+                line(f"    {difference.path or 'the whole object'}  ({difference.reason})", "dim")
+                line(f"    - {difference.before}", "red")
+                line(f"    + {difference.after}", "green")
+    fields, refused = len(found.differences), len(found.refused)
+    of = len({d.object for d in found.differences})
+    verdict = f"{refused} refused (!)" if refused else "all from the image's tag"
+    objects = "1 object" if of == 1 else f"{of} objects"
+    line(f"\n{fields} changes in {objects}: {verdict}", "bold")
 
 
 def doctor(states: Sequence[ToolState], stream: IO[str] | None = None) -> None:

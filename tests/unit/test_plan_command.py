@@ -1,0 +1,106 @@
+"""``pipeline.py plan``: what it shows, and its status."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ci import cli
+from ci.promotion import plan
+from ci.promotion.plan import Change, Difference, Plan
+from ci.report import terminal
+
+CHANGE = Change("old", "new", "registry:5000/x", "registry:5000/x", 4, 5)
+IMAGE = Difference(
+    "Deployment/x",
+    "spec.template.spec.containers[x].image",
+    "registry:5000/x:old",
+    "registry:5000/x:new",
+    True,
+    "the image",
+)
+LABEL = Difference("Deployment/x", "metadata.labels.version", "old", "new", True, "the tag")
+ADDED = Difference("ConfigMap/more", "", "absent", "present", False, "not of the image")
+
+
+def shown(*differences: Difference) -> str:
+    out = io.StringIO()
+    terminal.plan(Plan(CHANGE, differences), out)
+    return out.getvalue()
+
+
+def test_fields_stand_under_their_object_each_side_on_its_line() -> None:
+    lines = shown(LABEL, IMAGE).splitlines()
+    assert lines[:3] == ["revision 4 -> 5", "- registry:5000/x:old", "+ registry:5000/x:new"]
+    assert lines.count("  Deployment/x") == 1
+    at = lines.index("    spec.template.spec.containers[x].image  (the image)")
+    assert lines[at + 1 : at + 3] == ["    - registry:5000/x:old", "    + registry:5000/x:new"]
+    assert lines[-1] == "2 changes in 1 object: all from the image's tag"
+
+
+def test_what_is_refused_comes_first_and_is_marked() -> None:
+    lines = shown(IMAGE, ADDED).splitlines()
+    assert lines.index("! ConfigMap/more") < lines.index("  Deployment/x")
+    assert "    the whole object  (not of the image)" in lines
+    assert lines[-1] == "2 changes in 2 objects: 1 refused (!)"
+
+
+def test_text_with_brackets_is_no_markup() -> None:
+    text = "[bold]not markup[/bold]"
+    assert text in shown(Difference("ConfigMap/x", "data.a", text, "b", False, "not of the image"))
+
+
+def test_a_secret_is_never_shown() -> None:
+    def secret(value: str) -> plan.Rendered:
+        return plan.parse(
+            f"apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{p: {value}}}\n", ""
+        )
+
+    made = plan.make(
+        CHANGE,
+        live=secret("swordfish"),
+        same=secret("swordfish"),
+        new=secret("marlin"),
+        again=secret("marlin"),
+    )
+    said = shown(*made.differences)
+    assert "Secret/s" in said
+    assert "swordfish" not in said
+    assert "marlin" not in said
+
+
+@pytest.mark.parametrize(
+    ("differences", "status"), [((IMAGE, LABEL), 0), ((), 0), ((IMAGE, ADDED), 31)]
+)
+def test_the_status_says_whether_it_would_be_refused(
+    differences: tuple[Difference, ...],
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[Any] = []
+
+    def found(_context: object, options: Any, image: str) -> Plan:
+        asked.append((options.target, image))
+        return Plan(CHANGE, differences)
+
+    def work(_command: str, _common: object, body: Any, **how: Any) -> None:
+        assert how == {"needs_dagger": None, "record": False}, "it leaves nothing behind"
+        with cli._told(verbose=False):
+            body(None)
+
+    monkeypatch.setattr(cli, "_flow", lambda: SimpleNamespace(plan=found))
+    monkeypatch.setattr(cli, "_work", work)
+    assert cli.main(["plan", "--target", "prod", "--image", "last"]) == status
+    assert asked == [("prod", "last")]
+    said = capsys.readouterr()
+    assert "revision 4 -> 5" in said.out
+    assert ("1 of 2 differences" in said.err) == (status == 31)
+
+
+def test_it_wants_an_image(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan"]) == 2
+    assert "--image" in capsys.readouterr().err

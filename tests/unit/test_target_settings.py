@@ -1,0 +1,92 @@
+"""A target's block of the settings, as the promotion gets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ci import flow
+from ci.context import Context
+from ci.errors import SettingsError
+from ci.model import Probing, Target
+from ci.settings import ProbingSettings, Settings, load
+
+BLOCK = """
+[targets.prod]
+kubeconfig = "/kubeconfig"
+context = "prod"
+image_repository = "registry.example.com/mirror/model-engine"
+"""
+
+
+def loaded(tmp_path: Path, more: str = "") -> Settings:
+    file = tmp_path / "pipeline.toml"
+    file.write_text(BLOCK + more, encoding="utf-8")
+    return load(file)
+
+
+def target(tmp_path: Path, more: str = "") -> Target:
+    settings = loaded(tmp_path, more)
+    context = cast(Context, SimpleNamespace(settings=settings, path=lambda path: path))
+    return flow.real_target(context, "prod", settings.targets["prod"])
+
+
+def test_the_defaults_are_the_models(tmp_path: Path) -> None:
+    assert Probing(**ProbingSettings().model_dump()) == Probing()
+    found = target(tmp_path)
+    assert found.probing == Probing()
+    assert found.repository_values == ("image.repository",)
+
+
+def test_the_probing_block_reaches_the_target(tmp_path: Path) -> None:
+    block = (
+        '[targets.prod.probing]\npath = "/v1/models?limit=1"\nper_second = 0.5\n'
+        "timeout_seconds = 2\ninside = false\nallowed_failures = 3\n"
+    )
+    assert target(tmp_path, block).probing == Probing("/v1/models?limit=1", 0.5, 2.0, False, 3)
+
+
+def test_several_repository_values_reach_the_target(tmp_path: Path) -> None:
+    found = target(tmp_path, 'repository_values = ["image.gateway", "image.builder"]\n')
+    assert found.repository_values == ("image.gateway", "image.builder")
+
+
+def test_the_services_own_repository_value_is_the_default(tmp_path: Path) -> None:
+    found = target(tmp_path, '[service]\nrepository_value = "image.name"\n')
+    assert found.repository_values == ("image.name",)
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('path = "readyz"', "path"),
+        ('path = "/a b"', "path"),
+        ("per_second = -1", "per_second"),
+        ("per_second = 10000", "per_second"),
+        ("timeout_seconds = 0", "timeout_seconds"),
+        ("allowed_failures = -1", "allowed_failures"),
+        ("allowed_failures = 0.5", "allowed_failures"),
+        ('inside = "yes"', "inside"),
+        ("rate = 5", "rate"),
+    ],
+)
+def test_probing_that_makes_no_sense_is_named(tmp_path: Path, line: str, key: str) -> None:
+    with pytest.raises(SettingsError, match=rf"targets\.prod\.probing\.{key}"):
+        loaded(tmp_path, f"[targets.prod.probing]\n{line}\n")
+
+
+def test_a_repository_value_without_a_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="repository_values"):
+        loaded(tmp_path, 'repository_values = [""]\n')
+
+
+def test_the_example_shows_each_key_at_its_default() -> None:
+    example = (Path(__file__).parents[2] / "pipeline.toml.example").read_text(encoding="utf-8")
+    block = example.split("[targets.prod.probing]")[1]
+    shown: dict[str, Any] = ProbingSettings().model_dump()
+    for key, value in shown.items():
+        written = f'"{value}"' if isinstance(value, str) else str(value).lower()
+        assert f"# {key} = {written.removesuffix('.0')}\n" in block
