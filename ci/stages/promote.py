@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -721,11 +721,24 @@ def with_last_words(because: str, problem: BaseException, where: Path) -> str:
             if lines:
                 return f"{because}, its last words: {lines[-1][:200]}"
         return because
-    probes = [line for line in _lines(where / "events.txt") if "probe failed" in line]
-    if probes and isinstance(problem, (PromotionFailed, WaitTimeout)) and "not ready" in because:
+    waited = "not ready" in because or "deadline exceeded" in because
+    unready = unready_pods(_lines(where / "pods.txt"))
+    probes = [
+        line
+        for line in _lines(where / "events.txt")
+        if "probe failed" in line
+        and (not unready or any(f"pod/{name} " in line for name in unready))
+    ]
+    if probes and waited and isinstance(problem, (PromotionFailed, WaitTimeout)):
         words = probes[-1].partition("probe failed")
         return f"{because} ({words[0].split()[-1].lower()} probe failed{words[2][:160]})"
     return because
+
+
+def unready_pods(listed: Iterable[str]) -> list[str]:
+    """Names of pods that ``kubectl get pods`` showed with fewer containers ready than it has."""
+    counted = (re.match(r"(\S+)\s+(\d+)/(\d+)\s", line) for line in listed)
+    return [found[1] for found in counted if found and int(found[2]) < int(found[3])]
 
 
 def _lines(path: Path) -> list[str]:

@@ -141,6 +141,19 @@ def test_why_a_pod_never_became_ready_is_told(tmp_path: Path) -> None:
     assert promote.with_last_words("lost requests", slow, tmp_path) == "lost requests"
 
 
+def test_only_pods_that_are_not_ready_are_asked_why(tmp_path: Path) -> None:
+    (tmp_path / "pods.txt").write_text(
+        "NAME READY STATUS\nold-a   1/1   Running   0   9s\nnew-b   0/1   Running   0   3s\n"
+    )
+    (tmp_path / "events.txt").write_text(
+        "1s Warning Unhealthy pod/new-b   Readiness probe failed: statuscode: 503\n"
+        "1s Warning Unhealthy pod/old-a   Readiness probe failed: connection refused\n"
+    )
+    timeout = "UPGRADE FAILED: context deadline exceeded; last seen: 1 of 2 replicas updated"
+    told = promote.with_last_words(timeout, PromotionFailed("x"), tmp_path)
+    assert told == f"{timeout} (readiness probe failed: statuscode: 503)"
+
+
 def test_helms_reason_is_one_line() -> None:
     assert reason(Output(1, "", "warning\nError: template: x.yaml:3: bad\n")) == (
         "template: x.yaml:3: bad"
