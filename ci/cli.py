@@ -315,6 +315,14 @@ def check(
     quick: Annotated[
         bool, typer.Option("--quick", help="Lint, types and unit tests only: no cluster.")
     ] = False,
+    matrix: Annotated[
+        bool,
+        typer.Option(
+            "--matrix",
+            help="Only the failure matrix: promotions made to fail on a cluster of their own, with "
+            "a table of how each ended; some 15 minutes, not part of the others.",
+        ),
+    ] = False,
     toolchain: ToolchainOption = Origin.AUTO,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
@@ -325,7 +333,7 @@ def check(
     def body(session: Session) -> None:
         from ci import selftest
 
-        if not selftest.run(session, toolchain.value, quick=quick):
+        if not selftest.run(session, toolchain.value, quick=quick, matrix=matrix):
             raise typer.Exit(1)
 
     _quick(common, body, record="test")

@@ -15,6 +15,8 @@ from ci.session import Session
 LINTED = ("pipeline.py", "ci", "tests", "examples", "benchmarks")
 FLOW_SECONDS = 3600
 UNIT_SECONDS = 600
+MATRIX_SECONDS = 1800
+MATRIX_WORKERS = "3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +30,23 @@ class Check:
     counted: bool = False
 
 
-def checks(python: str, reports: Path, *, quick: bool) -> tuple[Check, ...]:
-    """THE list, cheapest first."""
+def checks(python: str, reports: Path, *, quick: bool, matrix: bool = False) -> tuple[Check, ...]:
+    """THE list, cheapest first; the failure matrix is a list of its own."""
 
     def tests(name: str, *words: str) -> tuple[str, ...]:
         report = f"--junitxml={reports / f'{name}.xml'}"
         return (python, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", report, *words)
 
+    if matrix:
+        return (
+            Check(
+                "matrix",
+                "promotions that are made to fail on a cluster of their own",
+                tests("matrix", "-v", "-n", MATRIX_WORKERS, "tests/matrix"),
+                MATRIX_SECONDS,
+                counted=True,
+            ),
+        )
     lint_imports = str(Path(python).with_name("lint-imports"))
     quickly = (
         Check("ruff", "mistakes and style", (python, "-m", "ruff", "check", *LINTED)),
@@ -60,16 +72,26 @@ def checks(python: str, reports: Path, *, quick: bool) -> tuple[Check, ...]:
             FLOW_SECONDS,
             counted=True,
         ),
+        Check(
+            "parts",
+            "single real parts, each started alone",
+            tests("parts", "-v", "tests/parts"),
+            UNIT_SECONDS,
+            counted=True,
+        ),
     )
 
 
-def run(session: Session, origin: str, *, quick: bool) -> bool:
+def run(session: Session, origin: str, *, quick: bool, matrix: bool = False) -> bool:
     """Run them all; a failed one does not hide the next. Prints the closing line."""
     reports = session.run_dir / "reports"
     reports.mkdir(parents=True, exist_ok=True)
     cases: list[Case] = []
-    for check in checks(sys.executable, reports, quick=quick):
+    for check in checks(sys.executable, reports, quick=quick, matrix=matrix):
         cases += _run(session, check, reports, origin)
+    table = reports / "matrix.md"
+    if table.is_file():
+        print(table.read_text(encoding="utf-8"), flush=True)
     for case in cases:
         if case.outcome is Outcome.FAILED:
             said = " ".join(case.message.split())[:300]
@@ -94,8 +116,13 @@ def _run(session: Session, check: Check, reports: Path, origin: str) -> list[Cas
                 check.argv,
                 log=check.name,
                 cwd=session.root,
-                # Where the flow tests' own runs put their JUnit, and where tools come from.
-                env={"FLOW_REPORTS": str(reports), "FLOW_TOOLCHAIN": origin},
+                # Where the flow tests' own runs put their JUnit and the matrix its table, and
+                # where tools come from.
+                env={
+                    "FLOW_REPORTS": str(reports),
+                    "FLOW_TOOLCHAIN": origin,
+                    "MATRIX_REPORTS": str(reports),
+                },
                 timeout=check.timeout,
                 check=False,
                 on_line=session.events.note if check.counted else None,

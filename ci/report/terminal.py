@@ -276,8 +276,11 @@ def plan(found: Plan, stream: IO[str] | None = None) -> None:
                 line(f"    - {difference.before}", "red")
                 line(f"    + {difference.after}", "green")
     fields, refused = len(found.differences), len(found.refused)
-    of = len({d.object for d in found.differences})
+    if not fields:
+        line("\nnothing would change", "bold")
+        return
     verdict = f"{refused} refused (!)" if refused else "all from the image's tag"
+    of = len({d.object for d in found.differences})
     objects = "1 object" if of == 1 else f"{of} objects"
     line(f"\n{fields} changes in {objects}: {verdict}", "bold")
 

@@ -12,13 +12,14 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from ci import home as homes
 from ci.context import Context
 from ci.events import Events
+from ci.session import Origin
 from ci.settings import Settings
 from ci.stages import cluster as clusters
 from ci.toolchain import obtain
@@ -34,7 +35,8 @@ PASSED = pytest.StashKey[bool]()
 
 
 def folder() -> Path:
-    """Where the table goes: the folder of the run that these tests are part of."""
+    """Where the table goes: the reports of the run that these tests are part of. What the cases
+    leave is in its folder ``matrix``."""
     if given := os.environ.get("MATRIX_REPORTS"):
         return Path(given).absolute()
     return ROOT / "runs" / NAME
@@ -53,7 +55,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     if config.option.collectonly:
         return
-    out = folder()
+    out = folder() / NAME
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     cancel = threading.Event()
@@ -61,7 +63,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     programs = Programs(env=os.environ, logs=out / "logs", cancel=cancel)
     events = Events(clock, path=out / "events.jsonl")
     home = homes.Home(homes.path(os.environ))
-    tools = obtain(home.folder, programs, clock, events, os.environ)
+    origin = cast(Origin, os.environ.get("FLOW_TOOLCHAIN", "auto"))
+    tools = obtain(home.folder, programs, clock, events, os.environ, origin)
     context = Context(ROOT, Settings(), tools, programs, clock, events, out, home)
     config.stash[CONTEXT] = context
     made = images.publish(tools.registry, programs)
@@ -84,6 +87,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "end(text): how the case has to end, for the table")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that want the machine for themselves come last, when no other waits for them."""
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     context = session.config.stash.get(CONTEXT, None)
     if context is None:
@@ -91,12 +99,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     # Helpers of promotions that a case killed: this kubeconfig is of this cluster only.
     kill(processes(str(context.home.kubeconfig(NAME))))
     clusters.delete(context, NAME)
-    shutil.rmtree(folder() / "locks", ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if config.stash.get(CONTEXT, None) is not None:
-        terminalreporter.write_line(table(folder()))
+    context = config.stash.get(CONTEXT, None)
+    if context is not None:
+        terminalreporter.write_line(table(context.run_dir, folder()))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -328,26 +328,35 @@ def until(what: str, condition: Callable[[], object], timeout: float = 60) -> No
 
 
 def write(folder: Path, row: Row) -> None:
-    path = folder / "cases"
+    path = folder / "rows"
     path.mkdir(parents=True, exist_ok=True)
     (path / f"{row.case}.json").write_text(json.dumps(asdict(row)), encoding="utf-8")
 
 
-def table(folder: Path) -> str:
-    """The rows that the workers wrote, as ``matrix.json`` and as Markdown."""
-    rows = [json.loads(p.read_text("utf-8")) for p in sorted((folder / "cases").glob("*.json"))]
-    (folder / "matrix.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    lines = [
-        "| case | expected end | seen end | failed requests | s | |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {r['case']} | {r['expected']} | {r['seen']} | {r['requests']} |"
-            f" {r['seconds']:.0f} | {'ok' if r['passed'] else 'FAILED'} |"
-            for r in rows
-        ),
+COLUMNS = ("case", "expected end", "seen end", "failed requests", "seconds", "ok")
+
+
+def table(folder: Path, into: Path) -> str:
+    """The rows that the workers wrote: ``matrix.json``, as the run's report takes it, and
+    ``matrix.md``. Those that failed come first."""
+    found = [json.loads(p.read_text("utf-8")) for p in sorted((folder / "rows").glob("*.json"))]
+    found.sort(key=lambda row: row["passed"])
+    rows = [
+        [r["case"], r["expected"], r["seen"], r["requests"], f"{r['seconds']:.0f}", r["passed"]]
+        for r in found
     ]
-    text = "\n".join(lines) + "\n"
-    (folder / "matrix.md").write_text(text, encoding="utf-8")
+    described = {
+        "title": "Promotions that were made to fail",
+        "note": "Failed requests are those that a witness in the cluster sent during the case.",
+        "columns": COLUMNS,
+        "rows": rows,
+        "causes": {row["case"]: row["cause"] for row in found},
+    }
+    (into / "matrix.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    lines = [COLUMNS, ["---"] * len(COLUMNS)]
+    lines += [[*cells, "yes" if passed else "NO"] for *cells, passed in rows]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    (into / "matrix.md").write_text(text, encoding="utf-8")
     return text
 
 

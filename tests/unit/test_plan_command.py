@@ -48,6 +48,10 @@ def test_what_is_refused_comes_first_and_is_marked() -> None:
     assert lines[-1] == "2 changes in 2 objects: 1 refused (!)"
 
 
+def test_the_live_image_changes_nothing() -> None:
+    assert shown().splitlines()[-1] == "nothing would change"
+
+
 def test_text_with_brackets_is_no_markup() -> None:
     text = "[bold]not markup[/bold]"
     assert text in shown(Difference("ConfigMap/x", "data.a", text, "b", False, "not of the image"))
