@@ -571,7 +571,9 @@ def upgrade(context: Context, target: Target, before: Before, image: Image) -> N
         begin = next((n for n, line in enumerate(said) if line.startswith("Error:")), -1)
         text = " ".join(" ".join(said[begin:]).split()).removeprefix("Error: ") or "no output"
         seen = f"; last seen: {progress[0]}" if progress[0] else ""
-        raise PromotionFailed(f"helm upgrade ended with {process.returncode}: {text}{seen}")
+        status = process.returncode
+        ended = f"ended with {status}" if status > 0 else f"was ended by signal {-status}"
+        raise PromotionFailed(f"helm upgrade {ended}: {text}{seen}")
 
 
 def _look(kube: Any, target: Target) -> Snapshot | None:
@@ -710,8 +712,8 @@ def cause(problem: BaseException) -> str:
 
 
 def with_last_words(because: str, problem: BaseException, where: Path) -> str:
-    """What the evidence adds to a cause: a crashed container's last line, or why the probes of
-    a pod that never became ready failed."""
+    """What the evidence adds to a cause: a crashed container's last line; of a wait that ended in
+    vain, what forbade a pod (a quota, a policy), or why the probes of a pod failed."""
     if isinstance(problem, Hopeless):
         if problem.trouble.reason != "CrashLoopBackOff":
             return because
@@ -721,7 +723,18 @@ def with_last_words(because: str, problem: BaseException, where: Path) -> str:
             if lines:
                 return f"{because}, its last words: {lines[-1][:200]}"
         return because
-    waited = "not ready" in because or "deadline exceeded" in because
+    waited = any(
+        words in because for words in ("not ready", "deadline exceeded", "timed out waiting")
+    )
+    if not waited or not isinstance(problem, (PromotionFailed, WaitTimeout)):
+        return because
+    forbidden = [
+        found[1]
+        for line in _lines(where / "events.txt")
+        if (found := re.match(r"\S*[ms]\s.*\sFailedCreate\s.*?Error creating: (.*)", line))
+    ]
+    if forbidden:
+        return f"{because} ({forbidden[-1][:200]})"
     unready = unready_pods(_lines(where / "pods.txt"))
     probes = [
         line
@@ -729,7 +742,7 @@ def with_last_words(because: str, problem: BaseException, where: Path) -> str:
         if "probe failed" in line
         and (not unready or any(f"pod/{name} " in line for name in unready))
     ]
-    if probes and waited and isinstance(problem, (PromotionFailed, WaitTimeout)):
+    if probes:
         words = probes[-1].partition("probe failed")
         return f"{because} ({words[0].split()[-1].lower()} probe failed{words[2][:160]})"
     return because

@@ -287,7 +287,7 @@ def test_helm_killed_in_mid_upgrade(place: Place) -> None:
         kill(processes(place.namespace, "upgrade", "--wait"))
 
     place.hooks.append(at_step("upgrade", shot, later=2.5))
-    place.refused(PromotionFailed, "-9", "rolled back")(place.promote, "v2")
+    place.refused(PromotionFailed, "ended by signal 9", "rolled back")(place.promote, "v2")
     place.ends("v1", 3)
     place.nothing_lost()
 
@@ -297,7 +297,7 @@ def test_quota(place: Place) -> None:
     place.install()
     place.watch()
     place.kubectl("create", "quota", "full", "--hard=pods=4")
-    refused = place.refused(PromotionFailed, "rolled back to revision 1")
+    refused = place.refused(PromotionFailed, "exceeded quota", "rolled back to revision 1")
     refused(place.promote, "v2", timeout_seconds=20)
     place.ends("v1", 3)
     place.nothing_lost()

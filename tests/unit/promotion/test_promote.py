@@ -154,6 +154,20 @@ def test_only_pods_that_are_not_ready_are_asked_why(tmp_path: Path) -> None:
     assert told == f"{timeout} (readiness probe failed: statuscode: 503)"
 
 
+def test_a_quota_is_told_where_only_a_wait_ended(tmp_path: Path) -> None:
+    (tmp_path / "events.txt").write_text(
+        "1s   Warning   FailedCreate   job/m   Error creating: pods is forbidden: exceeded quota\n"
+        "3h   Warning   FailedCreate   job/x   Error creating: long ago\n"
+        "2s   Warning   Unhealthy   pod/new   Readiness probe failed: statuscode: 503\n"
+    )
+    timeout = "UPGRADE FAILED: pre-upgrade hooks failed: timed out waiting for the condition"
+    told = promote.with_last_words(timeout, PromotionFailed("x"), tmp_path)
+    assert told == f"{timeout} (pods is forbidden: exceeded quota)"
+    assert promote.with_last_words("requests were lost", PromotionFailed("x"), tmp_path) == (
+        "requests were lost"
+    )
+
+
 def test_helms_reason_is_one_line() -> None:
     assert reason(Output(1, "", "warning\nError: template: x.yaml:3: bad\n")) == (
         "template: x.yaml:3: bad"
