@@ -23,6 +23,7 @@ from ci.model import Image, Proof, Release, StandIns
 from ci.report import junit
 from ci.tools import evidence
 from ci.tools.command import Output
+from ci.tools.kube import Kube
 
 QUICK = "test_complete_queue_timeout_flow.py"
 """The upgrade plan's own check, run again after a promotion."""
@@ -174,7 +175,7 @@ def _target(
             "gateway_url": f"http://127.0.0.1:{gateway[service.port]}",
             "image_version": release.image.tag,
             "health_paths": list(service.health_paths),
-            "cacher": False,
+            "cacher": _runs(kube, release.namespace, service.cacher),
         }
         if standins is not None:
             broker = stack.enter_context(
@@ -203,6 +204,15 @@ def _target(
         yield _private(
             stack, context.run_dir / f"target-{label}.json", json.dumps(described).encode()
         )
+
+
+def _runs(kube: Kube, namespace: str, deployment: str) -> bool:
+    """Whether the Deployment is there and not scaled down to nothing."""
+    said = kube.run(
+        "get", "deployment", deployment, "--namespace", namespace,
+        "--ignore-not-found", "--output", "jsonpath={.spec.replicas}",
+    )  # fmt: skip
+    return said.stdout.strip() not in ("", "0")
 
 
 def _private(stack: ExitStack, path: Path, content: bytes) -> Path:

@@ -93,8 +93,6 @@ def workloads(postgres_image: str, redis_image: str, emulator_image: str) -> lis
                 {"name": "POSTGRES_USER", "value": "model_engine"},
                 {"name": "POSTGRES_DB", "value": "model_engine"},
                 _from_secret("POSTGRES_PASSWORD", "postgres_password"),
-                # Else initdb takes SQL_ASCII, and clients are given bytes instead of text.
-                {"name": "LANG", "value": "C.UTF-8"},
             ],
             # It lives as long as the cluster: nothing is gained by waiting for the disk.
             args=["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"],

@@ -151,6 +151,7 @@ chmod 0755 /usr/local/bin/entrypoint
 """,
         stop_signal="SIGINT",
         changes=(
+            "ENV LANG=C.UTF-8",  # else initdb takes SQL_ASCII, and clients are given bytes
             "USER postgres",
             "EXPOSE 5432",
             'ENTRYPOINT ["/usr/local/bin/entrypoint"]',

@@ -93,9 +93,9 @@ def ensure_registry(
 def push(docker: Docker, registry: Registry, image: str, name: str, tag: str) -> str:
     """``image`` of the daemon as ``name:tag`` of the registry, unless it is there already.
 
-    A second tag that ends in the image's own tag, which is a hash of its recipe, tells whether
-    ``tag`` is this image without asking the daemon. Returns the reference that nodes and the
-    engine use.
+    A second tag that ends in a hash of the image's own tells whether ``tag`` is this image
+    without asking the daemon. Returns the reference by that tag: a kept node has pulled the
+    other one once and would never look again.
     """
     marked = f"{tag}-{content_key([image])}"
     with httpx.Client(base_url=registry.host_url, timeout=10) as client:
@@ -110,7 +110,7 @@ def push(docker: Docker, registry: Registry, image: str, name: str, tag: str) ->
             docker.run("tag", image, local)
             docker.run("push", "--quiet", local, timeout=600, error=ToolchainError)
             docker.run("rmi", "--no-prune", local, check=False)
-    return f"{registry.name}/{name}:{tag}"
+    return f"{registry.name}/{name}:{marked}"
 
 
 def node_certs(folder: Path) -> Path:

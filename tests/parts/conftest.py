@@ -71,7 +71,6 @@ def database_url(tools: Tools, registry_host: str) -> Iterator[str]:
         .with_env("POSTGRES_USER", "model_engine")
         .with_env("POSTGRES_PASSWORD", "of-this-test-alone")
         .with_env("POSTGRES_DB", "model_engine")
-        .with_env("LANG", "C.UTF-8")
     )
     with container:
         # SSLRequest (protocol 1234.5679): any server that is up answers it with one byte.

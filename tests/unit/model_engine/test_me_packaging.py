@@ -49,7 +49,7 @@ def test_a_new_version_builds_no_layer_again() -> None:
 
 def test_new_source_installs_no_dependency_again() -> None:
     lines = instructions()
-    install = next(n for n, line in enumerate(lines) if line.startswith("RUN pip install"))
+    install = next(n for n, line in enumerate(lines) if re.match("RUN .*pip install", line))
     source = lines.index("COPY model_engine model_engine")
     assert lines.index("COPY requirements.lock .") < install < source
     assert "--require-hashes" in lines[install]
