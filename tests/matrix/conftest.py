@@ -87,6 +87,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "end(text): how the case has to end, for the table")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``MATRIX_KILLS=20``: every kill that often, for a night's run."""
+    times = int(os.environ.get("MATRIX_KILLS", "1"))
+    if times > 1 and metafunc.function.__name__.startswith("test_killed"):
+        metafunc.fixturenames.append("again")
+        metafunc.parametrize("again", range(times))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those that want the machine for themselves come last, when no other waits for them."""
     items.sort(key=lambda item: item.get_closest_marker("alone") is not None)

@@ -220,7 +220,7 @@ def test_latest_revision(place: Place, status: str) -> None:
     ("version", "says", "timeout"),
     [
         ("bad-crash", ("CrashLoopBackOff", "'LOCK_DURATION' is not set"), 150),
-        ("bad-unready", ("not ready", "readiness probe failed"), 25),
+        ("bad-unready", ("readiness probe failed", "statuscode: 503"), 25),
         ("bad-unhealthy", ("not healthy", "/health", "HTTP 500"), 150),
     ],
     ids=["crashes on start", "never ready", "health answers 500"],
