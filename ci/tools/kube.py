@@ -35,9 +35,7 @@ class Kube:
 
     def for_cleanup(self) -> Kube:
         """The same cluster, with programs that also run after the run was cancelled."""
-        return Kube(
-            self._kubectl, self.cluster, self._programs, SystemClock(), during_cleanup=True
-        )
+        return Kube(self._kubectl, self.cluster, self._programs, SystemClock(), during_cleanup=True)
 
     def _argv(self, *words: str) -> list[str]:
         return [
@@ -84,9 +82,7 @@ class Kube:
     def apply(self, manifests: str, *, namespace: str | None = None) -> None:
         """Server-side apply of YAML given on standard input (never through argv: secrets)."""
         scope = ["--namespace", namespace] if namespace else []
-        self.run(
-            "apply", "--server-side", "--force-conflicts", "-f", "-", *scope, input=manifests
-        )
+        self.run("apply", "--server-side", "--force-conflicts", "-f", "-", *scope, input=manifests)
 
     def pods(self, namespace: str, selector: str = "") -> list[dict[str, Any]]:
         words = ["--selector", selector] if selector else []
