@@ -104,6 +104,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     context = session.config.stash.get(CONTEXT, None)
     if context is None:
         return
+    table(context.run_dir, folder())
     # Helpers of promotions that a case killed: this kubeconfig is of this cluster only.
     kill(processes(str(context.home.kubeconfig(NAME))))
     clusters.delete(context, NAME)
@@ -112,7 +113,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     context = config.stash.get(CONTEXT, None)
     if context is not None:
-        terminalreporter.write_line(table(context.run_dir, folder()))
+        terminalreporter.write_line((folder() / "matrix.md").read_text(encoding="utf-8"))
 
 
 @pytest.hookimpl(wrapper=True)

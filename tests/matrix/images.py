@@ -26,8 +26,9 @@ VERSIONS = {
     "bad-unready": "unready",
     "bad-unhealthy": "unhealthy",
     "bad-leak": "leak",
+    "bad-layer": "layer",
 }
-"""Tag to the way it behaves."""
+"""Tag to the way it behaves; ``layer`` does not even unpack."""
 CONFIG = "application/vnd.oci.image.config.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -60,7 +61,7 @@ def _version(into: Repository, base: str, tag: str, mode: str) -> Image:
     manifest = json.loads(into.manifest(base)[0])
     config = json.loads(b"".join(into.read(manifest["config"]["digest"])))
     plain = _layer(APP.read_bytes())
-    packed = gzip.compress(plain, mtime=0)
+    packed = b"no archive" if mode == "layer" else gzip.compress(plain, mtime=0)
     inner = config.setdefault("config", {})
     environment = [e for e in inner.get("Env") or [] if not e.startswith(("APP_VERSION=", "MODE="))]
     inner.update(

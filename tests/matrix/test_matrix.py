@@ -220,10 +220,11 @@ def test_latest_revision(place: Place, status: str) -> None:
     ("version", "says", "timeout"),
     [
         ("bad-crash", ("CrashLoopBackOff", "'LOCK_DURATION' is not set"), 150),
+        ("bad-layer", ("cannot start", "ImagePull"), 150),
         ("bad-unready", ("readiness probe failed", "statuscode: 503"), 25),
         ("bad-unhealthy", ("not healthy", "/health", "HTTP 500"), 150),
     ],
-    ids=["crashes on start", "never ready", "health answers 500"],
+    ids=["crashes on start", "cannot be pulled", "never ready", "health answers 500"],
 )
 def test_new_version(place: Place, version: str, says: tuple[str, ...], timeout: int) -> None:
     place.install()
@@ -249,6 +250,19 @@ def test_new_version_with_five_percent_errors(place: Place) -> None:
     )
     place.ends("v1", 3)
     place.nothing_lost()
+
+
+@pytest.mark.end("rolled back; v1 serves")
+def test_chart_without_drain(place: Place, tmp_path: Path) -> None:
+    """The promotion sees the requests that such a chart loses; that Helm and every probe of
+    the kubelet say all is well does not count."""
+    template = copied(place, tmp_path) / "templates" / "engine.yaml"
+    replace(template, "terminationGracePeriodSeconds: 15", "terminationGracePeriodSeconds: 0")
+    replace(template, "lifecycle: {preStop: {sleep: {seconds: 3}}}", "")
+    place.install()
+    refused = place.refused(PromotionFailed, "requests were lost", "rolled back")
+    refused(place.promote, "v2", probing=Probing(path="/work", per_second=100))
+    place.ends("v1", 3)
 
 
 @pytest.mark.end(ROLLED_BACK)
