@@ -25,12 +25,14 @@ from typing import TextIO
 from ci.servicebus import certificates
 from ci.servicebus.admin.http import HttpPeer
 from ci.servicebus.admin.routes import Administration
+from ci.servicebus.broker.changes import Changes
 from ci.servicebus.broker.journal import Event
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.errors import StartupError
 from ci.servicebus.gateway.hub import Hub, Peer
 from ci.servicebus.gateway.tokens import AcceptAll, Policy, SharedKeys
 from ci.servicebus.settings import Settings, read_queues
+from ci.servicebus.store import Store, StoreFailed
 from ci.servicebus.websocket import WebSocketPeer, could_be_websocket, is_websocket
 
 FIRST_BYTE_WITHIN = 15.0
@@ -56,7 +58,9 @@ class Server:
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
         self.settings = settings
         self.clock = clock or steady_clock()
-        self.namespace = Namespace(tier=settings.tier)
+        self.is_durable = settings.state != "memory"
+        changes = Changes() if self.is_durable else None
+        self.namespace = Namespace(tier=settings.tier, changes=changes)
         policy: Policy = SharedKeys(dict(settings.keys)) if settings.auth == "sas" else AcceptAll()
         self.hub = Hub(self.namespace, policy=policy)
         self.administration = Administration(self.namespace, self.clock, policy)
@@ -71,16 +75,25 @@ class Server:
         self._peers: dict[Peer, _AmqpTransport] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._store: Store | None = None
+        self._is_flushing = False
+        self.failed: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         """Listen; raises :class:`~ci.servicebus.errors.StartupError` where that is impossible."""
         settings = self.settings
+        self.failed = asyncio.get_running_loop().create_future()
         self.namespace.journal.listener = _log_event
-        if settings.config is not None:
-            for name, queue in read_queues(settings.config, settings.tier).items():
-                self.namespace.create(name, queue, self.clock())
-        self._tls = self._make_tls()
         try:
+            if self.is_durable:
+                self._store = Store(Path(settings.state))
+                self._store.load(self.namespace, self.clock())
+            if settings.config is not None:
+                for name, queue in read_queues(settings.config, settings.tier).items():
+                    if name not in self.namespace:  # else the state knows it, and what became of it
+                        self.namespace.create(name, queue, self.clock())
+            self._commit()
+            self._tls = self._make_tls()
             self.amqp_port = self._listen(settings.amqp_port, self._make_amqp)
             if settings.amqps_port is not None:
                 self.amqps_port = self._listen(settings.amqps_port, self._make_amqp)
@@ -113,6 +126,11 @@ class Server:
             transport.abort()
         while self._transports:
             await asyncio.sleep(0)
+        if self._store is not None:
+            with contextlib.suppress(StoreFailed):
+                self._commit()
+            self._store.close()
+            self._store = None
 
     # --- listening -------------------------------------------------------------------------------
 
@@ -204,7 +222,17 @@ class Server:
     # --- time and output -------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write what is to be written, and see to what is due next."""
+        """See that all is written; with a store once everything that came in by now is kept."""
+        if self._store is None:
+            self._flush()
+        elif not self._is_flushing:
+            self._is_flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        if not self.commit():
+            return
         while dirty := self.hub.take_dirty():
             for peer in dirty:
                 transport = self._peers.get(peer)
@@ -213,7 +241,25 @@ class Server:
                 transport.write_out()
                 if peer.held_back and not peer.paused and not peer.connection.pending:
                     peer.resume(self.clock())
+                    if not self.commit():
+                        return
         self.wake()
+
+    def commit(self) -> bool:
+        """Keep what changed; where that fails, everything ends before anybody is told."""
+        try:
+            self._commit()
+        except StoreFailed as error:
+            if self.failed is not None and not self.failed.done():
+                self.failed.set_exception(error)
+            for transport in list(self._transports):
+                transport.abort()
+            return False
+        return self.failed is None or not self.failed.done()
+
+    def _commit(self) -> None:
+        if self._store is not None and self.namespace.changes is not None:
+            self._store.write(self.namespace.changes)
 
     def wake(self) -> None:
         """Set the timer for what is due next."""
@@ -325,7 +371,8 @@ class _AmqpTransport(asyncio.Protocol):
 
     def _beat(self) -> None:
         self._peer.connection.heartbeat()
-        self.write_out()
+        self._server.hub.mark(self._peer)
+        self._server.flush()
         self._set_heartbeat()
 
     def _set_watch(self) -> None:
@@ -389,6 +436,8 @@ class _HttpTransport(asyncio.Protocol):
                 return
             self._first = None
         out, over = self._http.receive(data)
+        if not self._server.commit():
+            return
         if out:
             self._transport.write(out)
         if over:
@@ -441,9 +490,14 @@ async def serve(settings: Settings) -> None:
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, stopped.set)
     await server.start()
+    assert server.failed is not None
+    ended = loop.create_task(stopped.wait())
     try:
-        await stopped.wait()
+        await asyncio.wait((ended, server.failed), return_when=asyncio.FIRST_COMPLETED)
+        if server.failed.done():
+            server.failed.result()
     finally:
+        ended.cancel()
         await server.stop()
         log.info("stopped")
 
@@ -456,4 +510,7 @@ def run(settings: Settings) -> int:
     except StartupError as error:
         print(f"error: {error}. To resolve it: {error.remedy}.", file=sys.stderr)
         return error.exit_code
+    except StoreFailed as error:
+        print(f"error: {error}. To resolve it: make room for --state.", file=sys.stderr)
+        return 3
     return 0

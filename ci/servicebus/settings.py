@@ -96,7 +96,12 @@ def parse(argv: Sequence[str]) -> Settings:
         help="one more host name or address for the certificate that is made",
     )
     add("--config", type=Path, metavar="FILE", help="queues to make at the start, TOML or JSON")
-    add("--state", default="memory", help="where messages are kept: memory")
+    add(
+        "--state",
+        default="memory",
+        metavar="memory|FILE",
+        help="where queues and messages are kept; a file survives a crash",
+    )
     add("--tier", choices=sorted(TIERS), default=_DEFAULTS.tier, help="sets the size limits")
     add(
         "--auth",
@@ -113,10 +118,8 @@ def parse(argv: Sequence[str]) -> Settings:
     )
     add("--log-level", choices=LOG_LEVELS, default=_DEFAULTS.log_level)
     given = parser.parse_args(list(argv))
-    if given.state != "memory":
-        raise StartupError(
-            f"--state {given.state} is not offered yet", remedy="leave it out, or use memory"
-        )
+    if not given.state:
+        raise StartupError("--state names no file", remedy="name one, or use memory")
     if (given.tls_cert is None) != (given.tls_key is None):
         raise StartupError(
             "--tls-cert and --tls-key belong together", remedy="give both of them, or none"

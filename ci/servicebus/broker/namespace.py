@@ -14,6 +14,7 @@ from itertools import count
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
+from ci.servicebus.broker.changes import Changes
 from ci.servicebus.broker.journal import Journal
 from ci.servicebus.broker.model import (
     FOREVER,
@@ -47,7 +48,9 @@ class Namespace:
         journal: Journal | None = None,
         new_token: Callable[[], UUID] = uuid4,
         tier: str = "standard",
+        changes: Changes | None = None,
     ) -> None:
+        self.changes = changes
         self.journal = journal or Journal()
         self.tier = tier
         self.max_message_size = TIERS[tier]
@@ -70,6 +73,14 @@ class Namespace:
         check_settings(settings, self.tier)
         if name.lower() in self._queues:
             raise EntityExists(f"The messaging entity '{name}' already exists.")
+        queue = self.restore(name, settings, now)
+        self.record(
+            now, "queue-created", name, detail=f"lock duration {settings.lock_duration:g} s"
+        )
+        return queue
+
+    def restore(self, name: str, settings: QueueSettings, now: float) -> Queue:
+        """Put a queue back that had been created before, with its sub-queues, empty."""
         queue = Queue(name, settings, self, now)
         queue.dead_letters = Queue(
             f"{name}/{DEAD_LETTER_QUEUE}", _of_sub_queue(settings), self, now, parent=queue
@@ -79,10 +90,12 @@ class Namespace:
         )
         self._queues[name.lower()] = queue
         self._watch_idle(queue, now)
-        self.record(
-            now, "queue-created", name, detail=f"lock duration {settings.lock_duration:g} s"
-        )
+        self._defined(queue)
         return queue
+
+    def _defined(self, queue: Queue) -> None:
+        if self.changes is not None:
+            self.changes.queues[queue] = None
 
     def update(self, name: str, settings: QueueSettings, now: float) -> Queue:
         """Change a queue; what cannot change in Azure cannot change here."""
@@ -99,6 +112,7 @@ class Namespace:
             if sub is not None:
                 sub.settings = _of_sub_queue(settings)
         queue.times.updated_at = now
+        self._defined(queue)
         self._watch_idle(queue, now)
         self.touched(queue)
         self.record(
@@ -115,6 +129,8 @@ class Namespace:
                 gone.deleted = True
                 self._touched.pop(gone, None)
                 self._deleted.append(gone)
+                if self.changes is not None:
+                    self.changes.deleted.append(gone)
         self.record(now, "queue-deleted", queue.name)
 
     def get(self, name: str) -> Queue:

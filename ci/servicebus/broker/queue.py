@@ -33,6 +33,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 from uuid import UUID
 
+from ci.servicebus.broker.changes import Changes
 from ci.servicebus.broker.model import (
     FOREVER,
     Counts,
@@ -67,6 +68,7 @@ class Surroundings(Protocol):
     """What a queue needs of the namespace it is in."""
 
     max_message_size: int
+    changes: Changes | None
 
     def new_token(self) -> UUID:
         """A lock token that was never used before."""
@@ -114,6 +116,7 @@ class Queue:
         self.times = Times(now, now, now)
         self.deleted = False
         self._around = surroundings
+        self._changes = surroundings.changes
         self._messages: dict[int, Message] = {}
         self._last_number = 0
         self._size = 0
@@ -173,9 +176,13 @@ class Queue:
             if seen[oldest] > now:
                 break
             del seen[oldest]
+            if self._changes is not None:
+                self._changes.seen[self, oldest] = None
         if draft.message_id in seen:
             return True
         seen[draft.message_id] = now + self.settings.duplicate_detection_window
+        if self._changes is not None:
+            self._changes.seen[self, draft.message_id] = seen[draft.message_id]
         return False
 
     def _admit(self, draft: Draft, now: float) -> int:
@@ -189,8 +196,7 @@ class Queue:
             expires_at=None,
             time_to_live=draft.time_to_live,
         )
-        self._messages[message.sequence_number] = message
-        self._size += message.size
+        self._keep(message)
         if draft.scheduled_for is not None and draft.scheduled_for > now:
             message.state = MessageState.SCHEDULED
             message.scheduled_for = draft.scheduled_for
@@ -199,6 +205,12 @@ class Queue:
         else:
             self._enqueue(message, now)
         return message.sequence_number
+
+    def _keep(self, message: Message) -> None:
+        self._messages[message.sequence_number] = message
+        self._size += message.size
+        if self._changes is not None:
+            self._changes.message(self, message.sequence_number, new=True)
 
     def _enqueue(self, message: Message, now: float) -> None:
         """Let a message in state ACTIVE begin its time in the queue."""
@@ -224,8 +236,7 @@ class Queue:
         message.lock = None
         message.state = MessageState.ACTIVE
         message.expires_at = None
-        self._messages[message.sequence_number] = message
-        self._size += message.size
+        self._keep(message)
         if self.parent is None:
             self._enqueue(message, now)
         else:
@@ -360,6 +371,8 @@ class Queue:
         self._locks[lock.token] = lock
         if session is None:
             self._around.at(until, self, "lock", lock.token)
+        if self._changes is not None:
+            self._changes.message(self, message.sequence_number)
         return lock
 
     def _offer(self, message: Message) -> None:
@@ -393,6 +406,8 @@ class Queue:
     def _unlock(self, lock: Lock) -> Message:
         del self._locks[lock.token]
         lock.message.lock = None
+        if self._changes is not None:  # and what its holder makes of it
+            self._changes.message(self, lock.message.sequence_number)
         return lock.message
 
     def complete(self, token: UUID, now: float) -> None:
@@ -441,6 +456,8 @@ class Queue:
         if lock.session is not None:
             return lock.session.until
         lock.until = now + self.settings.lock_duration
+        if self._changes is not None:
+            self._changes.message(self, lock.message.sequence_number)
         self._note(now, "renewed", lock.message)
         return lock.until
 
@@ -497,6 +514,8 @@ class Queue:
     def _drop(self, message: Message) -> None:
         if self._messages.pop(message.sequence_number, None) is not None:
             self._size -= message.size
+            if self._changes is not None:
+                self._changes.message(self, message.sequence_number)
 
     # --- sessions --------------------------------------------------------------------------------
 
@@ -594,6 +613,8 @@ class Queue:
         record = self._sessions.setdefault(session_id, SessionRecord(session_id))
         record.state = state
         record.updated_at = now
+        if self._changes is not None:
+            self._changes.sessions[self, session_id] = None
 
     def session_ids(self, updated_after: float | None = None) -> list[str]:
         """Sessions with messages; with a time: those whose state was set after it."""
@@ -657,8 +678,7 @@ class Queue:
         self._drop(message)
         message.state = MessageState.ACTIVE
         message.sequence_number = self._next_number()
-        self._messages[message.sequence_number] = message
-        self._size += message.size
+        self._keep(message)
         self._enqueue(message, now)
 
     def _expire(self, message: Message, now: float) -> None:
@@ -667,6 +687,49 @@ class Queue:
             self._to_dead_letters(message, now, EXPIRED_REASON, EXPIRED_DESCRIPTION)
         else:
             self._drop(message)
+
+    # --- what is kept ----------------------------------------------------------------------------
+
+    @property
+    def last_number(self) -> int:
+        """The latest sequence number; none is given twice."""
+        return self._last_number
+
+    def message(self, number: int) -> Message | None:
+        """The message of that number."""
+        return self._messages.get(number)
+
+    def session(self, session_id: str) -> SessionRecord | None:
+        """What is kept of a session."""
+        return self._sessions.get(session_id)
+
+    def restore(self, message: Message, token: UUID | None, until: float) -> None:
+        """Put a message back as it was kept, held under ``token`` where there is one."""
+        number = message.sequence_number
+        self._messages[number] = message
+        self._size += message.size
+        if message.expires_at is not None:
+            self._around.at(message.expires_at, self, "ttl", number)
+        if token is not None:
+            message.lock = self._locks[token] = Lock(token, message, until)
+            self._around.at(until, self, "lock", token)
+        elif message.state is MessageState.ACTIVE:
+            self._offer(message)
+        elif message.scheduled_for is not None and message.state is MessageState.SCHEDULED:
+            self._around.at(message.scheduled_for, self, "scheduled", number)
+
+    def restore_queue(self, times: Times, last_number: int) -> None:
+        """Take up the times and the numbering again."""
+        self.times = times
+        self._last_number = last_number
+
+    def restore_session(self, session_id: str, state: bytes | None, updated_at: float) -> None:
+        """Put back what was stored with a session."""
+        self._sessions[session_id] = SessionRecord(session_id, state, None, updated_at)
+
+    def restore_seen(self, message_id: str, until: float) -> None:
+        """Know a message id again; the oldest first."""
+        self._seen[message_id] = until
 
     # --- looking ---------------------------------------------------------------------------------
 

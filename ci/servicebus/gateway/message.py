@@ -19,6 +19,7 @@ from ci.servicebus.amqp.codec import (
     DecodeError,
     EncodeError,
     decode,
+    decode_all,
     encode,
     encoded,
     skip,
@@ -334,3 +335,62 @@ def read_request(payload: bytes) -> Request:
         properties=application,
         body=body,
     )
+
+
+# --- keeping -----------------------------------------------------------------------------------
+
+
+def pack_content(content: object) -> bytes:
+    """A message's content for a store: its fields one after the other."""
+    assert isinstance(content, Content)
+    out = bytearray()
+    for value in (
+        content.durable,
+        content.priority,
+        content.time_to_live_ms,
+        content.annotation_count,
+        content.annotations,
+        content.properties,
+        content.application_properties,
+        content.body,
+    ):
+        encode(out, value)
+    return bytes(out)
+
+
+def unpack_content(packed: bytes) -> Content:
+    """What :func:`pack_content` was given."""
+    durable, priority, ttl, count, annotations, properties, application, body = decode_all(packed)
+    assert isinstance(annotations, bytes)
+    assert isinstance(properties, bytes)
+    assert isinstance(application, bytes)
+    assert isinstance(body, bytes)
+    return Content(
+        durable=durable is True,
+        priority=_number(priority) or 0,
+        time_to_live_ms=_number(ttl),
+        annotations=annotations,
+        annotation_count=_number(count) or 0,
+        properties=properties,
+        application_properties=application,
+        body=body,
+    )
+
+
+def pack_properties(properties: dict[str, object] | None) -> bytes | None:
+    """Properties that were added to a message; what has no AMQP form is left out."""
+    if not properties:
+        return None
+    kept: dict[str, object] = {}
+    for key, value in properties.items():
+        try:
+            encoded(value)
+        except EncodeError:
+            continue
+        kept[key] = value
+    return encoded(kept)
+
+
+def unpack_properties(packed: bytes | None) -> dict[str, object] | None:
+    """What :func:`pack_properties` was given."""
+    return None if packed is None else {str(k): v for k, v in _map(decode(packed)[0]).items()}

@@ -35,7 +35,7 @@ def test_everything_given() -> None:
         "--amqp-port x",
         "--amqp-port 65536",
         "--tls-cert a",
-        "--state /var/lib/x",
+        "--state=",
         "--auth sas",
         "--auth sas --key nokey",
         "--tier gold",

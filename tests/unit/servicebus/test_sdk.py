@@ -37,6 +37,8 @@ from ci.servicebus.settings import Settings
 
 T = TypeVar("T")
 
+pytestmark = pytest.mark.program  # the SDK's user agent takes the processor's name from uname
+
 
 class Emulator:
     """A server in a thread of its own, and a clock that can be moved."""
