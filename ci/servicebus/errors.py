@@ -13,8 +13,8 @@ from typing import ClassVar
 class ServiceBusError(Exception):
     """A request that cannot be fulfilled; the connection it came over stays usable."""
 
-    condition: ClassVar[str] = "amqp:internal-error"
-    status: ClassVar[int] = 500
+    condition: str = "amqp:internal-error"
+    status: int = 500
 
 
 class EntityNotFound(ServiceBusError):

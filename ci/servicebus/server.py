@@ -23,10 +23,13 @@ from pathlib import Path
 from typing import TextIO
 
 from ci.servicebus import certificates
+from ci.servicebus.admin.control import Control
 from ci.servicebus.admin.http import HttpPeer
+from ci.servicebus.admin.metrics import write_metrics
 from ci.servicebus.admin.routes import Administration
 from ci.servicebus.broker.changes import Changes
 from ci.servicebus.broker.journal import Event
+from ci.servicebus.broker.model import AuthorizationRule
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.errors import StartupError
 from ci.servicebus.gateway.hub import Hub, Peer
@@ -57,13 +60,23 @@ class Server:
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
         self.settings = settings
-        self.clock = clock or steady_clock()
+        self._ahead = 0.0
+        steady = clock or steady_clock()
+        self.clock: Clock = lambda: steady() + self._ahead
         self.is_durable = settings.state != "memory"
         changes = Changes() if self.is_durable else None
         self.namespace = Namespace(tier=settings.tier, changes=changes)
-        policy: Policy = SharedKeys(dict(settings.keys)) if settings.auth == "sas" else AcceptAll()
+        policy: Policy = AcceptAll()
+        if settings.auth == "sas":
+            policy = SharedKeys(settings.keys, self._rules)
         self.hub = Hub(self.namespace, policy=policy)
-        self.administration = Administration(self.namespace, self.clock, policy)
+        self.administration = Administration(
+            self.namespace,
+            self.clock,
+            policy,
+            Control(self, self.hub.faults) if settings.control else None,
+            lambda: write_metrics(self.hub),
+        )
         self.amqp_port = 0
         self.amqps_port: int | None = None
         self.admin_port = 0
@@ -88,10 +101,7 @@ class Server:
             if self.is_durable:
                 self._store = Store(Path(settings.state))
                 self._store.load(self.namespace, self.clock())
-            if settings.config is not None:
-                for name, queue in read_queues(settings.config, settings.tier).items():
-                    if name not in self.namespace:  # else the state knows it, and what became of it
-                        self.namespace.create(name, queue, self.clock())
+            self._make_queues()
             self._commit()
             self._tls = self._make_tls()
             self.amqp_port = self._listen(settings.amqp_port, self._make_amqp)
@@ -109,6 +119,46 @@ class Server:
             settings.host,
             self.admin_port,
         )
+
+    def _make_queues(self) -> None:
+        settings = self.settings
+        if settings.config is not None:
+            for name, queue in read_queues(settings.config, settings.tier).items():
+                if name not in self.namespace:  # else the state knows it, and what became of it
+                    self.namespace.create(name, queue, self.clock())
+
+    def _rules(self, path: str) -> tuple[AuthorizationRule, ...]:
+        name = path.partition("/$")[0]
+        return (
+            self.namespace.get(name).settings.authorization_rules if name in self.namespace else ()
+        )
+
+    # --- what a tester may do --------------------------------------------------------------------
+
+    def now(self) -> float:
+        """See :class:`~ci.servicebus.admin.control.Controlled`."""
+        return self.clock()
+
+    def ahead(self) -> float:
+        """See :class:`~ci.servicebus.admin.control.Controlled`."""
+        return self._ahead
+
+    def advance(self, seconds: float) -> None:
+        """See :class:`~ci.servicebus.admin.control.Controlled`."""
+        self._ahead += seconds
+        if self._timer is not None:
+            self._timer.cancel()
+        self.tick()
+
+    def restart(self, *, keep: bool) -> None:
+        """See :class:`~ci.servicebus.admin.control.Controlled`."""
+        for peer in list(self.hub.peers):
+            self.hub.drop(peer)
+        if not keep:
+            for queue in list(self.namespace):
+                self.namespace.delete(queue.name, self.clock())
+            self._make_queues()
+        self.flush()
 
     async def stop(self) -> None:
         """Close everything at once."""
@@ -319,7 +369,7 @@ class _AmqpTransport(asyncio.Protocol):
         self._transport = transport
         self._server._transports[transport] = None
         self._server._peers[self._peer] = self
-        self._heard_at = self._server.clock()
+        self._heard_at = time.monotonic()
         self._set_watch()
 
     def data_received(self, data: bytes) -> None:
@@ -327,7 +377,7 @@ class _AmqpTransport(asyncio.Protocol):
 
     def _amqp_received(self, data: bytes) -> None:
         now = self._server.clock()
-        self._heard_at = now
+        self._heard_at = time.monotonic()
         self._peer.receive(data, now)
         self._server.flush()
         if self._heartbeat is None and self._peer.connection.remote_idle_ms:
@@ -336,6 +386,11 @@ class _AmqpTransport(asyncio.Protocol):
     def write_out(self) -> None:
         """Write what the peer has to be told; hang up where it is over."""
         if self._transport is None or self._transport.is_closing():
+            return
+        if self._peer.is_dropped:
+            self._transport.abort()
+            return
+        if self._peer.is_silent:
             return
         data = self._peer.connection.take_output()
         if data:
@@ -378,7 +433,7 @@ class _AmqpTransport(asyncio.Protocol):
     def _set_watch(self) -> None:
         """A peer that stays silent for twice our idle time-out is gone."""
         patience = 2 * self._server.hub.limits.idle_time_out_ms / 1000
-        silent = self._server.clock() - self._heard_at
+        silent = time.monotonic() - self._heard_at
         if silent >= patience:
             assert self._transport is not None
             self._transport.abort()

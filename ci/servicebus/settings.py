@@ -26,6 +26,7 @@ from ci.servicebus.admin.durations import read_duration
 from ci.servicebus.broker.model import QueueSettings, Status
 from ci.servicebus.broker.namespace import TIERS, check_name, check_settings
 from ci.servicebus.errors import ArgumentError, StartupError
+from ci.servicebus.gateway.tokens import RIGHTS, Key
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -46,7 +47,8 @@ class Settings:
     state: str = "memory"
     tier: str = "standard"
     auth: str = "off"
-    keys: tuple[tuple[str, str], ...] = ()
+    keys: tuple[Key, ...] = ()
+    control: bool = False
     log_level: str = "info"
 
 
@@ -113,8 +115,14 @@ def parse(argv: Sequence[str]) -> Settings:
         "--key",
         action="append",
         default=[],
-        metavar="NAME=KEY",
-        help="a shared access key, for --auth sas",
+        metavar="NAME=KEY[:RIGHTS]",
+        help="a shared access key, for --auth sas; rights are Send, Listen, Manage with commas "
+        "between (all)",
+    )
+    add(
+        "--control",
+        action="store_true",
+        help="let tests move the clock and cause faults over the administration port",
     )
     add("--log-level", choices=LOG_LEVELS, default=_DEFAULTS.log_level)
     given = parser.parse_args(list(argv))
@@ -129,7 +137,7 @@ def parse(argv: Sequence[str]) -> Settings:
         name, separator, key = pair.partition("=")
         if not name or not separator or not key:
             raise StartupError(f"--key {pair!r} is not NAME=KEY", remedy="write it as NAME=KEY")
-        keys.append((name, key))
+        keys.append(_key(name, key))
     if given.auth == "sas" and not keys:
         raise StartupError("--auth sas knows no key", remedy="give one with --key NAME=KEY")
     return Settings(
@@ -146,8 +154,16 @@ def parse(argv: Sequence[str]) -> Settings:
         tier=given.tier,
         auth=given.auth,
         keys=tuple(keys),
+        control=given.control,
         log_level=given.log_level,
     )
+
+
+def _key(name: str, key: str) -> Key:
+    """With rights where the end names them; a key may well have a colon of its own."""
+    secret, colon, named = key.rpartition(":")
+    rights = frozenset(right.strip().capitalize() for right in named.split(","))
+    return Key(name, secret, rights) if colon and rights <= RIGHTS else Key(name, key)
 
 
 def _port(text: str) -> int:

@@ -2,8 +2,10 @@
 
 ====================================================== =========================================
 ``GET /health``                                        the emulator is up
+``GET /metrics``                                       for Prometheus
 ``GET /$emulator/queues``                              queues with counts and current locks, JSON
 ``GET /$emulator/timeline?after=N&limit=N&queue=Q``    what has happened, JSON lines
+``/$emulator/clock``, ``faults``, ``restart``          see :mod:`ci.servicebus.admin.control`
 ``GET /$Resources/queues?$skip=N&$top=N``              queues, Atom
 ``GET /$namespaceinfo``                                the namespace, Atom
 ``GET PUT DELETE /NAME``                               one queue, Atom
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from xml.etree.ElementTree import Element
 
 from ci.servicebus.admin import arm, atom
+from ci.servicebus.admin.control import PATHS, Control
 from ci.servicebus.admin.http import Request, Response
 from ci.servicebus.broker.namespace import Namespace, check_name
 from ci.servicebus.broker.queue import Queue
@@ -28,11 +31,13 @@ from ci.servicebus.errors import (
     EntityNotFound,
     NotImplementedByEmulator,
     ServiceBusError,
+    Unauthorized,
 )
 from ci.servicebus.gateway.tokens import AcceptAll, Policy
 
 PAGE = 100
 MAX_PAGE = 1000
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _ARM = re.compile(
     r"(?P<namespace>/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.ServiceBus"
@@ -49,10 +54,14 @@ class Administration:
         namespace: Namespace,
         clock: Callable[[], float],
         policy: Policy | None = None,
+        control: Control | None = None,
+        metrics: Callable[[], str] | None = None,
     ) -> None:
         self.namespace = namespace
         self.clock = clock
         self.policy = policy or AcceptAll()
+        self.control = control
+        self.metrics = metrics
         self.started_at = clock()
         # Topics can be made, read and deleted, for queues may name one; they carry no messages.
         self._topics: dict[str, tuple[str, Element]] = {}
@@ -62,13 +71,22 @@ class Administration:
         path = request.path.rstrip("/") or "/"
         if path == "/health":
             return _json({"status": "ok", "queues": len(self.namespace)})
+        if path == "/metrics" and self.metrics is not None and request.method == "GET":
+            return Response(200, self.metrics().encode(), METRICS_TYPE)
+        if path.startswith(PATHS):
+            if self.control is None:
+                return _json({"error": "not offered: start the emulator with --control"}, 404)
+            return self.control.handle(request, path)
         if path.startswith("/$emulator/"):
             return self._emulator(path, request)
         matched = _ARM.fullmatch(path)
         if matched:
             return self._arm(request, matched["namespace"], matched["queue"])
         try:
-            self.policy.check(request.headers.get("authorization", ""), self.clock())
+            grant = self.policy.check(request.headers.get("authorization", ""), self.clock())
+            name = path.strip("/")
+            if not grant.allows("Manage", "" if name.startswith("$") else name):
+                raise Unauthorized(f"'Manage' claim(s) are required. Resource: '{name}'.")
             return self._atom(path.lstrip("/"), request)
         except ServiceBusError as error:
             detail = f"SubCode={error.status}00. {error}"

@@ -20,6 +20,7 @@ NOTABLE = frozenset(
         "dead-lettered",
         "expired",
         "duplicate-dropped",
+        "fault",
     }
 )
 """What the log prints at its usual level; the rest is each message's ordinary way."""
@@ -48,6 +49,8 @@ class Journal:
     def __init__(self, *, kept: int = KEPT) -> None:
         self._events: deque[Event] = deque(maxlen=kept)
         self._number = 0
+        self.totals: dict[tuple[str, str], int] = {}
+        """How often each kind of event happened to each queue."""
         self.listener: Callable[[Event], None] | None = None
 
     def record(
@@ -62,12 +65,19 @@ class Journal:
     ) -> None:
         """Add an event."""
         self._number += 1
+        counted = queue, kind
+        self.totals[counted] = self.totals.get(counted, 0) + 1
         event = Event(
             self._number, at, kind, queue, sequence_number, message_id, delivery_count, detail
         )
         self._events.append(event)
         if self.listener is not None and kind in NOTABLE:
             self.listener(event)
+
+    def forget(self, queue: str) -> None:
+        """A queue is gone: its totals go with it, so that they cannot grow without end."""
+        for key in [key for key in self.totals if key[0] == queue]:
+            del self.totals[key]
 
     def after(self, number: int, *, limit: int = KEPT, queue: str | None = None) -> list[Event]:
         """The events that came after event ``number``, oldest first."""

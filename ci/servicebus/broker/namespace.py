@@ -131,6 +131,7 @@ class Namespace:
                 self._deleted.append(gone)
                 if self.changes is not None:
                     self.changes.deleted.append(gone)
+                self.journal.forget(gone.name)
         self.record(now, "queue-deleted", queue.name)
 
     def get(self, name: str) -> Queue:

@@ -35,6 +35,7 @@ from ci.servicebus.amqp.connection import (
     Link,
     LinkClosed,
     LinkRequested,
+    LinkState,
     MessageReceived,
     Opened,
     Settlement,
@@ -64,16 +65,18 @@ from ci.servicebus.errors import (
     SessionLockLost,
     Unauthorized,
 )
-from ci.servicebus.gateway.management import answer
+from ci.servicebus.gateway.faults import Faults
+from ci.servicebus.gateway.management import SENDING, answer, refuse
 from ci.servicebus.gateway.message import (
     BATCH_FORMAT,
+    Request,
     read_batch,
     read_message,
     read_request,
     write_message,
     write_response,
 )
-from ci.servicebus.gateway.tokens import AcceptAll, Policy
+from ci.servicebus.gateway.tokens import AcceptAll, Grant, Policy
 
 SESSION_FILTER = "com.microsoft:session-filter"
 LOCKED_UNTIL = "com.microsoft:locked-until-utc"
@@ -157,7 +160,9 @@ class Hub:
         self.namespace = namespace
         self.policy = policy or AcceptAll()
         self.limits = limits or Limits(max_message_size=namespace.max_message_size)
+        self.faults = Faults()
         self.peers: dict[Peer, None] = {}
+        self._silent: dict[Peer, float] = {}
         self._container_id = container_id
         self._consumers: dict[Queue, deque[Consumer]] = {}
         self._acceptors: list[Acceptor] = []
@@ -178,6 +183,9 @@ class Hub:
                 due = acceptor.deadline
         if self._notices and (due is None or self._notices[0][0] < due):
             due = self._notices[0][0]
+        for until in self._silent.values():
+            if due is None or until < due:
+                due = until
         return due
 
     def advance(self, now: float) -> None:
@@ -191,6 +199,10 @@ class Hub:
         while self._notices and self._notices[0][0] <= now:
             _, queue, lock = self._notices.popleft()
             self._tell_lost(queue, lock)
+        for peer in [peer for peer, until in self._silent.items() if until <= now]:
+            del self._silent[peer]
+            peer.is_silent = False
+            self._dirty[peer] = None
         self.settle_up(now)
 
     def settle_up(self, now: float) -> None:
@@ -265,6 +277,23 @@ class Hub:
         """The peer may have bytes to be written."""
         self._dirty[peer] = None
 
+    # --- faults ----------------------------------------------------------------------------------
+
+    def silence(self, peer: Peer, until: float) -> None:
+        """Nothing is written to a peer for a while."""
+        peer.is_silent = True
+        self._silent[peer] = max(until, self._silent.get(peer, until))
+
+    def drop(self, peer: Peer) -> None:
+        """Cut a peer's connection; what was to be written is not."""
+        peer.is_dropped = True
+        self._dirty[peer] = None
+
+    def forget(self, peer: Peer) -> None:
+        """A peer is gone."""
+        self.peers.pop(peer, None)
+        self._silent.pop(peer, None)
+
     # --- consumers -------------------------------------------------------------------------------
 
     def join(self, consumer: Consumer) -> None:
@@ -315,7 +344,10 @@ class Hub:
 
 
 class Peer:
-    """One connection. ``held_back`` is set where messages wait for bytes to be written first."""
+    """One connection. ``held_back`` is set where messages wait for bytes to be written first.
+
+    ``is_silent`` and ``is_dropped`` are faults: nothing may be written, or ever again.
+    """
 
     def __init__(self, hub: Hub, connection: Connection) -> None:
         self.hub = hub
@@ -323,11 +355,16 @@ class Peer:
         self.paused = False
         self.held_back = False
         self.closed = False
-        self._trusted = not hub.policy.demanded
+        self.is_silent = False
+        self.is_dropped = False
+        self._is_open = not hub.policy.demanded
+        self._grants: dict[str, Grant] = {}
 
     def receive(self, data: bytes, now: float) -> None:
         """Bytes from the peer."""
         for event in self.connection.receive(data):
+            if self.is_dropped:
+                break
             self._handle(event, now)
         self.hub.settle_up(now)
         self.hub.mark(self)
@@ -374,7 +411,7 @@ class Peer:
                     self._on_credit(link, now)
             case Closed():
                 self.closed = True
-                self.hub.peers.pop(self, None)
+                self.hub.forget(self)
             case Opened():
                 pass
 
@@ -382,9 +419,28 @@ class Peer:
 
     def _on_link(self, link: Link, now: float) -> None:
         try:
-            self._open(link, now)
+            if self._may("attach", _entity(link), link, now):
+                self._open(link, now)
         except ServiceBusError as error:
             self.connection.refuse(link, _error(error))
+
+    def _may(self, on: str, queue: str, link: Link, now: float, operation: str = "") -> bool:
+        """Let a fault happen where one waits for this; False where the operation must not."""
+        fault = self.hub.faults.strike(on, queue, operation) if self.hub.faults else None
+        if fault is None:
+            return True
+        self.hub.namespace.record(now, "fault", queue, detail=f"{fault.on}: {fault.do}")
+        match fault.do:
+            case "delay":
+                self.hub.silence(self, now + fault.seconds)
+                return True
+            case "drop":
+                self.hub.drop(self)
+                return fault.late
+            case "detach":
+                self.connection.detach(link, _error(fault.error()))
+                return fault.late
+        raise fault.error()
 
     def _open(self, link: Link, now: float) -> None:
         terminus = link.attach.source if link.peer_receives else link.attach.target
@@ -394,15 +450,17 @@ class Peer:
         if path.lower() == "$cbs":
             self._open_node(link, "$cbs", None)
             return
-        if not self._trusted:
+        if not self._is_open and not self._grants:
             raise Unauthorized("Unauthorized access: no valid token was put to $cbs.")
         name, is_management = _split_management(path)
         queue = self.hub.namespace.resolve(name)
         if is_management:
             self._open_node(link, path.lower(), queue)
         elif link.peer_receives:
+            self._demand("Listen", queue)
             self._open_receiver(link, queue, now)
         else:
+            self._demand("Send", queue)
             self._open_sender(link, queue)
 
     def _open_node(self, link: Link, node: str, queue: Queue | None) -> None:
@@ -498,6 +556,8 @@ class Peer:
             if isinstance(context, Producer):
                 if context.queue.deleted:
                     raise EntityNotFound(f"'{context.queue.name}' has been deleted.")
+                if self.hub.faults and not self._may("send", context.queue.name, link, now):
+                    return
                 if event.message_format == BATCH_FORMAT:
                     context.queue.send_all(read_batch(event.payload), now)
                 else:
@@ -516,6 +576,8 @@ class Peer:
         outcome: object = event.state
         if isinstance(context, Consumer):
             try:
+                if self.hub.faults and not self._may("settle", context.queue.name, event.link, now):
+                    return
                 outcome = _settle(context.queue, event, now)
             except ServiceBusError as error:
                 outcome = Rejected(_error(error))
@@ -530,11 +592,13 @@ class Peer:
         except DecodeError:
             return
         if context.queue is None:
-            response = self._put_token(request.properties, request.body, request.message_id, now)
+            response = self._put_token(link, request, now)
         elif context.queue.deleted:
             return
         else:
-            response = answer(context.queue, request, now)
+            response = self._manage(link, context.queue, request, now)
+        if response is None or self.is_dropped:
+            return
         replies = self._replies(link, context.node, request.reply_to)
         if replies is not None:
             assert isinstance(replies.context, Replies)
@@ -559,21 +623,52 @@ class Peer:
             context.waiting.popleft()
         self.hub.mark(self)
 
-    def _put_token(
-        self, properties: dict[object, object], body: object, message_id: object, now: float
-    ) -> bytes:
+    def _manage(self, link: Link, queue: Queue, request: Request, now: float) -> bytes | None:
+        operation = request.operation
+        try:
+            self._demand("Send" if operation in SENDING else "Listen", queue)
+            if not self._may("request", queue.name, link, now, operation):
+                return None
+        except ServiceBusError as error:
+            return refuse(request, error)
+        response = answer(queue, request, now)
+        return response if link.state is LinkState.ATTACHED else None
+
+    def _put_token(self, link: Link, request: Request, now: float) -> bytes | None:
         status, description = 202, "Accepted"
-        if properties.get("operation") not in ("put-token", "delete-token"):
+        if request.operation not in ("put-token", "delete-token"):
             status, description = 400, "The operation is not known."
-        elif properties.get("operation") == "put-token":
+        elif request.operation == "put-token":
+            token = request.body
             try:
-                self.hub.policy.check(body if isinstance(body, str) else "", now)
-                self._trusted = True
-            except Unauthorized as error:
+                if not self._may("token", "", link, now):
+                    return None
+                grant = self.hub.policy.check(token if isinstance(token, str) else "", now)
+                self._grants[grant.resource] = grant
+            except ServiceBusError as error:
                 status, description = error.status, str(error)
         return write_response(
-            {"status-code": Int(status), "status-description": description}, None, message_id
+            {"status-code": Int(status), "status-description": description},
+            None,
+            request.message_id,
         )
+
+    def _demand(self, right: str, queue: Queue) -> None:
+        """Raise where no token that was put gives that right to an entity."""
+        if not self._is_open and not any(
+            grant.allows(right, queue.name) for grant in self._grants.values()
+        ):
+            raise Unauthorized(
+                f"Unauthorized access. '{right}' claim(s) are required to perform this "
+                f"operation. Resource: '{queue.name}'."
+            )
+
+
+def _entity(link: Link) -> str:
+    """The entity whose link this is, as far as it is named."""
+    terminus = link.attach.source if link.peer_receives else link.attach.target
+    address = terminus.address if terminus is not None else None
+    return _split_management(entity_path(address))[0] if isinstance(address, str) else ""
 
 
 def entity_path(address: str) -> str:

@@ -21,6 +21,9 @@ from ci.servicebus.gateway.message import Request, read_message, write_message, 
 NEVER_UPDATED = 253_402_300_800_000 - 1
 """``last-updated-time`` beyond the year 9999 asks for sessions with messages."""
 
+SENDING = frozenset({"schedule-message", "cancel-scheduled-message"})
+"""The operations that take the right to send; the others take the right to listen."""
+
 Body = dict[object, object]
 
 
@@ -34,9 +37,8 @@ class Reply:
 
 def answer(queue: Queue, request: Request, now: float) -> bytes:
     """The response to a request, as a message."""
-    reply_to = request.reply_to
     try:
-        operation = str(request.properties.get("operation", "")).removeprefix("com.microsoft:")
+        operation = request.operation
         handler = _OPERATIONS.get(operation)
         if handler is None:
             raise NotImplementedByEmulator(f"The operation '{operation}' is not known.")
@@ -44,16 +46,7 @@ def answer(queue: Queue, request: Request, now: float) -> bytes:
             raise ArgumentError("The body of a request must be a map.")
         reply = handler(queue, request.body or {}, now)
     except ServiceBusError as error:
-        return write_response(
-            {
-                "statusCode": Int(error.status),
-                "statusDescription": str(error),
-                "errorCondition": Symbol(error.condition),
-            },
-            {},
-            request.message_id,
-            reply_to,
-        )
+        return refuse(request, error)
     return write_response(
         {
             "statusCode": Int(reply.status),
@@ -61,7 +54,21 @@ def answer(queue: Queue, request: Request, now: float) -> bytes:
         },
         reply.body,
         request.message_id,
-        reply_to,
+        request.reply_to,
+    )
+
+
+def refuse(request: Request, error: ServiceBusError) -> bytes:
+    """The response that says no."""
+    return write_response(
+        {
+            "statusCode": Int(error.status),
+            "statusDescription": str(error),
+            "errorCondition": Symbol(error.condition),
+        },
+        {},
+        request.message_id,
+        request.reply_to,
     )
 
 

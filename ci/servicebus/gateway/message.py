@@ -315,6 +315,11 @@ class Request:
     properties: dict[object, object]
     body: object
 
+    @property
+    def operation(self) -> str:
+        """What is asked for, without the vendor's prefix."""
+        return str(self.properties.get("operation", "")).removeprefix("com.microsoft:")
+
 
 def read_request(payload: bytes) -> Request:
     """The parts of a request."""

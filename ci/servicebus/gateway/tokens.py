@@ -8,25 +8,50 @@ from __future__ import annotations
 
 import hmac
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
-from urllib.parse import parse_qs, unquote_plus
+from urllib.parse import parse_qs, unquote_plus, urlsplit
 
+from ci.servicebus.broker.model import AuthorizationRule
 from ci.servicebus.errors import Unauthorized
 
 SAS_PREFIX = "SharedAccessSignature "
+RIGHTS = frozenset({"Send", "Listen", "Manage"})
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a token allows: ``rights`` to an entity and all below it ("" is the namespace)."""
+
+    resource: str = ""
+    rights: frozenset[str] = RIGHTS
+
+    def allows(self, right: str, entity: str) -> bool:
+        """That right to that entity."""
+        path = entity.lower()
+        covered = not self.resource or path == self.resource or path.startswith(f"{self.resource}/")
+        return covered and (right in self.rights or "Manage" in self.rights)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A shared access key to the namespace and what it allows."""
+
+    name: str
+    key: str
+    rights: frozenset[str] = RIGHTS
 
 
 class Policy(Protocol):
-    """Decides on tokens. Where ``demanded``, links wait for a connection's first good one."""
+    """Decides on tokens. Where ``demanded``, links wait for a token that allows them."""
 
     @property
     def demanded(self) -> bool:
         """Without a token nothing is served."""
 
-    def check(self, token: str, now: float) -> None:
+    def check(self, token: str, now: float) -> Grant:
         """Raise :class:`~ci.servicebus.errors.Unauthorized` where a token does not hold."""
 
 
@@ -35,38 +60,64 @@ class AcceptAll:
 
     demanded = False
 
-    def check(self, token: str, now: float) -> None:
+    def check(self, token: str, now: float) -> Grant:
         """Nothing to object to."""
+        return Grant()
+
+
+def no_rules(path: str) -> Iterable[AuthorizationRule]:
+    """Queues without keys of their own."""
+    return ()
 
 
 @dataclass(frozen=True)
 class SharedKeys:
     """Shared access signatures must be signed with a known key and not be over.
 
-    Bearer tokens are accepted as they are: their signer is not known here.
+    A key is the namespace's, or stands in a rule of the queue that the token names. Bearer tokens
+    are accepted as they are: their signer is not known here.
     """
 
-    keys: Mapping[str, str]
+    keys: Collection[Key]
+    rules: Callable[[str], Iterable[AuthorizationRule]] = no_rules
     demanded = True
 
-    def check(self, token: str, now: float) -> None:
+    def check(self, token: str, now: float) -> Grant:
         """See :class:`Policy`."""
         if not token:
             raise Unauthorized("No token was given.")
         if not token.startswith(SAS_PREFIX):
-            return
+            return Grant()
         fields = {k: v[0] for k, v in parse_qs(token[len(SAS_PREFIX) :]).items()}
         name, expiry = fields.get("skn", ""), fields.get("se", "")
-        key = self.keys.get(name)
-        if key is None:
+        resource = resource_path(fields.get("sr", ""))
+        known = [*self._known(name, resource)]
+        if not known:
             raise Unauthorized(f"InvalidSignature: there is no key named '{name}'.")
         if not expiry.isdigit() or int(expiry) <= now:
             raise Unauthorized("ExpiredToken: the token is expired.")
         raw = dict(part.partition("=")[::2] for part in token[len(SAS_PREFIX) :].split("&") if part)
-        resource = raw.get("sr", "")
-        # Clients differ in how they quote the resource; each form that they sign is tried.
-        for signed in {resource, unquote_plus(resource)}:
-            digest = hmac.new(key.encode(), f"{signed}\n{expiry}".encode(), sha256).digest()
-            if hmac.compare_digest(b64encode(digest).decode(), fields.get("sig", "")):
-                return
+        signed = raw.get("sr", "")
+        for key in known:
+            # Clients differ in how they quote the resource; each form that they sign is tried.
+            for text in {signed, unquote_plus(signed)}:
+                digest = hmac.new(key.key.encode(), f"{text}\n{expiry}".encode(), sha256).digest()
+                if hmac.compare_digest(b64encode(digest).decode(), fields.get("sig", "")):
+                    return Grant(resource, key.rights)
         raise Unauthorized("InvalidSignature: the token has an invalid signature.")
+
+    def _known(self, name: str, resource: str) -> Iterator[Key]:
+        for key in self.keys:
+            if key.name == name:
+                yield key
+        for rule in self.rules(resource):
+            if rule.key_name == name:
+                for secret in (rule.primary_key, rule.secondary_key):
+                    if secret:
+                        yield Key(name, secret, frozenset(rule.rights))
+
+
+def resource_path(resource: str) -> str:
+    """The entity that a token names, in lower case; its ``$management`` goes with it."""
+    path = urlsplit(unquote_plus(resource)).path.strip("/").lower()
+    return path.removesuffix("/$management").removesuffix("$management")

@@ -9,6 +9,7 @@ import pytest
 
 from ci.servicebus.broker.model import QueueSettings, Status
 from ci.servicebus.errors import StartupError
+from ci.servicebus.gateway.tokens import Key
 from ci.servicebus.settings import Settings, parse, read_queues
 
 
@@ -25,7 +26,20 @@ def test_everything_given() -> None:
     given = parse(line.split())
     assert given.amqps_port == 2
     assert given.tls_names == ("a", "b")
-    assert given.keys == (("n", "k="),)
+    assert given.keys == (Key("n", "k="),)
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("n=a:Send,listen", Key("n", "a", frozenset({"Send", "Listen"}))),
+        ("n=a:b:Manage", Key("n", "a:b", frozenset({"Manage"}))),
+        ("n=a:Send,b", Key("n", "a:Send,b")),
+        ("n=a:", Key("n", "a:")),
+    ],
+)
+def test_a_key_may_end_with_its_rights(given: str, key: Key) -> None:
+    assert parse(["--auth", "sas", "--key", given]).keys == (key,)
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ from azure.servicebus._pyamqp.utils import generate_sas_token
 from ci.servicebus.amqp import performatives as p
 from ci.servicebus.amqp.codec import encoded
 from ci.servicebus.amqp.types import Described, ULong
-from ci.servicebus.broker.model import QueueSettings
+from ci.servicebus.broker.model import AuthorizationRule, QueueSettings
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.errors import Unauthorized
 from ci.servicebus.gateway.hub import Hub
-from ci.servicebus.gateway.tokens import AcceptAll, SharedKeys
+from ci.servicebus.gateway.tokens import RIGHTS, AcceptAll, Grant, Key, SharedKeys, resource_path
 from tests.unit.servicebus.peer import credit, frame, frames, hello, receiver, sender
 
-KEYS = SharedKeys({"name": "key+/="})
+KEYS = SharedKeys((Key("name", "key+/="),))
 
 
 def token(name: str = "name", key: str = "key+/=", expiry: int = 2_000) -> str:
@@ -48,8 +48,31 @@ def test_in_development_everything_holds() -> None:
     AcceptAll().check("", 0)
 
 
+def test_a_token_names_its_entity() -> None:
+    assert resource_path("sb%3a%2f%2fhost%2fSome%2fQueue%2f%24management") == "some/queue"
+    assert resource_path("https://host:1/") == ""
+    assert resource_path("amqps://host/$cbs") == "$cbs"
+    grant = KEYS.check(token(), 0)
+    assert grant == Grant("queue", RIGHTS)
+    assert grant.allows("Send", "QUEUE/$DeadLetterQueue")
+    assert not grant.allows("Send", "queue2")
+    assert Grant("", frozenset({"Listen"})).allows("Listen", "any")
+    assert not Grant("", frozenset({"Listen"})).allows("Send", "any")
+    assert Grant("", frozenset({"Manage"})).allows("Send", "any")
+
+
+def test_a_queue_s_own_keys_hold_for_it() -> None:
+    rule = AuthorizationRule("rule", ("Send",), "first", "second")
+    keys = SharedKeys((), lambda path: (rule,) if path == "queue" else ())
+    for key in ("first", "second"):
+        assert keys.check(token("rule", key), 0) == Grant("queue", frozenset({"Send"}))
+    with pytest.raises(Unauthorized):
+        keys.check(token("rule", "third"), 0)
+
+
 def test_links_wait_for_a_good_token(namespace: Namespace) -> None:
     namespace.create("q", QueueSettings(), 0)
+    namespace.create("queue", QueueSettings(), 0)
     peer = Hub(namespace, policy=KEYS).connect()
     peer.receive(hello() + frame(receiver("r", "q", 5)), 0)
     detach = frames(peer.connection.take_output())[-1][0]
@@ -64,5 +87,7 @@ def test_links_wait_for_a_good_token(namespace: Namespace) -> None:
     peer.receive(frame(sender("c", "$cbs", 0)) + frame(receiver("c", "$cbs", 1)), 0)
     peer.receive(frame(credit(1)) + frame(p.Transfer(0, 0, b"t", 0, True), asked), 1_000)
     peer.connection.take_output()
-    peer.receive(frame(receiver("r", "q", 6)), 1_000)
+    peer.receive(frame(receiver("r", "queue", 6)), 1_000)
     assert isinstance(frames(peer.connection.take_output())[-1][0], p.Attach)
+    peer.receive(frame(receiver("r", "q", 7)), 1_000)
+    assert isinstance(frames(peer.connection.take_output())[-1][0], p.Detach)

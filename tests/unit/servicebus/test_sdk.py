@@ -29,9 +29,14 @@ from azure.servicebus.exceptions import (
     MessageLockLostError,
     MessageSizeExceededError,
     MessagingEntityNotFoundError,
+    ServiceBusAuthorizationError,
+    ServiceBusServerBusyError,
 )
 from azure.servicebus.management import ServiceBusAdministrationClient
 
+from ci.servicebus.broker.model import QueueSettings
+from ci.servicebus.gateway.faults import Fault
+from ci.servicebus.gateway.tokens import Key
 from ci.servicebus.server import Server, steady_clock
 from ci.servicebus.settings import Settings
 
@@ -43,10 +48,10 @@ pytestmark = pytest.mark.program  # the SDK's user agent takes the processor's n
 class Emulator:
     """A server in a thread of its own, and a clock that can be moved."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **options: Any) -> None:
         self._ahead = 0.0
         steady = steady_clock()
-        settings = Settings(host="127.0.0.1", amqp_port=0, admin_port=0, tls_dir=folder)
+        settings = Settings(host="127.0.0.1", amqp_port=0, admin_port=0, tls_dir=folder, **options)
         self.server = Server(settings, clock=lambda: steady() + self._ahead)
         self.authority = folder / "ca.pem"
         self._loop = asyncio.new_event_loop()
@@ -292,3 +297,42 @@ async def test_asynchronous_competition(
             await sender.send_messages(ServiceBusMessage("x", message_id=str(i)))
     seen = await asyncio.gather(*(consume() for _ in range(2)))
     assert sorted(chain(*seen), key=int) == [str(i) for i in range(count)]
+
+
+def test_rights_and_faults(tmp_path_factory: pytest.TempPathFactory) -> None:
+    keys = tuple(
+        Key(right.lower(), "secret", frozenset({right})) for right in ("Send", "Listen", "Manage")
+    )
+    running = Emulator(tmp_path_factory.mktemp("tls"), auth="sas", keys=keys)
+    try:
+        queue = running.server.namespace.create("q", QueueSettings(), running.server.clock())
+        everything, sending, listening = (
+            ServiceBusClient.from_connection_string(
+                running.amqp.replace("=name", f"={name}").replace("=key", "=secret"), retry_total=0
+            )
+            for name in ("manage", "send", "listen")
+        )
+        with everything, sending, listening:
+            with sending.get_queue_sender("q") as sender:
+                sender.send_messages(ServiceBusMessage("m"))
+                late = ServiceBusMessage("later")
+                sender.schedule_messages(late, datetime.now(UTC) + timedelta(hours=1))
+                running.server.hub.faults.add(Fault("send", "reject"))
+                with pytest.raises(ServiceBusServerBusyError):
+                    sender.send_messages(ServiceBusMessage("m"))
+            with listening.get_queue_receiver("q") as receiver:
+                [message] = receiver.receive_messages(max_wait_time=5)
+                receiver.renew_message_lock(message)
+                receiver.dead_letter_message(message)
+            dead = everything.get_queue_receiver("q", sub_queue=ServiceBusSubQueue.DEAD_LETTER)
+            with dead:
+                [message] = dead.receive_messages(max_wait_time=5)
+                dead.complete_message(message)
+            with (
+                pytest.raises(ServiceBusAuthorizationError),
+                listening.get_queue_sender("q") as sender,
+            ):
+                sender.send_messages(ServiceBusMessage("m"))
+        assert queue.counts().total == 1
+    finally:
+        running.stop()
