@@ -103,6 +103,12 @@ class Store:
                 raise
             return entry
 
+    def scratch(self, name: str) -> Path:
+        """A folder that outlives a killed maker, for work it can take up again."""
+        folder = self._partial.parent / ".scratch" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Held by one thread of one process at a time; the kernel frees it when we die."""
