@@ -70,6 +70,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     made = images.publish(tools.registry, programs)
     try:
         here = clusters.create(context, NAME)
+        # Probers ask for the Service by its name.
+        context.kube(here).run(
+            "rollout", "status", "deployment/coredns", "--namespace", "kube-system",
+            "--timeout=120s", timeout=130,
+        )  # fmt: skip
     except BaseException:
         clusters.delete(context, NAME)
         raise
