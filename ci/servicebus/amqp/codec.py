@@ -86,6 +86,18 @@ def decode(data: bytes, position: int = 0) -> tuple[object, int]:
         raise DecodeError("a map key that cannot be a key") from None
 
 
+def decode_list(data: bytes, position: int) -> tuple[list[object], int]:
+    """The list that starts at ``position``; raises ``LookupError`` where no list does."""
+    code = data[position]
+    if code == 0x45:
+        return [], position + 1
+    if code not in (0xC0, 0xD0):
+        raise LookupError
+    value, end = decode(data, position)
+    assert isinstance(value, list)
+    return value, end
+
+
 def decode_all(data: bytes) -> list[object]:
     """Every value in ``data``, one after the other."""
     values = []
@@ -185,11 +197,16 @@ def _items(data: bytes, start: int, count: int, end: int, depth: int) -> list[ob
         raise DecodeError(f"values are nested deeper than {MAX_DEPTH}")
     if count > end - start:
         raise DecodeError("more items are announced than there are bytes")
-    items = []
+    items: list[object] = []
     position = start
     for _ in range(count):
-        value, position = _READERS[data[position]](data, position + 1, depth)
-        items.append(value)
+        code = data[position]
+        position += 1
+        if 0x40 <= code <= 0x44:  # most fields of most frames: null, true, false, zero
+            items.append(_CONSTANTS[code - 0x40])
+        else:
+            value, position = _READERS[code](data, position, depth)
+            items.append(value)
     if position != end:
         raise DecodeError("the items do not fill the announced size")
     return items
@@ -269,13 +286,12 @@ def _empty_list(data: bytes, position: int, depth: int) -> tuple[object, int]:
     return [], position
 
 
+_CONSTANTS = (None, True, False, UInt(0), ULong(0))
+"""What the constructors 0x40 to 0x44 stand for."""
+
 _READERS: dict[int, Reader] = {
     0x00: _described,
-    0x40: _constant(None),
-    0x41: _constant(True),
-    0x42: _constant(False),
-    0x43: _constant(UInt(0)),
-    0x44: _constant(ULong(0)),
+    **{0x40 + index: _constant(value) for index, value in enumerate(_CONSTANTS)},
     0x45: _empty_list,
     0x50: _octet(UByte),
     0x51: _number(Byte, _i8),

@@ -279,10 +279,15 @@ class Connection:
         """
         if self.state is State.CLOSED:
             return []
-        self._buffer += data
+        if self._buffer:
+            self._buffer += data
+            if not self._holds_a_frame():
+                return []
+            data = bytes(self._buffer)
+            self._buffer.clear()
         self._events = []
         try:
-            self._consume()
+            self._consume(data)
         except ProtocolError as error:
             self.close(Error(error.condition, str(error)))
             self._gone(Error(error.condition, str(error)))
@@ -309,8 +314,18 @@ class Connection:
         self.pending = 0
         return data
 
-    def _consume(self) -> None:
-        buffer = self._buffer
+    def _holds_a_frame(self) -> bool:
+        """There is something to consume, be it only an error."""
+        if len(self._buffer) < 8:
+            return False
+        size = int.from_bytes(self._buffer[:4], "big")
+        return (
+            self.state in _AWAITS_HEADER
+            or len(self._buffer) >= size
+            or size > self.limits.max_frame_size
+        )
+
+    def _consume(self, buffer: bytes) -> None:
         position = 0
         end = len(buffer)
         limit = self.limits.max_frame_size
@@ -318,7 +333,7 @@ class Connection:
             if end - position < 8:
                 break
             if self.state in _AWAITS_HEADER:
-                self._on_header(bytes(buffer[position : position + 8]))
+                self._on_header(buffer[position : position + 8])
                 position += 8
                 continue
             size, offset, kind, channel = _frame_header.unpack_from(buffer, position)
@@ -330,12 +345,12 @@ class Connection:
                 raise ProtocolError("amqp:connection:framing-error", f"a frame of type {kind}")
             if end - position < size:
                 break
-            body = bytes(buffer[position + 4 * offset : position + size])
+            body = buffer[position + 4 * offset : position + size]
             position += size
             if body:
                 self._on_frame(channel, body)
-        if position:
-            del buffer[:position]
+        if position < end and self.state is not State.CLOSED:
+            self._buffer += buffer[position:]
 
     def _on_header(self, header: bytes) -> None:
         following = _HEADERS.get((self.state, header))

@@ -8,11 +8,19 @@ and a field that was left out is read as its default.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from ci.servicebus.amqp.codec import DecodeError, decode, encode, encoded, write_compound
+from ci.servicebus.amqp.codec import (
+    DecodeError,
+    decode,
+    decode_list,
+    encode,
+    encoded,
+    write_compound,
+)
 from ci.servicebus.amqp.types import (
     Array,
     Described,
@@ -459,6 +467,16 @@ _PERFORMATIVES = frozenset(
     code for code in _CLASSES if 0x10 <= code <= 0x18 or 0x40 <= code <= 0x44
 )
 
+_USUAL = {
+    bytes((0x00, 0x53, code)): (
+        _CLASSES[code],
+        tuple(field.read for field in _LAYOUTS[_CLASSES[code]][1]),
+        _DEFAULTS[_CLASSES[code]],
+    )
+    for code in _PERFORMATIVES
+}
+"""By the first bytes of a frame's body."""
+
 # --- reading and writing -------------------------------------------------------------------------
 
 
@@ -496,8 +514,31 @@ def to_described(value: object) -> Described:
     return Described(ULong(code), items)
 
 
+def _read_usual(body: bytes) -> tuple[Performative, int]:
+    """A performative in the form that every client writes: a small descriptor, then a list.
+
+    Raises ``LookupError`` or ``struct.error`` where it is not; what is wrong inside the list
+    raises :class:`DecodeError` as ever.
+    """
+    kind, layout, defaults = _USUAL[body[:3]]
+    values, end = decode_list(body, 3)
+    if len(values) > len(layout):
+        raise LookupError
+    given = list(defaults)
+    for index, item in enumerate(values):
+        if item is not None:
+            given[index] = layout[index](item)
+    if MISSING in given:
+        raise LookupError
+    return kind(*given), end
+
+
 def read_performative(body: bytes) -> tuple[Performative, int]:
     """The performative at the start of a frame's body, and where its payload starts."""
+    try:
+        return _read_usual(body)
+    except (LookupError, struct.error):
+        pass  # a rarer form, or none: the whole decoder says which
     described, end = decode(body)
     found = from_described(described)
     if type(found) not in _LAYOUTS or _LAYOUTS[type(found)][0] not in _PERFORMATIVES:
@@ -512,17 +553,21 @@ def write_performative(value: Performative) -> bytes:
 
 _ACCEPTED = encoded(to_described(Accepted()))
 _DISPOSITION = bytes((0x00, 0x53, 0x15))
+_DISPOSITION_ACCEPTED = struct.Struct(f">5sBB?BIBIB{len(_ACCEPTED)}sB")
+_ACCEPTED_HEAD = bytes((*_DISPOSITION, 0xC0, _DISPOSITION_ACCEPTED.size - len(_DISPOSITION) - 2))
 
 
 def write_disposition(role: bool, first: int, last: int, state: object) -> bytes:
     """A settled disposition; the shape that is written once per message."""
+    if type(state) is Accepted:
+        return _DISPOSITION_ACCEPTED.pack(
+            _ACCEPTED_HEAD, 6, 0x56, role, 0x70, first, 0x70, last, 0x41, _ACCEPTED, 0x42
+        )
     items = bytearray((0x41 if role else 0x42,))
     encode(items, UInt(first))
     encode(items, UInt(last))
     items.append(0x41)
-    if type(state) is Accepted:
-        items += _ACCEPTED
-    elif state is None:
+    if state is None:
         items.append(0x40)
     else:
         encode(items, to_described(state))
@@ -532,20 +577,20 @@ def write_disposition(role: bool, first: int, last: int, state: object) -> bytes
     return bytes(out)
 
 
-_TRANSFER = bytes((0x00, 0x53, 0x14))
 _TAIL = bytes((0x40, 0x40, 0x42, 0x42, 0x42))  # mode, state: null; resume, aborted, batchable: no
+_TRANSFER = struct.Struct(">3sBBBBIBIBB")
+
+_FLAGS = {
+    (settled, more): b"\x43" + bytes((0x41 if settled else 0x42, 0x41 if more else 0x42)) + _TAIL
+    for settled in (False, True)
+    for more in (False, True)
+}
 
 
 def write_transfer(handle: int, delivery_id: int, tag: bytes, settled: bool, more: bool) -> bytes:
     """A transfer of an ordinary message (format 0); the shape written once per message."""
-    items = bytearray()
-    encode(items, UInt(handle))
-    encode(items, UInt(delivery_id))
-    encode(items, tag)
-    items += b"\x43"
-    items.append(0x41 if settled else 0x42)
-    items.append(0x41 if more else 0x42)
-    items += _TAIL
-    out = bytearray(_TRANSFER)
-    write_compound(out, items, 11, 0xC0)
-    return bytes(out)
+    length = len(tag)  # at most 32 in AMQP
+    head = _TRANSFER.pack(
+        b"\x00\x53\x14", 0xC0, 21 + length, 11, 0x70, handle, 0x70, delivery_id, 0xA0, length
+    )
+    return head + tag + _FLAGS[settled, more]

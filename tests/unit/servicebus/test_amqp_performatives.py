@@ -72,7 +72,25 @@ def test_the_fast_disposition_is_the_slow_one(state: object) -> None:
 @pytest.mark.parametrize("more", [True, False])
 def test_the_fast_transfer_is_the_slow_one(more: bool) -> None:
     fast = p.write_transfer(0, 70_000, b"t" * 16, True, more)
-    assert fast == p.write_performative(p.Transfer(0, 70_000, b"t" * 16, 0, True, more))
+    slow = p.write_performative(p.Transfer(0, 70_000, b"t" * 16, 0, True, more))
+    assert p.read_performative(fast) == (p.read_performative(slow)[0], len(fast))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        p.Transfer(1, 70_000, b"t", 0, False, True),
+        p.Disposition(p.RECEIVER, 1, 2, True, p.Accepted()),
+        p.Flow(None, 1, 2, 3, 4, 5, 6, drain=True),
+        p.Close(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_usual_form_is_read_as_any_other(value: p.Performative) -> None:
+    usual = p.write_performative(value)
+    other = b"\x00\x80" + usual[2].to_bytes(8, "big") + usual[3:]  # a wide descriptor
+    assert p.read_performative(usual) == (value, len(usual))
+    assert p.read_performative(other) == (value, len(other))
 
 
 @pytest.mark.parametrize(
