@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
@@ -312,27 +313,29 @@ def test_rights_and_faults(tmp_path_factory: pytest.TempPathFactory) -> None:
             )
             for name in ("manage", "send", "listen")
         )
-        with everything, sending, listening:
-            with sending.get_queue_sender("q") as sender:
+        sender = sending.get_queue_sender("q")
+        receiver = listening.get_queue_receiver("q")
+        dead = everything.get_queue_receiver("q", sub_queue=ServiceBusSubQueue.DEAD_LETTER)
+        denied = listening.get_queue_sender("q")
+        try:
+            sender.send_messages(ServiceBusMessage("m"))
+            late = ServiceBusMessage("later")
+            sender.schedule_messages(late, datetime.now(UTC) + timedelta(hours=1))
+            running.server.hub.faults.add(Fault("send", "reject"))
+            with pytest.raises(ServiceBusServerBusyError):
                 sender.send_messages(ServiceBusMessage("m"))
-                late = ServiceBusMessage("later")
-                sender.schedule_messages(late, datetime.now(UTC) + timedelta(hours=1))
-                running.server.hub.faults.add(Fault("send", "reject"))
-                with pytest.raises(ServiceBusServerBusyError):
-                    sender.send_messages(ServiceBusMessage("m"))
-            with listening.get_queue_receiver("q") as receiver:
-                [message] = receiver.receive_messages(max_wait_time=5)
-                receiver.renew_message_lock(message)
-                receiver.dead_letter_message(message)
-            dead = everything.get_queue_receiver("q", sub_queue=ServiceBusSubQueue.DEAD_LETTER)
-            with dead:
-                [message] = dead.receive_messages(max_wait_time=5)
-                dead.complete_message(message)
-            with (
-                pytest.raises(ServiceBusAuthorizationError),
-                listening.get_queue_sender("q") as sender,
-            ):
-                sender.send_messages(ServiceBusMessage("m"))
+            [message] = receiver.receive_messages(max_wait_time=5)
+            receiver.renew_message_lock(message)
+            receiver.dead_letter_message(message)
+            [message] = dead.receive_messages(max_wait_time=5)
+            dead.complete_message(message)
+            with pytest.raises(ServiceBusAuthorizationError):
+                denied.send_messages(ServiceBusMessage("m"))
+        finally:  # each takes up to a second to close
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda h: h.close(), (sender, receiver, dead, denied)))
+            for client in (everything, sending, listening):
+                client.close()
         assert queue.counts().total == 1
     finally:
         running.stop()
