@@ -206,19 +206,17 @@ def run(context: Context, options: Options) -> Result:
             emulator,
         )
         here = place.result()
-        standins = deploy.prepare_standins(context, here)
-        cloud = flow.beside(
+        standins = flow.step(
             "stand-ins",
-            "the cloud, for the gate; the service waits for it by itself",
-            start_standins,
+            "the cloud, for the gate",
+            deploy.standins,
             context,
-            standins,
-            emulator,
+            here,
+            emulator.result(),
         )
         release = flow.step(
             "deploy", "the image under test", deploy_gate, context, here, standins, image.result()
         )
-        cloud.result()
         proof = flow.step(
             "prove", "the end-to-end tests decide", proven_here, context, release, standins
         )
@@ -290,19 +288,17 @@ def prove_only(context: Context, options: Options) -> Result:
             "build", "unchanged source is not built again", latest_or_built, context
         )
         here = flow.step("gate", "a kept cluster saves time", kept_cluster, flow, context, options)
-        standins = deploy.prepare_standins(context, here)
-        cloud = flow.beside(
+        standins = flow.step(
             "stand-ins",
-            "the cloud, for the gate; the service waits for it by itself",
-            start_standins,
+            "the cloud, for the gate",
+            deploy.standins,
             context,
-            standins,
-            emulator,
+            here,
+            emulator.result(),
         )
         release = flow.step(
             "deploy", "the image under test", deploy_gate, context, here, standins, image.result()
         )
-        cloud.result()
         proof = flow.step(
             "prove", "the end-to-end tests decide", proven_here, context, release, standins
         )
@@ -450,10 +446,6 @@ def quietly_delete(context: Context, name: str) -> None:
         cluster.delete(context, name)
     except Exception as problem:
         context.events.note(f"{name} was not removed: {problem}")
-
-
-def start_standins(context: Context, standins: StandIns, emulator: Pending[Image]) -> None:
-    deploy.start_standins(context, standins, emulator.result())
 
 
 def latest_or_built(context: Context) -> Image:

@@ -42,16 +42,6 @@ def standins(context: Context, cluster: Cluster, emulator: Image) -> StandIns:
 
     Raises :class:`ci.errors.DeployFailed`; at once for a cluster that is not disposable.
     """
-    prepared = prepare_standins(context, cluster)
-    start_standins(context, prepared, emulator)
-    return prepared
-
-
-def prepare_standins(context: Context, cluster: Cluster) -> StandIns:
-    """Where the stand-ins will be and with which secrets, which are in the cluster from here on;
-    a service can be deployed beside them. Raises :class:`ci.errors.DeployFailed` at once for a
-    cluster that is not disposable.
-    """
     if not cluster.disposable:
         raise DeployFailed(
             f"stand-ins never go into {cluster.name}: the pipeline did not make that cluster",
@@ -61,8 +51,12 @@ def prepare_standins(context: Context, cluster: Cluster) -> StandIns:
     values, fresh = _secrets(kube)
     for secret in (values.postgres_password, values.redis_password, values.servicebus_key):
         context.programs.hide(secret)
-    if fresh:
-        kube.apply(yaml.safe_dump_all(manifests.secret(values)))
+    wanted = manifests.secret(values) if fresh else []
+    wanted += manifests.workloads(
+        context.tools.postgres_image, context.tools.redis_image, emulator.by_digest
+    )
+    kube.apply(yaml.safe_dump_all(wanted))
+    _wait_ready(context, kube, manifests.NAMESPACE, timeout=120)
     return StandIns(
         cluster=cluster,
         namespace=manifests.NAMESPACE,
@@ -74,16 +68,6 @@ def prepare_standins(context: Context, cluster: Cluster) -> StandIns:
         database_url=values.database_url,
         redis_url=values.redis_url,
     )
-
-
-def start_standins(context: Context, standins: StandIns, emulator: Image) -> None:
-    """Apply the stand-ins and wait until they are ready. Raises :class:`DeployFailed`."""
-    kube = context.kube(standins.cluster)
-    wanted = manifests.workloads(
-        context.tools.postgres_image, context.tools.redis_image, emulator.by_digest
-    )
-    kube.apply(yaml.safe_dump_all(wanted))
-    _wait_ready(context, kube, standins.namespace, timeout=120)
 
 
 def deploy(
