@@ -115,6 +115,7 @@ class Redrawn:
         self._steps: list[_Step] = []
         self._lock = threading.Lock()
         self._zero = time.monotonic()
+        self._ended = False
         self._live = Live(
             console=self._console,
             get_renderable=self._render,
@@ -130,6 +131,7 @@ class Redrawn:
         return self
 
     def __exit__(self, *problem: object) -> None:
+        self._ended = True
         self._live.stop()
 
     def __call__(self, event: Event) -> None:
@@ -172,8 +174,9 @@ class Redrawn:
             shown = [s for s in self._steps if s.parent not in done]
             for step in shown[-min(SHOWN_FINISHED, max(5, self._console.height - 3)) :]:
                 table.add_row(*self._row(step, now))
-        head = Text(f"{wall(now)} since the start", style="dim")
-        return Group(table, head)
+        if self._ended:  # what stays on the screen: the next process, or the summary, goes on
+            return table
+        return Group(table, Text(f"{wall(now)} since the start", style="dim"))
 
     @staticmethod
     def _row(step: _Step, now: float) -> tuple[Text, Text, Text, Text]:
