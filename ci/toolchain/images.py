@@ -1,8 +1,8 @@
 """Images assembled from Debian packages and our own binaries, where no registry can be reached.
 
 A recipe names a base, packages, and a script; it runs in a container that is committed under a
-tag that holds the recipe's hash. Mirrors and proxies of the host reach apt through mounted
-files and the container's environment, and stay out of the image.
+tag that holds the recipe's hash. The base keeps the host's own Debian mirrors as its sources;
+proxies reach apt through a mounted file and the container's environment, and stay out.
 """
 
 from __future__ import annotations
@@ -27,13 +27,6 @@ BUILD_SECONDS = 900.0
 
 SLIM = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 """Left out of every image, as Debian's own slim images do."""
-
-OFFICIAL = """\
-deb http://deb.debian.org/debian {suite} main
-deb http://deb.debian.org/debian {suite}-updates main
-deb http://deb.debian.org/debian-security {suite}-security main
-"""
-"""What stands in an image's sources.list, whatever mirror it was assembled from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +85,11 @@ class Assembler:
         return self.pins.versions["debian"]
 
     def base_tag(self) -> str:
-        return f"{PREFIX}/debian:{content_key([self.suite, OFFICIAL, *SLIM])}"
+        return f"{PREFIX}/debian:{content_key([self.suite, apt_mirrors(self.suite), *SLIM])}"
 
     def base(self) -> str:
-        """A minimal Debian, by mmdebstrap with the host's apt configuration."""
+        """A minimal Debian, by mmdebstrap from the host's own mirrors, which the image keeps: what
+        is built on it here reaches them, too."""
         tag = self.base_tag()
         if self.has(tag):
             return tag
@@ -109,8 +103,7 @@ class Assembler:
             folder = self.home / "store" / ".partial"
             folder.mkdir(parents=True, exist_ok=True)
             archive = folder / "debian.tar"
-            sources = folder / "sources.list"
-            sources.write_text(OFFICIAL.format(suite=self.suite), encoding="utf-8")
+            mirrors = apt_mirrors(self.suite)
             try:
                 self.programs.run(
                     [
@@ -118,13 +111,13 @@ class Assembler:
                         "--variant=minbase",
                         "--include=ca-certificates",
                         *(f"--dpkgopt=path-exclude={path}" for path in SLIM),
-                        f"--customize-hook=copy-in {sources} /etc/apt",
                         self.suite,
                         archive,
-                        "-",
+                        # Without sources of the host's for this suite, mmdebstrap's own default.
+                        *(["-"] if mirrors else []),
                     ],
                     log="mmdebstrap",
-                    input=self._sources(),
+                    input=mirrors,
                     timeout=BUILD_SECONDS,
                     error=ToolchainError,
                 )
@@ -170,13 +163,10 @@ class Assembler:
 
     def _run(self, recipe: Recipe, container: str) -> None:
         self._lists.mkdir(parents=True, exist_ok=True)
-        sources = self._lists / "sources.list"
-        sources.write_text(self._sources(), encoding="utf-8")
         settings = self._lists / "apt.conf"
         settings.write_text(self._apt_settings(), encoding="utf-8")
         mounts = [
             *((str(path), inside) for path, inside in recipe.mounts),
-            (str(sources), "/etc/apt/sources.list"),
             (str(settings), "/etc/apt/apt.conf.d/99-host"),
         ]
         slim = "".join(f"path-exclude={path}\\n" for path in SLIM)
@@ -227,11 +217,6 @@ rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d /var/log/*.log /var/log/apt
                 remedy="run as root on Debian, or on a network that reaches the registries "
                 "named in ci/toolchain/pins.toml",
             )
-
-    def _sources(self) -> str:
-        """The host's own Debian mirrors of our suite, else the official ones."""
-        mirrors = apt_mirrors(self.suite)
-        return mirrors if mirrors else OFFICIAL.format(suite=self.suite)
 
     def _apt_settings(self) -> str:
         """The host's apt proxies, as ``apt-config`` prints them."""
