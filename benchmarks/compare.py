@@ -160,7 +160,7 @@ def prepared(tools: Tools, home: Home) -> dict[str, str]:
         "VALUES": str(WORK / "values.yaml"),
         "TARGET_KUBECONFIG": str(home.kubeconfig("launch")),
         "TARGET_CONTEXT": "kind-launch",
-        "PORT": "42100",
+        "PORT": "20100",  # below the ephemeral ports,
     }
 
 
