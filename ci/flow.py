@@ -206,23 +206,7 @@ def run(context: Context, options: Options) -> Result:
             emulator,
         )
         here = place.result()
-        standins = flow.step(
-            "stand-ins",
-            "the cloud, for the gate",
-            deploy.standins,
-            context,
-            here,
-            emulator.result(),
-        )
-        release = flow.step(
-            "deploy", "the image under test", deploy_gate, context, here, standins, image.result()
-        )
-        proof = flow.step(
-            "prove", "the end-to-end tests decide", proven_here, context, release, standins
-        )
-        flow.step(
-            "attest", "signed, and found by digest from any machine", attested, context, proof
-        )
+        release, _ = prove_on(flow, context, here, emulator, image)
         goal = target.result()
         if not options.keep_cluster:
             flow.beside(
@@ -252,6 +236,28 @@ def run(context: Context, options: Options) -> Result:
             promoted.after,
         )
         return Result(release.image, proof, promoted, checks)
+
+
+def prove_on(
+    flow: Flow, context: Context, here: Cluster, emulator: Pending[Image], image: Pending[Image]
+) -> tuple[Release, Proof]:
+    """From a cluster to evidence: what ``run`` and ``prove`` have in common."""
+    standins = flow.step(
+        "stand-ins",
+        "the cloud, for the gate",
+        deploy.standins,
+        context,
+        here,
+        emulator.result(),
+    )
+    release = flow.step(
+        "deploy", "the image under test", deploy_gate, context, here, standins, image.result()
+    )
+    proof = flow.step(
+        "prove", "the end-to-end tests decide", proven_here, context, release, standins
+    )
+    flow.step("attest", "signed, and found by digest from any machine", attested, context, proof)
+    return release, proof
 
 
 def build_only(context: Context, options: Options) -> Result:
@@ -288,23 +294,7 @@ def prove_only(context: Context, options: Options) -> Result:
             "build", "unchanged source is not built again", latest_or_built, context
         )
         here = flow.step("gate", "a kept cluster saves time", kept_cluster, flow, context, options)
-        standins = flow.step(
-            "stand-ins",
-            "the cloud, for the gate",
-            deploy.standins,
-            context,
-            here,
-            emulator.result(),
-        )
-        release = flow.step(
-            "deploy", "the image under test", deploy_gate, context, here, standins, image.result()
-        )
-        proof = flow.step(
-            "prove", "the end-to-end tests decide", proven_here, context, release, standins
-        )
-        flow.step(
-            "attest", "signed, and found by digest from any machine", attested, context, proof
-        )
+        release, proof = prove_on(flow, context, here, emulator, image)
         return Result(release.image, proof)
 
 

@@ -132,7 +132,6 @@ class _Obtaining:
         self.go = Go(self.host, self.pins, self.store, programs, clock, events)
         self._reachable: frozenset[str] | None = None
         self._asking = threading.Lock()
-        self._compiling = threading.Lock()
 
     def tools(self) -> Tools:
         self._need_disk()
