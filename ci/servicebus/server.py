@@ -128,10 +128,12 @@ class Server:
                     self.namespace.create(name, queue, self.clock())
 
     def _rules(self, path: str) -> tuple[AuthorizationRule, ...]:
+        """A queue's, or a topic's, which hold for its subscriptions too."""
         name = path.partition("/$")[0]
-        return (
-            self.namespace.get(name).settings.authorization_rules if name in self.namespace else ()
-        )
+        if name in self.namespace:
+            return self.namespace.get(name).settings.authorization_rules
+        topic = self.namespace.topics.find(name.partition("/subscriptions/")[0])
+        return () if topic is None else topic.settings.authorization_rules
 
     # --- what a tester may do --------------------------------------------------------------------
 
@@ -155,8 +157,7 @@ class Server:
         for peer in list(self.hub.peers):
             self.hub.drop(peer)
         if not keep:
-            for queue in list(self.namespace):
-                self.namespace.delete(queue.name, self.clock())
+            self.namespace.clear(self.clock())
             self._make_queues()
         self.flush()
 

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ci.servicebus.admin.durations import read_duration
+from ci.servicebus.broker.checks import check_name, check_settings
 from ci.servicebus.broker.model import QueueSettings, Status
-from ci.servicebus.broker.namespace import TIERS, check_name, check_settings
+from ci.servicebus.broker.namespace import TIERS
 from ci.servicebus.errors import ArgumentError, StartupError
 from ci.servicebus.gateway.tokens import RIGHTS, Key
 

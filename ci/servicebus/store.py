@@ -7,7 +7,8 @@ one wait for the disk, covers everything that came in meanwhile from all clients
 ============ ======================================================================================
 table        a row is
 ============ ======================================================================================
-queues       a queue or a sub-queue (``settings`` empty), its times, its latest sequence number
+queues       a queue, topic, subscription or sub-queue (``settings`` empty), its times, its latest
+             sequence number; a subscription's settings hold its rules
 messages     what changes of a message, and its lock
 bodies       what does not; written once
 sessions     a session's state
@@ -21,6 +22,7 @@ import dataclasses
 import json
 import sqlite3
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from ci.servicebus.broker.changes import Changes
@@ -30,10 +32,13 @@ from ci.servicebus.broker.model import (
     MessageState,
     QueueSettings,
     Status,
+    SubscriptionSettings,
     Times,
+    TopicSettings,
 )
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.broker.queue import Queue
+from ci.servicebus.broker.topic import Subscription, Topic
 from ci.servicebus.errors import StartupError
 from ci.servicebus.gateway.message import (
     pack_content,
@@ -41,6 +46,7 @@ from ci.servicebus.gateway.message import (
     unpack_content,
     unpack_properties,
 )
+from ci.servicebus.gateway.rules import pack_rule, unpack_rule
 
 VERSION = 1
 
@@ -131,7 +137,7 @@ class Store:
             if settings is None:
                 queue = namespace.resolve(name)
             else:
-                queue = namespace.restore(name, _read_settings(settings), now)
+                queue = _restore(namespace, name, json.loads(settings), now)
             queue.restore_queue(Times(created, updated, accessed), last)
             found[number] = queue
             self._next_id = max(self._next_id, number + 1)
@@ -228,12 +234,13 @@ class Store:
     def _write_queue(self, queue: Queue) -> None:
         if queue.deleted:
             return
-        if queue.parent is not None and queue.parent not in self._ids:
-            self._write_queue(queue.parent)  # loading goes by number: the parent comes first
+        owner = queue.topic if isinstance(queue, Subscription) else queue.parent
+        if owner is not None and owner not in self._ids:
+            self._write_queue(owner)  # loading goes by number: the owner comes first
         if queue not in self._ids:
             self._ids[queue] = self._next_id
             self._next_id += 1
-        settings = None if queue.parent is not None else _write_settings(queue.settings)
+        settings = None if queue.parent is not None else _write_settings(queue)
         times = queue.times
         self._db.execute(
             "replace into queues values (?, ?, ?, ?, ?, ?, ?)",
@@ -287,15 +294,31 @@ class Store:
         many("replace into bodies values (?, ?, ?, ?)", bodies)
 
 
-def _write_settings(settings: QueueSettings) -> str:
-    return json.dumps({**dataclasses.asdict(settings), "status": settings.status.value})
+def _write_settings(queue: Queue) -> str:
+    settings = queue.settings
+    kept = {**dataclasses.asdict(settings), "status": settings.status.value}
+    if isinstance(queue, Topic):
+        kept["kind"] = "topic"
+    elif isinstance(queue, Subscription):
+        kept["kind"] = "subscription"
+        kept["rules"] = [pack_rule(rule).hex() for rule in queue.rules]
+    return json.dumps(kept)
 
 
-def _read_settings(text: str) -> QueueSettings:
-    given = json.loads(text)
-    given["status"] = Status(given["status"])
-    given["authorization_rules"] = tuple(
+def _restore(namespace: Namespace, name: str, kept: dict[str, Any], now: float) -> Queue:
+    kind, rules = kept.pop("kind", "queue"), kept.pop("rules", [])
+    kept["status"] = Status(kept["status"])
+    kept["authorization_rules"] = tuple(
         AuthorizationRule(**{**rule, "rights": tuple(rule["rights"])})
-        for rule in given["authorization_rules"]
+        for rule in kept["authorization_rules"]
     )
-    return QueueSettings(**given)
+    if kind == "topic":
+        return namespace.topics.restore(name, TopicSettings(**kept), now)
+    if kind == "subscription":
+        topic, _, short_name = name.rpartition("/Subscriptions/")
+        subscription = namespace.topics.restore_subscription(
+            namespace.topics.get(topic), short_name, SubscriptionSettings(**kept), now
+        )
+        subscription.restore_rules([unpack_rule(bytes.fromhex(rule)) for rule in rules])
+        return subscription
+    return namespace.restore(name, QueueSettings(**kept), now)

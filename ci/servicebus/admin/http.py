@@ -8,6 +8,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import h11
 
+from ci.servicebus.errors import ArgumentError
+
 MAX_BODY = 1 << 20
 """No description of a queue comes near; more is refused before it is read."""
 
@@ -113,3 +115,11 @@ def _request(request: h11.Request, body: bytes) -> Request:
         headers={k.decode("latin-1"): v.decode("latin-1") for k, v in request.headers},
         body=body,
     )
+
+
+def whole(request: Request, key: str, default: int, limit: int) -> int:
+    """A whole number of the query, at most ``limit``; raises ArgumentError."""
+    text = request.query.get(key, str(default))
+    if not text.isdigit():
+        raise ArgumentError(f"'{key}' must be a whole number.")
+    return min(int(text), limit)

@@ -58,6 +58,22 @@ class QueueSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicSettings(QueueSettings):
+    """What the owner of a topic chooses; what only a queue has stays at its default."""
+
+    support_ordering: bool = True
+    filtering_messages_before_publishing: bool = False
+    enable_subscription_partitioning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionSettings(QueueSettings):
+    """What the owner of a subscription chooses: a queue's settings, but those of its topic."""
+
+    dead_lettering_on_filter_evaluation_exceptions: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class AuthorizationRule:
     """A key to one queue and what it allows."""
 

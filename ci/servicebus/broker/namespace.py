@@ -1,4 +1,4 @@
-"""The queues by name, and what is due when.
+"""The queues and topics by name, and what is due when.
 
 Nothing here looks at a clock. :meth:`Namespace.next_due` says when something is due, and
 :meth:`Namespace.advance` does it; whoever owns the clock calls both.
@@ -7,7 +7,6 @@ Nothing here looks at a clock. :meth:`Namespace.next_due` says when something is
 from __future__ import annotations
 
 import heapq
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
@@ -15,17 +14,17 @@ from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from ci.servicebus.broker.changes import Changes
+from ci.servicebus.broker.checks import check_name, check_settings
 from ci.servicebus.broker.journal import Journal
 from ci.servicebus.broker.model import (
     FOREVER,
-    MAX_LOCK_DURATION,
-    MAX_NAME_LENGTH,
-    MIN_LOCK_DURATION,
     Message,
     QueueSettings,
     SessionLock,
 )
 from ci.servicebus.broker.queue import Queue
+from ci.servicebus.broker.topic import Subscription, Topic
+from ci.servicebus.broker.topics import Topics
 from ci.servicebus.errors import ArgumentError, EntityExists, EntityNotFound
 
 DEAD_LETTER_QUEUE = "$DeadLetterQueue"
@@ -33,14 +32,12 @@ TRANSFER_DEAD_LETTER_QUEUE = "$Transfer/$DeadLetterQueue"
 MAX_HOPS = 4
 """A message is forwarded at most so often, as in Azure: a ring ends in the dead letters."""
 
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9_-])?", re.ASCII)
-
 TIERS = {"basic": 256 << 10, "standard": 256 << 10, "premium": 1 << 20}
 """The size that a message may have, by tier."""
 
 
 class Namespace:
-    """All queues of one emulator."""
+    """All queues and topics of one emulator."""
 
     def __init__(
         self,
@@ -57,6 +54,7 @@ class Namespace:
         self.new_token = new_token
         self.record = self.journal.record
         self._queues: dict[str, Queue] = {}
+        self.topics = Topics(self)
         self._timers: list[tuple[float, int, Queue, str, object]] = []
         self._order = count()
         self._touched: dict[Queue, None] = {}
@@ -71,8 +69,7 @@ class Namespace:
         """Make a queue and its sub-queues."""
         check_name(name)
         check_settings(settings, self.tier)
-        if name.lower() in self._queues:
-            raise EntityExists(f"The messaging entity '{name}' already exists.")
+        self.check_free(name)
         queue = self.restore(name, settings, now)
         self.record(
             now, "queue-created", name, detail=f"lock duration {settings.lock_duration:g} s"
@@ -82,57 +79,83 @@ class Namespace:
     def restore(self, name: str, settings: QueueSettings, now: float) -> Queue:
         """Put a queue back that had been created before, with its sub-queues, empty."""
         queue = Queue(name, settings, self, now)
-        queue.dead_letters = Queue(
-            f"{name}/{DEAD_LETTER_QUEUE}", _of_sub_queue(settings), self, now, parent=queue
-        )
-        queue.transfer_dead_letters = Queue(
-            f"{name}/{TRANSFER_DEAD_LETTER_QUEUE}", _of_sub_queue(settings), self, now, parent=queue
-        )
+        self.add_sub_queues(queue, now)
         self._queues[name.lower()] = queue
-        self._watch_idle(queue, now)
-        self._defined(queue)
+        self.defined(queue, now)
         return queue
 
-    def _defined(self, queue: Queue) -> None:
+    def check_free(self, name: str) -> None:
+        """Raise where a queue or a topic has that name."""
+        if name in self or self.topics.find(name) is not None:
+            raise EntityExists(f"The messaging entity '{name}' already exists.")
+
+    def add_sub_queues(self, queue: Queue, now: float) -> None:
+        """Give a queue or a subscription a place for its dead letters."""
+        settings = _of_sub_queue(queue.settings)
+        queue.dead_letters = Queue(
+            f"{queue.name}/{DEAD_LETTER_QUEUE}", settings, self, now, parent=queue
+        )
+        queue.transfer_dead_letters = Queue(
+            f"{queue.name}/{TRANSFER_DEAD_LETTER_QUEUE}", settings, self, now, parent=queue
+        )
+
+    def defined(self, queue: Queue, now: float) -> None:
+        """An entity is there, or has other settings."""
         if self.changes is not None:
             self.changes.queues[queue] = None
+        if queue.settings.auto_delete_on_idle < FOREVER:
+            self.at(now + queue.settings.auto_delete_on_idle, queue, "idle", None)
 
     def update(self, name: str, settings: QueueSettings, now: float) -> Queue:
         """Change a queue; what cannot change in Azure cannot change here."""
         queue = self.get(name)
+        self.change(queue, settings, now)
+        self.record(
+            now, "queue-updated", name, detail=f"lock duration {settings.lock_duration:g} s"
+        )
+        return queue
+
+    def change(self, queue: Queue, settings: QueueSettings, now: float) -> None:
+        """Give a queue, a topic or a subscription other settings."""
         check_settings(settings, self.tier)
         before = queue.settings
         for fixed in ("requires_session", "requires_duplicate_detection", "enable_partitioning"):
             if getattr(before, fixed) != getattr(settings, fixed):
                 raise ArgumentError(
-                    f"The value for the {fixed} property of an existing Queue cannot be changed."
+                    f"The value for the {fixed} property of an existing entity cannot be changed."
                 )
         queue.settings = settings
         for sub in (queue.dead_letters, queue.transfer_dead_letters):
             if sub is not None:
                 sub.settings = _of_sub_queue(settings)
         queue.times.updated_at = now
-        self._defined(queue)
-        self._watch_idle(queue, now)
+        self.defined(queue, now)
         self.touched(queue)
-        self.record(
-            now, "queue-updated", name, detail=f"lock duration {settings.lock_duration:g} s"
-        )
-        return queue
 
     def delete(self, name: str, now: float) -> None:
         """Remove a queue with all that is in it."""
         queue = self.get(name)
         del self._queues[queue.name.lower()]
-        for gone in (queue, queue.dead_letters, queue.transfer_dead_letters):
-            if gone is not None:
-                gone.deleted = True
-                self._touched.pop(gone, None)
-                self._deleted.append(gone)
-                if self.changes is not None:
-                    self.changes.deleted.append(gone)
-                self.journal.forget(gone.name)
+        self.gone(queue)
         self.record(now, "queue-deleted", queue.name)
+
+    def gone(self, queue: Queue) -> None:
+        """An entity is there no longer, nor is what was in it."""
+        for part in (queue, queue.dead_letters, queue.transfer_dead_letters):
+            if part is not None:
+                part.deleted = True
+                self._touched.pop(part, None)
+                self._deleted.append(part)
+                if self.changes is not None:
+                    self.changes.deleted.append(part)
+                self.journal.forget(part.name)
+
+    def clear(self, now: float) -> None:
+        """Remove everything."""
+        for queue in self:
+            self.delete(queue.name, now)
+        for topic in self.topics:
+            self.topics.delete(topic.name, now)
 
     def get(self, name: str) -> Queue:
         """The queue of that name; names do not depend on case."""
@@ -142,9 +165,9 @@ class Namespace:
         return queue
 
     def resolve(self, path: str) -> Queue:
-        """A queue or a sub-queue by its path."""
+        """A queue, a topic, a subscription or a sub-queue by its path."""
         name, marker, sub = path.strip("/").partition("/$")
-        queue = self.get(name)
+        queue = self._queues.get(name.lower()) or self.topics.resolve(name)
         if not marker:
             return queue
         found = {
@@ -184,7 +207,8 @@ class Namespace:
     def forward(self, source: Queue, target: str, message: Message, now: float) -> bool:
         """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
         path = urlsplit(target).path if "://" in target else target
-        queue = self._queues.get(path.strip("/").lower())
+        name = path.strip("/")
+        queue = self._queues.get(name.lower()) or self.topics.find(name)
         if self._hops >= MAX_HOPS or queue is None or not queue.settings.status.sends:
             transfer = source.transfer_dead_letters
             if transfer is None:
@@ -249,17 +273,18 @@ class Namespace:
             if later is not None:
                 self.at(later, queue, kind, key)
 
-    def _watch_idle(self, queue: Queue, now: float) -> None:
-        if queue.settings.auto_delete_on_idle < FOREVER:
-            self.at(now + queue.settings.auto_delete_on_idle, queue, "idle", None)
-
     def _idle_due(self, queue: Queue, now: float) -> float | None:
         if queue.settings.auto_delete_on_idle >= FOREVER:
             return None
-        until = queue.times.accessed_at + queue.settings.auto_delete_on_idle
+        until = queue.used_at + queue.settings.auto_delete_on_idle
         if until > now:
             return until
-        self.delete(queue.name, now)
+        if isinstance(queue, Subscription):
+            self.topics.unsubscribe(queue.topic.name, queue.short_name, now)
+        elif isinstance(queue, Topic):
+            self.topics.delete(queue.name, now)
+        else:
+            self.delete(queue.name, now)
         return None
 
     def _compact(self) -> None:
@@ -285,42 +310,3 @@ def _of_sub_queue(settings: QueueSettings) -> QueueSettings:
         status=settings.status,
         max_size_in_megabytes=settings.max_size_in_megabytes,
     )
-
-
-def check_name(name: str) -> None:
-    """Raise where Azure would not take a queue's name."""
-    if not 0 < len(name) <= MAX_NAME_LENGTH or not _NAME.fullmatch(name) or "//" in name:
-        raise ArgumentError(
-            f"The entity name or path '{name}' is invalid: letters, digits, periods, hyphens, "
-            f"underscores and slashes, at most {MAX_NAME_LENGTH}."
-        )
-
-
-def check_settings(settings: QueueSettings, tier: str = "standard") -> None:
-    """Raise where Azure would not take a queue's settings."""
-    if not MIN_LOCK_DURATION <= settings.lock_duration <= MAX_LOCK_DURATION:
-        raise ArgumentError(
-            "The supplied lock duration is outside the range of "
-            f"{MIN_LOCK_DURATION:g} to {MAX_LOCK_DURATION:g} seconds."
-        )
-    if not 1 <= settings.max_delivery_count <= 2000:
-        raise ArgumentError("MaxDeliveryCount must be between 1 and 2000.")
-    if settings.default_time_to_live < 1:
-        raise ArgumentError("DefaultMessageTimeToLive must be at least one second.")
-    if not 20 <= settings.duplicate_detection_window <= 604_800:
-        raise ArgumentError(
-            "DuplicateDetectionHistoryTimeWindow must be between 20 seconds and 7 days."
-        )
-    if settings.auto_delete_on_idle < 300:
-        raise ArgumentError("AutoDeleteOnIdle must be at least 5 minutes.")
-    if not 1 <= settings.max_size_in_megabytes <= 81_920:
-        raise ArgumentError("MaxSizeInMegabytes must be between 1 and 81920.")
-    if len(settings.user_metadata or "") > 1024:
-        raise ArgumentError("UserMetadata must not be longer than 1024 characters.")
-    limit = settings.max_message_size_in_kilobytes
-    if limit is not None and tier != "premium":
-        raise ArgumentError(
-            "MaxMessageSizeInKilobytes can only be set in a namespace of the premium tier."
-        )
-    if limit is not None and not 1024 <= limit <= 102_400:
-        raise ArgumentError("MaxMessageSizeInKilobytes must be between 1024 and 102400.")

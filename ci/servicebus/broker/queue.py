@@ -146,11 +146,15 @@ class Queue:
             self._check_send(draft)
         return [self.send(draft, now) for draft in drafts]
 
-    def _check_send(self, draft: Draft) -> None:
+    def check_send(self) -> None:
+        """Raise where nothing may be sent here, or not now."""
         if self.parent is not None:
-            raise NotAllowed("Messages cannot be sent to a sub-queue.")
+            raise NotAllowed(f"Messages cannot be sent to '{self.name}'.")
         if not self.settings.status.sends:
             raise EntityDisabled(f"Messaging entity '{self.name}' is currently disabled.")
+
+    def _check_send(self, draft: Draft) -> None:
+        self.check_send()
         limit = self._around.max_message_size
         if self.settings.max_message_size_in_kilobytes is not None:
             limit = self.settings.max_message_size_in_kilobytes * 1024
@@ -158,8 +162,8 @@ class Queue:
             raise MessageTooLarge(
                 f"The received message (size {draft.size}) exceeds the limit ({limit}) of the link."
             )
-        if self._size + draft.size > self.settings.max_size_in_megabytes << 20:
-            raise QuotaExceeded(f"The queue '{self.name}' has reached its maximum size.")
+        if self.size + draft.size > self.settings.max_size_in_megabytes << 20:
+            raise QuotaExceeded(f"The entity '{self.name}' has reached its maximum size.")
         if self.settings.requires_session and draft.session_id is None:
             raise NotAllowed(
                 "The SessionId was not set on a message, and it cannot be sent to the entity. "
@@ -231,7 +235,8 @@ class Queue:
     def take_in(self, message: Message, now: float, *, renumber: bool) -> None:
         """Receive a message that moved here from another queue."""
         if renumber or message.sequence_number in self._messages:
-            message.enqueued_sequence_number = message.sequence_number
+            if message.enqueued_sequence_number is None:  # else that of the first entity stays
+                message.enqueued_sequence_number = message.sequence_number
             message.sequence_number = self._next_number()
         message.lock = None
         message.state = MessageState.ACTIVE
@@ -732,6 +737,16 @@ class Queue:
         self._seen[message_id] = until
 
     # --- looking ---------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Bytes that count for the quota."""
+        return self._size
+
+    @property
+    def used_at(self) -> float:
+        """When it was used last: from then on it is idle."""
+        return self.times.accessed_at
 
     def counts(self) -> Counts:
         """How many messages of each sort; sub-queues are counted with their queue."""

@@ -56,7 +56,6 @@ from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.broker.queue import Queue
 from ci.servicebus.errors import (
     ArgumentError,
-    EntityDisabled,
     EntityNotFound,
     NotAllowed,
     NotImplementedByEmulator,
@@ -468,10 +467,7 @@ class Peer:
         self._accept(link, None)
 
     def _open_sender(self, link: Link, queue: Queue) -> None:
-        if queue.parent is not None:
-            raise NotAllowed(f"Messages cannot be sent to '{queue.name}'.")
-        if not queue.settings.status.sends:
-            raise EntityDisabled(f"Messaging entity '{queue.name}' is currently disabled.")
+        queue.check_send()
         link.context = Producer(queue)
         limit = queue.settings.max_message_size_in_kilobytes
         self._accept(link, None, max_message_size=limit * 1024 if limit else None)

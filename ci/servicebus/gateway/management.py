@@ -17,6 +17,7 @@ from ci.servicebus.broker.model import Delivery, Draft, Message
 from ci.servicebus.broker.queue import Queue, check_peek
 from ci.servicebus.errors import ArgumentError, NotImplementedByEmulator, ServiceBusError
 from ci.servicebus.gateway.message import Request, read_message, write_message, write_response
+from ci.servicebus.gateway.rules import add_rule, enumerate_rules, remove_rule
 
 NEVER_UPDATED = 253_402_300_800_000 - 1
 """``last-updated-time`` beyond the year 9999 asks for sessions with messages."""
@@ -33,6 +34,9 @@ class Reply:
 
     body: Body
     status: int = 200
+
+
+Operation = Callable[[Queue, Body, float], Reply]
 
 
 def answer(queue: Queue, request: Request, now: float) -> bytes:
@@ -239,7 +243,15 @@ def _sessions(queue: Queue, body: Body, now: float) -> Reply:
     return Reply({"skip": Int(skip + len(page)), "sessions-ids": Array(page, str)})
 
 
-_OPERATIONS: dict[str, Callable[[Queue, Body, float], Reply]] = {
+def _rules(operation: Callable[[Queue, Body, float], Body | None]) -> Operation:
+    def handle(queue: Queue, body: Body, now: float) -> Reply:
+        found = operation(queue, body, now)
+        return Reply({}, 204) if found is None else Reply(found)
+
+    return handle
+
+
+_OPERATIONS: dict[str, Operation] = {
     "renew-lock": _renew_lock,
     "renew-session-lock": _renew_session_lock,
     "peek-message": _peek,
@@ -250,4 +262,7 @@ _OPERATIONS: dict[str, Callable[[Queue, Body, float], Reply]] = {
     "get-session-state": _get_session_state,
     "set-session-state": _set_session_state,
     "get-message-sessions": _sessions,
+    "add-rule": _rules(add_rule),
+    "remove-rule": _rules(remove_rule),
+    "enumerate-rules": _rules(enumerate_rules),
 }

@@ -12,7 +12,7 @@ properties 0x73, application properties 0x74, body (data 0x75, sequence 0x76, va
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from ci.servicebus.amqp.codec import (
@@ -27,7 +27,9 @@ from ci.servicebus.amqp.codec import (
 )
 from ci.servicebus.amqp.types import Described, Int, Symbol, UInt, ULong
 from ci.servicebus.broker.model import Draft, Message, MessageState
+from ci.servicebus.broker.rules import Fields
 from ci.servicebus.errors import ArgumentError
+from ci.servicebus.gateway.fields import change_application, change_properties, read_fields
 
 BATCH_FORMAT = 0x80013700
 
@@ -63,6 +65,18 @@ class Content:
     properties: bytes
     application_properties: bytes
     body: bytes
+
+    def fields(self) -> Fields:
+        """See :class:`ci.servicebus.broker.rules.Filterable`."""
+        return read_fields(self.properties, self.application_properties, self.annotations)
+
+    def changed(self, changes: Fields) -> Content:
+        """See :class:`ci.servicebus.broker.rules.Filterable`."""
+        return replace(
+            self,
+            properties=change_properties(self.properties, changes.system),
+            application_properties=change_application(self.application_properties, changes.user),
+        )
 
 
 def sections(payload: bytes) -> list[tuple[int, int, int]]:

@@ -162,7 +162,7 @@ def test_counts_are_told(admin: Administration) -> None:
     }
 
 
-def test_topics_can_be_named(admin: Administration) -> None:
+def test_topics_and_queues_share_their_names(admin: Administration) -> None:
     topic = entry("<RequiresDuplicateDetection>false</RequiresDuplicateDetection>")
     topic = topic.replace(b"QueueDescription", b"TopicDescription")
     assert ask(admin, "PUT", "/t", topic).status == 201

@@ -33,7 +33,12 @@ from azure.servicebus.exceptions import (
     ServiceBusAuthorizationError,
     ServiceBusServerBusyError,
 )
-from azure.servicebus.management import ServiceBusAdministrationClient
+from azure.servicebus.management import (
+    CorrelationRuleFilter,
+    ServiceBusAdministrationClient,
+    SqlRuleAction,
+    SqlRuleFilter,
+)
 
 from ci.servicebus.broker.model import QueueSettings
 from ci.servicebus.gateway.faults import Fault
@@ -109,6 +114,8 @@ def admin(emulator: Emulator) -> Iterator[ServiceBusAdministrationClient]:
         yield client
         for queue in client.list_queues():
             client.delete_queue(queue.name)
+        for topic in client.list_topics():
+            client.delete_topic(topic.name)
 
 
 def test_administration(emulator: Emulator, admin: ServiceBusAdministrationClient) -> None:
@@ -224,6 +231,58 @@ def test_messages(emulator: Emulator, admin: ServiceBusAdministrationClient) -> 
         [letter] = letters.receive_messages(1, max_wait_time=5)
         assert (letter.dead_letter_reason, letter.dead_letter_error_description) == ("r", "d")
     assert admin.get_queue_runtime_properties("q").total_message_count == 0
+
+
+def test_topics(emulator: Emulator, admin: ServiceBusAdministrationClient) -> None:
+    admin.create_topic("t")
+    admin.create_subscription("t", "all", lock_duration=timedelta(seconds=20))
+    admin.create_subscription("t", "some", max_delivery_count=1)
+    admin.create_rule("t", "some", "big", filter=SqlRuleFilter("size > @n", {"@n": 10}))
+    admin.create_rule(
+        "t",
+        "some",
+        "red",
+        filter=CorrelationRuleFilter(label="l", properties={"color": "red"}),
+        action=SqlRuleAction("SET color = color + '!'; SET sys.Label = 'was red'; REMOVE size"),
+    )
+    admin.delete_rule("t", "some", "$Default")
+    assert [rule.name for rule in admin.list_rules("t", "some")] == ["big", "red"]
+    with (
+        ServiceBusClient.from_connection_string(emulator.amqp) as client,
+        client.get_topic_sender("t") as sender,
+        client.get_subscription_receiver("t", "all", max_wait_time=5) as everything,
+        client.get_subscription_receiver("t", "some", max_wait_time=5) as some,
+        client.get_subscription_receiver(
+            "t", "some", sub_queue=ServiceBusSubQueue.DEAD_LETTER, max_wait_time=5
+        ) as letters,
+    ):
+        for number, (size, color) in enumerate(((5, "red"), (15, "blue"), (7, "green"))):
+            properties: dict[str | bytes, Any] = {"size": size, "color": color}
+            message = ServiceBusMessage(
+                "x", subject="l", message_id=str(number), application_properties=properties
+            )
+            sender.send_messages(message)
+        found: list[ServiceBusReceivedMessage] = []
+        while len(found) < 3:
+            found += everything.receive_messages(3, max_wait_time=5)
+        assert [message.message_id for message in found] == ["0", "1", "2"]
+        for message in found:
+            everything.complete_message(message)
+        red, big = (some.receive_messages(1, max_wait_time=5)[0] for _ in range(2))
+        assert (red.subject, red.application_properties) == ("was red", {b"color": b"red!"})
+        assert (big.message_id, big.subject) == ("1", "l")
+        some.complete_message(red)
+        some.abandon_message(big)
+        [letter] = letters.receive_messages(1, max_wait_time=5)
+        assert letter.message_id == "1"
+        letters.complete_message(letter)
+        sender.schedule_messages(ServiceBusMessage("y"), datetime.now(UTC) + timedelta(seconds=100))
+        assert admin.get_topic_runtime_properties("t").scheduled_message_count == 1
+        emulator.advance(100)
+        assert len(everything.receive_messages(1, max_wait_time=5)) == 1
+    runtime = admin.get_topic_runtime_properties("t")
+    assert (runtime.subscription_count, runtime.scheduled_message_count) == (2, 0)
+    assert admin.get_subscription_runtime_properties("t", "some").total_message_count == 0
 
 
 def test_a_queue_that_is_not_there(emulator: Emulator) -> None:
