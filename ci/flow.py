@@ -22,11 +22,13 @@ from ci.events import Events
 from ci.model import (
     Check,
     Cluster,
+    Gates,
     Image,
     Login,
     Probing,
     Promotion,
     Proof,
+    Query,
     Release,
     StandIns,
     Target,
@@ -553,6 +555,8 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         repository_values=described.repository_values or (service.repository_value,),
         login=login_of(described),
         probing=Probing(**described.probing.model_dump()),
+        soak_seconds=described.soak_seconds,
+        gates=gates_of(described),
     )
 
 
@@ -646,6 +650,12 @@ def source(context: Context, image: str, target: str) -> attest.Source:
         login = login_of(described) if same else None
     host, slash, path = repository.rpartition("/")
     return attest.Source(f"{host}{slash}{path.partition(':')[0]}", digest, login)
+
+
+def gates_of(described: TargetSettings) -> Gates:
+    gates = described.gates
+    queries = tuple(Query(**query.model_dump()) for query in gates.queries)
+    return Gates(**gates.model_dump(exclude={"queries"}), queries=queries)
 
 
 def login_of(described: TargetSettings) -> Login | None:

@@ -197,6 +197,34 @@ class Probing:
 
 
 @dataclass(frozen=True, slots=True)
+class Query:
+    """A Prometheus query whose largest sample must not be above ``limit`` while it soaks."""
+
+    name: str
+    query: str
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """How much worse than the old version the new one may be while it soaks."""
+
+    error_percent: float = 1.0
+    """Failed requests of all, above those before the change. ``Probing.allowed_failures`` bounds
+    their number, too."""
+    latency_factor: float = 3.0
+    """The 95 % quantile of latency, as a multiple of that before the change, …"""
+    latency_slack_seconds: float = 0.25
+    """… or before the change and this on top, whichever is more: a quick service may vary."""
+    restarts: int = 0
+    """Of all containers of the new pods, together."""
+    prometheus_url: str = ""
+    prometheus_token_env: str = ""
+    """Environment variable with a bearer token; none is sent when empty."""
+    queries: tuple[Query, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A release to promote to, with the shape of its service as the promotion sees it."""
 
@@ -219,6 +247,9 @@ class Target:
     """Helm values that hold the image tag and the image repository."""
     login: Login | None = None
     probing: Probing = Probing()
+    soak_seconds: int = 0
+    """How long the new version is watched by ``gates`` before it is called promoted."""
+    gates: Gates = Gates()
     standins: StandIns | None = None
     """Of a target the pipeline made itself."""
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ci.errors import SettingsError
 
@@ -136,6 +136,33 @@ class ProbingSettings(Block):
     """Lost requests that do not fail the promotion, for a chart that does not drain."""
 
 
+class QuerySettings(Block):
+    """A Prometheus query, and what its largest sample must not exceed."""
+
+    name: Annotated[str, Field(min_length=1, max_length=80)]
+    query: Annotated[str, Field(min_length=1)]
+    limit: Annotated[float, Field(strict=False)]
+
+
+class GatesSettings(Block):
+    """What ends a soak with a rollback; see :class:`ci.model.Gates`."""
+
+    error_percent: Annotated[float, Field(ge=0, le=100, strict=False)] = 1
+    latency_factor: Annotated[float, Field(ge=1, strict=False)] = 3
+    latency_slack_seconds: Annotated[float, Field(ge=0, strict=False)] = 0.25
+    restarts: Annotated[int, Field(ge=0)] = 0
+    prometheus_url: Annotated[str, Field(pattern=r"^(https?://[^\s@]+)?$")] = ""
+    """Without credentials, which would end in logs: a token goes into an environment variable."""
+    prometheus_token_env: str = ""
+    queries: tuple[QuerySettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _asked_somewhere(self) -> Self:
+        if self.queries and not self.prometheus_url:
+            raise ValueError("queries need a prometheus_url")
+        return self
+
+
 class TargetSettings(Block):
     """A release to promote to. It is never used unless it is named."""
 
@@ -149,6 +176,9 @@ class TargetSettings(Block):
     timeout_seconds: Seconds = 600
     """Of ``helm upgrade --wait``; the upgrade plan's is ten minutes."""
     probing: ProbingSettings = ProbingSettings()
+    soak_seconds: Annotated[int, Field(ge=0, le=86400)] = 0
+    """How long the new version is watched before it is called promoted."""
+    gates: GatesSettings = GatesSettings()
     repository_values: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Helm values that hold the image repository, where a chart has several;
     ``service.repository_value`` when empty."""

@@ -82,6 +82,7 @@ def parse(log: str) -> Account | None:
                 slowest=float(said["slowest"]),
                 median=float(said["median"]),
                 problems=tuple((str(why), int(often)) for why, often in said["problems"]),
+                took=tuple(int(count) for count in said["took"]),
             )
         except (ValueError, KeyError, TypeError):
             continue

@@ -31,6 +31,9 @@ from ci.tools.wait import Clock, SystemClock, wait_until
 
 KINDS = "deployments.apps,replicasets.apps,pods,endpointslices.discovery.k8s.io"
 
+HEALTH_SECONDS = 1.0
+"""Within which a health path has to answer: the time-out of the plan's own readiness probe."""
+
 ERROR_LINE = re.compile(
     r"\b(ERROR|CRITICAL|FATAL)\b|^Traceback \(most recent call last\)|^panic:"
     r'|"(level|severity|levelname)":\s*"(error|critical|fatal)"',
@@ -212,16 +215,29 @@ def health(context: Context, target: Target, *, kube: Kube | None = None) -> tup
         ) as client,
     ):
         for path in target.health_paths:
-            begun = context.clock.monotonic()
-            try:
-                answer = client.get(path)
-                said = " ".join(answer.text.split())[:120]
-                ok, evidence = answer.status_code == 200, f"HTTP {answer.status_code} {said}"
-            except httpx.HTTPError as problem:
-                ok, evidence = False, str(problem) or type(problem).__name__
-            taken = (context.clock.monotonic() - begun) * 1000
-            checks.append(Check(path, ok, f"{redaction.text(evidence)} in {taken:.0f} ms"))
+            asked = [_asked(client, path, context.clock)]
+            if asked[0][2] > HEALTH_SECONDS:
+                # It may have been the way there: of three times the middle one counts.
+                asked += [_asked(client, path, context.clock) for _ in range(2)]
+            ok, said, taken = sorted(asked, key=lambda answer: answer[2])[len(asked) // 2]
+            evidence = f"{said} in {taken * 1000:.0f} ms"
+            if taken > HEALTH_SECONDS:
+                evidence += f", the limit is {HEALTH_SECONDS:g} s"
+            ok = ok and all(answer[0] for answer in asked) and taken <= HEALTH_SECONDS
+            checks.append(Check(path, ok, evidence))
     return tuple(checks)
+
+
+def _asked(client: httpx.Client, path: str, clock: Clock) -> tuple[bool, str, float]:
+    """Whether one path answered 200, what it said, and in how many seconds."""
+    begun = clock.monotonic()
+    try:
+        answer = client.get(path)
+        said = " ".join(answer.text.split())[:120]
+        ok, evidence = answer.status_code == 200, f"HTTP {answer.status_code} {said}"
+    except httpx.HTTPError as problem:
+        ok, evidence = False, str(problem) or type(problem).__name__
+    return ok, redaction.text(evidence), clock.monotonic() - begun
 
 
 def health_without_forward(kube: Kube, target: Target) -> tuple[Check, ...]:
@@ -260,16 +276,27 @@ def sender(client: httpx.Client, target: Target) -> Send:
 
 
 def error_lines(
-    kube: Kube, target: Target, pods: Sequence[Mapping[str, Any]], *, tail: int = 2000
+    kube: Kube,
+    target: Target,
+    pods: Sequence[Mapping[str, Any]],
+    *,
+    tail: int = 2000,
+    since: int | None = None,
+    repository: str = "",
 ) -> list[str]:
-    """Lines of the service's containers that report an error, with the pod they are from."""
+    """Lines of the service's containers that report an error, with the pod they are from.
+
+    Of the last ``since`` seconds when given; ``repository`` is where old pods' image is from,
+    the target's own when left out.
+    """
     found: list[str] = []
+    recent = () if since is None else (f"--since={since}s",)
     for pod in pods:
         name = pod["metadata"]["name"]
-        for container in service_containers(pod["spec"], target.image_repository):
+        for container in service_containers(pod["spec"], repository or target.image_repository):
             answer = kube.run(
                 "logs", name, "--namespace", target.namespace, "--container", container,
-                f"--tail={tail}", check=False, timeout=30,
+                f"--tail={tail}", *recent, check=False, timeout=30,
             )  # fmt: skip
             found += [
                 f"{name}: {redaction.text(line.strip())[:200]}"

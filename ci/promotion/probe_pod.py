@@ -5,6 +5,7 @@ requests per second, time-out in seconds. Each line is the JSON account of every
 """
 
 import json
+import math
 import socket
 import sys
 import threading
@@ -16,6 +17,7 @@ address = str(socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0][4]
 request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
 lock = threading.Lock()
 took: "list[float]" = []
+counts = [0] * 64
 problems: "dict[str, int]" = {}
 begun = last = time.monotonic()
 sent = answered = failed = 0
@@ -48,6 +50,8 @@ def one() -> None:
         else:
             answered += 1
             took.append(now - at)
+            # As ci.promotion.prober.bucket, which cannot be imported here; a test compares them.
+            counts[max(0, min(63, math.ceil(4 * math.log2((now - at) / 0.001))))] += 1
             gap, last = max(gap, now - last), now
 
 
@@ -61,6 +65,7 @@ def report() -> None:
             "longest_gap": max(gap, time.monotonic() - last),
             "median": times[len(times) // 2] if times else 0.0,
             "slowest": times[-1] if times else 0.0,
+            "took": counts,
             "problems": sorted(problems.items(), key=lambda item: -item[1])[:5],
         }
     print(json.dumps(line), flush=True)

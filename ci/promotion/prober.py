@@ -7,6 +7,7 @@ a request is passed in; the account is pure.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,20 @@ class Sample:
     problem: str = ""
 
 
+BUCKETS = 64
+
+
+def bucket(seconds: float) -> int:
+    """Which bucket an answer that took so long is counted in: each ends 19 % above the one
+    before (the fourth root of 2), the first at 1 ms, the last but one at 46 s."""
+    return max(0, min(BUCKETS - 1, math.ceil(4 * math.log2(max(seconds, 1e-9) / 0.001))))
+
+
+def ends(index: int) -> float:
+    """The longest time, in seconds, that is counted in a bucket."""
+    return 0.001 * math.pow(2.0, index / 4)
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """All requests of a time: sent = answered + failed + still under way."""
@@ -43,6 +58,8 @@ class Account:
     median: float
     problems: tuple[tuple[str, int], ...] = field(default=())
     """(reason, how often), the most frequent first."""
+    took: tuple[int, ...] = field(default=(0,) * BUCKETS)
+    """Answers by how long they took: how many in each :func:`bucket`."""
 
     def __str__(self) -> str:
         why = f" ({self.problems[0][0]})" if self.problems else ""
@@ -62,6 +79,9 @@ def account(samples: Iterable[Sample], *, sent: int, begun: float, ended: float)
     good = [s for s in done if not s.problem]
     marks = [begun, *(s.ended for s in good), max(ended, begun)]
     times = sorted(s.ended - s.sent for s in good)
+    took = [0] * BUCKETS
+    for seconds in times:
+        took[bucket(seconds)] += 1
     problems: dict[str, int] = {}
     for sample in done:
         if sample.problem:
@@ -74,6 +94,7 @@ def account(samples: Iterable[Sample], *, sent: int, begun: float, ended: float)
         slowest=times[-1] if times else 0.0,
         median=times[len(times) // 2] if times else 0.0,
         problems=tuple(sorted(problems.items(), key=lambda item: -item[1])),
+        took=tuple(took),
     )
 
 

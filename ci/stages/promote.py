@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -44,6 +44,7 @@ from ci.promotion.rollout import (
     new_pods,
     troubles,
 )
+from ci.promotion.soak import Soak
 from ci.tools import chart as charts
 from ci.tools.helm import Revision
 from ci.tools.registry import copy, open_repository
@@ -81,6 +82,11 @@ class Before:
     accounts: dict[str, str]
     """UID of every ServiceAccount, by name."""
     checks: tuple[Check, ...]
+
+    @property
+    def pods(self) -> list[Mapping[str, Any]]:
+        """Of every Deployment of the service."""
+        return [pod for name in self.deployments for pod in self.snapshot.pods_of(name)]
 
     def expected(self, target: Target) -> Expected:
         return Expected(
@@ -127,6 +133,7 @@ def promote(
             refuse_more_than_the_image(context, planned)
         with step("ask the service", "it answers steadily before the change"):
             prober = steady(context, target, inside, held)
+            soak = Soak(context, target, prober, before.image, before.pods)
         with step("check again", "nobody changed the release while we looked"):
             refuse_changed(context, target, before.revision)
             note_begin(lock, before, image)
@@ -140,6 +147,9 @@ def promote(
             if after is not None:
                 with step("prove on the target", "queue time-outs work where it counts"):
                     after(release)
+            if target.soak_seconds:
+                with step("soak", "what shows only with time shows before it is called done"):
+                    checks += soak.watch(image)
             with step("count the probes", "no request may be lost in a change"):
                 checks += count_probes(target, prober)
         except BaseException as problem:

@@ -26,6 +26,9 @@ VERSIONS = {
     "bad-unready": "unready",
     "bad-unhealthy": "unhealthy",
     "bad-leak": "leak",
+    "bad-slow-ready": "slow-ready",
+    "bad-late-leak": "late-leak",
+    "bad-logs": "logs",
     "bad-layer": "layer",
 }
 """Tag to the way it behaves; ``layer`` does not even unpack."""

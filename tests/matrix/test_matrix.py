@@ -226,8 +226,15 @@ def test_latest_revision(place: Place, status: str) -> None:
         ("bad-layer", ("cannot start", "ImagePull"), 150),
         ("bad-unready", ("readiness probe failed", "statuscode: 503"), 25),
         ("bad-unhealthy", ("not healthy", "/health", "HTTP 500"), 150),
+        ("bad-slow-ready", ("not healthy", "/readyz", "the limit is 1 s"), 150),
     ],
-    ids=["crashes on start", "cannot be pulled", "never ready", "health answers 500"],
+    ids=[
+        "crashes on start",
+        "cannot be pulled",
+        "never ready",
+        "health answers 500",
+        "readyz takes longer than a second",
+    ],
 )
 def test_new_version(place: Place, version: str, says: tuple[str, ...], timeout: int) -> None:
     place.install()
@@ -252,6 +259,41 @@ def test_new_version_with_five_percent_errors(place: Place) -> None:
         probing=Probing(path="/work", per_second=50),
     )
     place.ends("v1", 3)
+    place.nothing_lost()
+
+
+@pytest.mark.end("breached while it soaked; rolled back; v1 serves")
+@pytest.mark.parametrize(
+    ("version", "says", "probing"),
+    [
+        (
+            "bad-late-leak",
+            "of the requests failed while it soaked",
+            Probing(path="/work", allowed_failures=10_000),
+        ),
+        ("bad-logs", "error lines", Probing(path="/work")),
+    ],
+    ids=["slow leak of errors", "error logs only"],
+)
+def test_soak(place: Place, version: str, says: str, probing: Probing) -> None:
+    """All is well when Helm and the pods are asked; only time shows it."""
+    place.install()
+    place.watch()
+    refused = place.refused(PromotionFailed, says, "rolled back to revision 1")
+    refused(place.promote, version, soak_seconds=90, probing=probing)
+    place.ends("v1", 3)
+    place.nothing_lost()
+
+
+@pytest.mark.end("soaked for 15 s and promoted; v2 serves; 0 requests lost")
+def test_soak_of_a_good_version(place: Place) -> None:
+    place.install(drainSeconds=10)
+    place.watch()
+    promoted = place.promote("v2", soak_seconds=15)
+    said = {check.name: check.evidence for check in promoted.checks}
+    assert said["no gate was breached in the soak"] == "15 s"
+    assert "before" in said["latency, median/95 %"]
+    place.ends("v2", 2)
     place.nothing_lost()
 
 

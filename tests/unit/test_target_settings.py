@@ -11,7 +11,7 @@ import pytest
 from ci import flow
 from ci.context import Context
 from ci.errors import SettingsError
-from ci.model import Probing, Target
+from ci.model import Gates, Probing, Query, Target
 from ci.settings import ProbingSettings, Settings, load
 
 BLOCK = """
@@ -76,6 +76,39 @@ def test_the_services_own_repository_value_is_the_default(tmp_path: Path) -> Non
 def test_probing_that_makes_no_sense_is_named(tmp_path: Path, line: str, key: str) -> None:
     with pytest.raises(SettingsError, match=rf"targets\.prod\.probing\.{key}"):
         loaded(tmp_path, f"[targets.prod.probing]\n{line}\n")
+
+
+def test_the_gates_reach_the_target(tmp_path: Path) -> None:
+    block = (
+        "soak_seconds = 300\n[targets.prod.gates]\nerror_percent = 0.5\nrestarts = 1\n"
+        'prometheus_url = "https://prometheus.example.com/prod"\n'
+        '[[targets.prod.gates.queries]]\nname = "lag"\nquery = "max(lag)"\nlimit = 10\n'
+    )
+    found = target(tmp_path, block)
+    assert found.soak_seconds == 300
+    assert found.gates == Gates(
+        error_percent=0.5,
+        restarts=1,
+        prometheus_url="https://prometheus.example.com/prod",
+        queries=(Query("lag", "max(lag)", 10.0),),
+    )
+    assert target(tmp_path).soak_seconds == 0
+    assert target(tmp_path).gates == Gates()
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("latency_factor = 0.5", r"gates\.latency_factor"),
+        ('prometheus_url = "https://user:pw@host"', r"gates\.prometheus_url"),
+        ('prometheus_url = "host"', r"gates\.prometheus_url"),
+        ('[[targets.prod.gates.queries]]\nname = "a"\nquery = "b"\nlimit = 1', "prometheus_url"),
+        ('[[targets.prod.gates.queries]]\nname = "a"\nquery = "b"', "limit: is missing"),
+    ],
+)
+def test_gates_that_make_no_sense_are_named(tmp_path: Path, lines: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        loaded(tmp_path, f"[targets.prod.gates]\n{lines}\n")
 
 
 def test_a_repository_value_without_a_name_is_refused(tmp_path: Path) -> None:

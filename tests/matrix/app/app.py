@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 import threading
+import time
 
 VERSION, MODE = os.environ["APP_VERSION"], os.environ["MODE"]
 asked = itertools.count(1)
+begun = time.monotonic()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -23,6 +25,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             status = 503
         if MODE == "unhealthy" and self.path == "/health":
             status = 500
+        if MODE == "slow-ready" and self.path == "/readyz":
+            time.sleep(1.5)
+        if MODE == "late-leak" and self.path == "/work" and time.monotonic() - begun > 25:
+            status = 500 if next(asked) % 10 == 0 else 200
         if MODE == "leak" and self.path == "/work" and next(asked) % 20 == 0:
             status = 500
         body = VERSION.encode()
@@ -35,6 +41,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 if MODE == "crash":
     print("KeyError: 'LOCK_DURATION' is not set", flush=True)
     sys.exit(3)
+if MODE == "logs":
+
+    def complain() -> None:
+        while True:
+            print("ERROR the lock of a message was lost", flush=True)
+            time.sleep(2)
+
+    threading.Thread(target=complain, daemon=True).start()
 server = http.server.ThreadingHTTPServer(("", 5000), Handler)
 server.daemon_threads = True
 signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())

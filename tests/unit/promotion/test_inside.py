@@ -14,7 +14,7 @@ import pytest
 
 from ci.model import Cluster, Target
 from ci.promotion import inside
-from ci.promotion.prober import Account
+from ci.promotion.prober import BUCKETS, Account, bucket
 
 TARGET = Target(
     "prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("chart"), "r:5000/engine"
@@ -63,6 +63,10 @@ def test_the_script_counts_answers() -> None:
     assert found.failed == 0
     assert 20 <= found.answered <= found.sent <= 60
     assert 0 < found.median <= found.slowest <= found.longest_gap + found.slowest
+    # Its buckets are the prober's own.
+    assert sum(found.took) == found.answered
+    assert found.took[bucket(found.slowest)] >= 1
+    assert not any(found.took[bucket(found.slowest) + 1 :])
 
 
 @pytest.mark.program
@@ -78,9 +82,9 @@ def test_the_script_counts_failures_and_says_why() -> None:
 
 def test_the_newest_whole_line_counts() -> None:
     line = '{"sent": 2, "answered": 1, "failed": 1, "longest_gap": 1, "median": 0.1,'
-    line += ' "slowest": 0.2, "problems": [["HTTP 503", 1]]}'
+    line += f' "slowest": 0.2, "problems": [["HTTP 503", 1]], "took": {[1] * BUCKETS}}}'
     assert inside.parse(f"noise\n{line}\n" + line[:20]) == Account(
-        2, 1, 1, 1.0, 0.2, 0.1, (("HTTP 503", 1),)
+        2, 1, 1, 1.0, 0.2, 0.1, (("HTTP 503", 1),), (1,) * BUCKETS
     )
     for nothing in ("", "noise", "{}", "[1]", "null"):
         assert inside.parse(nothing) is None

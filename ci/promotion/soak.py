@@ -1,0 +1,148 @@
+"""The soak: the new version serves, and is watched by the gates before it is called promoted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+from ci.context import Context
+from ci.errors import CommandFailed, PromotionFailed
+from ci.model import Check, Image, Query, Target
+from ci.promotion import gates, live
+from ci.promotion.inside import InsideProber
+from ci.promotion.prober import Account, Prober
+from ci.promotion.rollout import Expected, new_pods
+from ci.tools.prometheus import Prometheus
+
+LOOK_SECONDS = 5.0
+"""Between two looks at the gates."""
+OLD_LOGS_SECONDS = 600
+"""How far back the old version's logs are read for its rate of error lines."""
+
+Pods = Sequence[Mapping[str, Any]]
+AnyProber = Prober | InsideProber
+
+
+class Soak:
+    """Reads how the old version does when it is made, and watches the new one when asked to.
+
+    With ``soak_seconds = 0`` it reads nothing and watches nothing.
+    """
+
+    def __init__(
+        self, context: Context, target: Target, prober: AnyProber | None, old: Image, pods: Pods
+    ) -> None:
+        self._context, self._target, self._prober = context, target, prober
+        self._kube = live.private_kube(context, target)
+        self._old_lines = gates.Lines((), 0.0)
+        self._before: Account | None = None
+        self._answers: dict[Query, tuple[float | None, str]] = {}
+        if not target.soak_seconds:
+            return
+        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="soak") as pool:
+            account_ = pool.submit(self._account)
+            lines = live.error_lines(
+                self._kube, target, pods, since=OLD_LOGS_SECONDS, repository=old.repository
+            )
+            self._before = account_.result()
+        self._old_lines = gates.Lines(tuple(lines), listened(pods, datetime.now(UTC)))
+
+    def watch(self, image: Image) -> tuple[Check, ...]:
+        """Watch for ``soak_seconds``. Raises :class:`PromotionFailed` at the first breach."""
+        clock, target = self._context.clock, self._target
+        begun = clock.monotonic()
+        start = self._account()
+        with ExitStack() as held:
+            prometheus = None
+            if target.gates.queries:
+                token = self._context.programs.env.get(target.gates.prometheus_token_env, "")
+                self._context.programs.hide(token)
+                prometheus = held.enter_context(
+                    Prometheus(target.gates.prometheus_url, token=token)
+                )
+            while True:
+                self._look(image, start, prometheus)
+                left = begun + target.soak_seconds - clock.monotonic()
+                if left <= 0:
+                    break
+                self._context.events.note(f"{left:.0f} s to go, no gate is breached")
+                clock.sleep(min(LOOK_SECONDS, left))
+        for asked, (value, problem) in self._answers.items():
+            if value is None:
+                raise PromotionFailed(gates.unanswered(asked, problem))
+        return self._checks(start)
+
+    def _look(self, image: Image, start: Account | None, prometheus: Prometheus | None) -> None:
+        """One look at every gate. An API that is away for a moment is looked at again."""
+        target, limits = self._target, self._target.gates
+        breaches: list[str] = []
+        now = self._account()
+        if now is not None and start is not None:
+            before, soak = gates.between(None, self._before or start), gates.between(start, now)
+            if now.failed > target.probing.allowed_failures:
+                breaches.append(f"requests were lost: {now}")
+            breaches += [
+                gates.errors(before, soak, limits),
+                gates.latency(before, soak, limits),
+            ]
+        try:
+            snapshot = live.snapshot(self._kube, target.namespace)
+            expected = Expected(
+                target.deployments, target.gateway, image.repository, image.tag, frozenset()
+            )
+            pods = new_pods(snapshot, expected)
+            breaches.append(gates.restarted(pods, limits))
+            lines = gates.Lines(
+                tuple(live.error_lines(self._kube, target, pods)),
+                listened(pods, datetime.now(UTC), longest=None),
+            )
+            breaches.append(gates.error_lines(self._old_lines, lines))
+        except CommandFailed as problem:
+            self._context.events.note(f"the API does not answer: {live.failed_to_text(problem)}")
+        for asked in limits.queries if prometheus is not None else ():
+            value, problem_ = prometheus.ask(asked.query) if prometheus else (None, "")
+            if value is not None or self._answers.get(asked, (None, ""))[0] is None:
+                self._answers[asked] = (value, problem_)
+            breaches.append(gates.query(asked, value))
+        found = [breach for breach in breaches if breach]
+        if found:
+            raise PromotionFailed("; ".join(found))
+
+    def _checks(self, start: Account | None) -> tuple[Check, ...]:
+        checks = [
+            Check("no gate was breached in the soak", True, f"{self._target.soak_seconds} s"),
+        ]
+        now = self._account()
+        if start is not None and now is not None and self._before is not None:
+            spans = {
+                "before": gates.between(None, self._before),
+                "during": gates.between(self._before, start),
+                "soaking": gates.between(start, now),
+            }
+            text = "; ".join(f"{name} {span}" for name, span in spans.items())
+            checks.append(Check("latency, median/95 %", True, text))
+        checks += [
+            Check(f"query {asked.name}", True, f"{value:g}, limit {asked.limit:g}")
+            for asked, (value, _) in self._answers.items()
+            if value is not None
+        ]
+        return tuple(checks)
+
+    def _account(self) -> Account | None:
+        try:
+            return self._prober.account() if self._prober is not None else None
+        except CommandFailed:
+            return None
+
+
+def listened(pods: Pods, now: datetime, longest: float | None = OLD_LOGS_SECONDS) -> float:
+    """Pod-seconds that the logs of ``pods`` cover: each pod's age, at most ``longest``."""
+    total = 0.0
+    for pod in pods:
+        begun = (pod.get("status") or {}).get("startTime")
+        age = (now - datetime.fromisoformat(begun)).total_seconds() if begun else 0.0
+        total += max(0.0, age if longest is None else min(age, longest))
+    return total
