@@ -98,6 +98,11 @@ def decode_list(data: bytes, position: int) -> tuple[list[object], int]:
     return value, end
 
 
+def decode_items(data: bytes, count: int) -> list[object]:
+    """So many values, which are all of ``data``; raises ``LookupError`` where they are not."""
+    return _items(data, 0, count, len(data), 1)
+
+
 def decode_all(data: bytes) -> list[object]:
     """Every value in ``data``, one after the other."""
     values = []
@@ -116,12 +121,13 @@ def skip(data: bytes, position: int) -> int:
         if code == 0:
             return skip(data, skip(data, position))
         kind = code >> 4
-        if kind in _WIDTHS:
+        if kind >= 0xA:
+            if kind & 1:
+                position += 4 + int(_u32.unpack_from(data, position)[0])
+            else:
+                position += 1 + data[position]
+        elif kind in _WIDTHS:
             position += _WIDTHS[kind]
-        elif kind in (0xA, 0xC, 0xE):
-            position += 1 + data[position]
-        elif kind in (0xB, 0xD, 0xF):
-            position += 4 + int(_u32.unpack_from(data, position)[0])
         else:
             raise DecodeError(f"unknown constructor 0x{code:02x}")
     except (IndexError, struct.error, RecursionError):

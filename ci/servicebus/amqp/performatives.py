@@ -11,11 +11,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 from ci.servicebus.amqp.codec import (
     DecodeError,
     decode,
+    decode_items,
     decode_list,
     encode,
     encoded,
@@ -533,8 +535,81 @@ def _read_usual(body: bytes) -> tuple[Performative, int]:
     return kind(*given), end
 
 
+# Transfers and dispositions come once per message. What changes from one to the next, their
+# numbers and tags, stands at the front; what follows is the same few bytes again and again.
+
+_SHORT_LIST = 0xC0
+_HEAD = 6  # descriptor, constructor, size, count
+_LONGEST_REST = 32
+_u32 = struct.Struct(">I")
+
+
+def _unsigned(body: bytes, at: int) -> tuple[int, int]:
+    """The uint at ``at`` and where it ends; ``LookupError`` where none is."""
+    code = body[at]
+    if code == 0x52:
+        return body[at + 1], at + 2
+    if code == 0x70:
+        return _u32.unpack_from(body, at + 1)[0], at + 5
+    if code == 0x43:
+        return 0, at + 1
+    raise LookupError
+
+
+@lru_cache(maxsize=256)
+def _rest(kind: type, rest: bytes) -> tuple[Any, ...]:
+    """The last fields of a short list; ``LookupError`` for what is not seen again anyway."""
+    if not 0 < len(rest) <= _LONGEST_REST:
+        raise LookupError
+    layout, defaults = _LAYOUTS[kind][1][3:], _DEFAULTS[kind][3:]
+    values = decode_items(rest, len(layout))
+    return tuple(
+        default if value is None else field.read(value)
+        for field, default, value in zip(layout, defaults, values, strict=True)
+    )
+
+
+def _read_transfer(body: bytes) -> tuple[Transfer, int]:
+    end = _HEAD - 1 + body[4]
+    if body[3] != _SHORT_LIST or body[5] != len(_FIELDS[Transfer]) or end > len(body):
+        raise LookupError
+    handle, at = _unsigned(body, _HEAD)
+    delivery_id, at = _unsigned(body, at)
+    if body[at] != 0xA0:
+        raise LookupError
+    tag = at + 2
+    at = tag + body[at + 1]
+    return Transfer(handle, delivery_id, body[tag:at], *_rest(Transfer, body[at:end])), end
+
+
+def _read_disposition(body: bytes) -> tuple[Disposition, int]:
+    end = _HEAD - 1 + body[4]
+    if body[3] != _SHORT_LIST or body[5] != len(_FIELDS[Disposition]) or end > len(body):
+        raise LookupError
+    if body[_HEAD] == 0x56:
+        role, at = (False, True)[body[_HEAD + 1]], _HEAD + 2
+    else:
+        role, at = {0x41: True, 0x42: False}[body[_HEAD]], _HEAD + 1
+    first, at = _unsigned(body, at)
+    if body[at] == 0x40:
+        last, at = None, at + 1
+    else:
+        last, at = _unsigned(body, at)
+    return Disposition(role, first, last, *_rest(Disposition, body[at:end])), end
+
+
+_FAST: dict[bytes, Callable[[bytes], tuple[Performative, int]]] = {
+    b"\x00\x53\x14": _read_transfer,
+    b"\x00\x53\x15": _read_disposition,
+}
+
+
 def read_performative(body: bytes) -> tuple[Performative, int]:
     """The performative at the start of a frame's body, and where its payload starts."""
+    try:
+        return _FAST[body[:3]](body)
+    except (LookupError, struct.error, DecodeError):
+        pass  # another performative, or not in its usual form
     try:
         return _read_usual(body)
     except (LookupError, struct.error):

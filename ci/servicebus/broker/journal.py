@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -53,9 +53,9 @@ class Journal:
     """The latest :data:`KEPT` events, numbered from 1 without gaps."""
 
     def __init__(self, *, kept: int = KEPT) -> None:
-        self._events: deque[Event] = deque(maxlen=kept)
+        self._events: deque[tuple[object, ...]] = deque(maxlen=kept)  # Events, when asked for
         self._number = 0
-        self.totals: dict[tuple[str, str], int] = {}
+        self.totals: defaultdict[tuple[str, str], int] = defaultdict(int)
         """How often each kind of event happened to each queue."""
         self.listener: Callable[[Event], None] | None = None
 
@@ -71,14 +71,12 @@ class Journal:
     ) -> None:
         """Add an event."""
         self._number += 1
-        counted = queue, kind
-        self.totals[counted] = self.totals.get(counted, 0) + 1
-        event = Event(
-            self._number, at, kind, queue, sequence_number, message_id, delivery_count, detail
-        )
+        self.totals[queue, kind] += 1
+        number, count = self._number, delivery_count
+        event = (number, at, kind, queue, sequence_number, message_id, count, detail)
         self._events.append(event)
-        if self.listener is not None and kind in NOTABLE:
-            self.listener(event)
+        if kind in NOTABLE and self.listener is not None:
+            self.listener(Event._make(event))
 
     def forget(self, queue: str) -> None:
         """A queue is gone: its totals go with it, so that they cannot grow without end."""
@@ -92,7 +90,7 @@ class Journal:
         for index in range(max(0, number - first), len(self._events)):
             if len(found) >= limit:
                 break
-            event = self._events[index]
+            event = Event._make(self._events[index])
             if queue is None or event.queue.partition("/$")[0].lower() == queue.lower():
                 found.append(event)
         return found

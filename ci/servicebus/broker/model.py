@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import NamedTuple
 from uuid import UUID
 
 FOREVER = 922_337_203_685.4775807
@@ -161,8 +162,7 @@ class SessionRecord:
     updated_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A message handed to a receiver; without a lock it is gone from the queue."""
 
     message: Message

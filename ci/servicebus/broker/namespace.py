@@ -242,11 +242,15 @@ class Namespace:
 
     def take_lost_sessions(self) -> list[tuple[Queue, SessionLock]]:
         """Session locks that expired, once."""
+        if not self._lost_sessions:
+            return []
         lost, self._lost_sessions = self._lost_sessions, []
         return lost
 
     def take_deleted(self) -> list[Queue]:
         """Queues that were deleted, sub-queues included, once."""
+        if not self._deleted:
+            return []
         deleted, self._deleted = self._deleted, []
         return deleted
 

@@ -234,16 +234,18 @@ class Hub:
                     pass
             self._serve_acceptors(queue, now)
             return
+        if not consumers or not queue.has_ready():
+            return
         idle = 0
-        while consumers and idle < len(consumers) and queue.has_ready():
+        while idle < len(consumers):
             consumer = consumers[0]
-            consumers.rotate(-1)
             if not consumer.may_send():
                 idle += 1
             elif self._deliver(consumer, now):
                 idle = 0
             else:
                 return
+            consumers.rotate(-1)
 
     def _deliver(self, consumer: Consumer, now: float) -> bool:
         queue, link = consumer.queue, consumer.link
@@ -256,11 +258,13 @@ class Hub:
         if delivery is None:
             return False
         lock = delivery.lock
-        tag = lock.token.bytes_le if lock else self.namespace.new_token().bytes_le
-        payload = write_message(
-            delivery.message, lock.token if lock else None, lock.until if lock else None
-        )
-        consumer.peer.connection.send(link, tag, payload)
+        if lock is None:
+            token = self.namespace.new_token()
+            payload = write_message(delivery.message, None, None)
+        else:
+            token = lock.token
+            payload = write_message(delivery.message, token, lock.until)
+        consumer.peer.connection.send(link, token.bytes_le, payload, token)
         self._dirty[consumer.peer] = None
         return True
 
@@ -693,7 +697,8 @@ def _session_filter(source: Source | None) -> tuple[bool, str | None]:
 
 def _settle(queue: Queue, event: Settlement, now: float) -> object:
     """Do what a receiver's outcome asks for; the outcome to be echoed."""
-    token = UUID(bytes_le=event.tag)
+    token = event.key
+    assert isinstance(token, UUID)
     match event.state:
         case Accepted():
             queue.complete(token, now)

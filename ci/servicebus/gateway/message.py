@@ -25,8 +25,8 @@ from ci.servicebus.amqp.codec import (
     skip,
     write_compound,
 )
-from ci.servicebus.amqp.types import Described, Int, Symbol, UInt, ULong
-from ci.servicebus.broker.model import Draft, Message, MessageState
+from ci.servicebus.amqp.types import Described, Symbol, UInt, ULong
+from ci.servicebus.broker.model import Draft, Message
 from ci.servicebus.broker.rules import Fields
 from ci.servicebus.errors import ArgumentError
 from ci.servicebus.gateway.fields import change_application, change_properties, read_fields
@@ -137,7 +137,7 @@ def read_message(payload: bytes) -> Draft:
         elif code == MESSAGE_ANNOTATIONS:
             annotations = _map(decode(payload, value)[0])
         elif code == PROPERTIES:
-            properties = _list(decode(payload, value)[0])
+            properties = _properties(payload, value, end)
             raw_properties = payload[start:end]
         elif code == APPLICATION_PROPERTIES:
             _map(decode(payload, value)[0])
@@ -146,23 +146,14 @@ def read_message(payload: bytes) -> Draft:
             body_start = start
             break
         start = end
-    kept = bytearray()
-    count = 0
-    try:
-        for key, item in annotations.items():
-            if key not in _OURS:
-                encode(kept, key)
-                encode(kept, item)
-                count += 2
-    except EncodeError as error:
-        raise DecodeError(f"an annotation that cannot be kept: {error}") from None
+    kept, count = _kept(annotations) if annotations else (b"", 0)
     ttl_ms = _number(_at(header, 2))
     scheduled = annotations.get("x-opt-scheduled-enqueue-time")
     content = Content(
         durable=_at(header, 0) is True,
         priority=4 if (priority := _number(_at(header, 1))) is None else priority,
         time_to_live_ms=ttl_ms,
-        annotations=bytes(kept),
+        annotations=kept,
         annotation_count=count,
         properties=raw_properties,
         application_properties=raw_application,
@@ -176,6 +167,37 @@ def read_message(payload: bytes) -> Draft:
         time_to_live=_time_to_live(ttl_ms, properties),
         scheduled_for=scheduled / 1000 if isinstance(scheduled, int) else None,
     )
+
+
+_TWELVE_NULLS = b"\x40" * 12
+
+
+def _properties(payload: bytes, value: int, end: int) -> list[object]:
+    """The fields of a properties section; most senders set its first, the message's id, alone."""
+    if (
+        payload[value] == 0xC0
+        and payload[value + 2] == 13
+        and payload.endswith(_TWELVE_NULLS, value + 3, end)
+    ):
+        message_id, at = decode(payload, value + 3)
+        if at == end - 12:
+            return [message_id]
+    return _list(decode(payload, value)[0])
+
+
+def _kept(annotations: dict[object, object]) -> tuple[bytes, int]:
+    """The sender's own annotations, encoded, and how many items that is."""
+    kept = bytearray()
+    count = 0
+    try:
+        for key, item in annotations.items():
+            if key not in _OURS:
+                encode(kept, key)
+                encode(kept, item)
+                count += 2
+    except EncodeError as error:
+        raise DecodeError(f"an annotation that cannot be kept: {error}") from None
+    return bytes(kept), count
 
 
 def read_batch(payload: bytes) -> list[Draft]:
@@ -232,10 +254,12 @@ def _map(value: object) -> dict[object, object]:
 _SEQUENCE = encoded(Symbol("x-opt-sequence-number")) + b"\x81"
 _ENQUEUED = encoded(Symbol("x-opt-enqueued-time")) + b"\x83"
 _LOCKED = encoded(Symbol("x-opt-locked-until")) + b"\x83"
-_STATE = encoded(Symbol("x-opt-message-state"))
+_STATE = encoded(Symbol("x-opt-message-state")) + b"\x54"
 _ENQUEUE_SEQUENCE = encoded(Symbol("x-opt-enqueue-sequence-number")) + b"\x81"
 _SOURCE = encoded(Symbol("x-opt-deadletter-source"))
-_STATES = {state: encoded(Int(state.value)) for state in MessageState}
+_OURS_ALWAYS = struct.Struct(f">{len(_SEQUENCE)}sq{len(_ENQUEUED)}sq{len(_STATE)}sb")
+_HEADER = struct.Struct(">6sBBBBBBI")  # of a message without a time to live of its own
+_HEADER_START = b"\x00\x53\x70\xc0" + bytes((_HEADER.size - 5, 5))
 _TOKEN = (
     b"\x00\x53\x71\xc1"
     + bytes((1 + len(encoded(Symbol("x-opt-lock-token"))) + 17, 2))
@@ -244,27 +268,38 @@ _TOKEN = (
 )
 
 
+def _header(content: Content, delivery_count: int) -> bytearray:
+    durable = 0x41 if content.durable else 0x42
+    first = 0x41 if delivery_count == 0 else 0x42
+    priority = content.priority & 0xFF
+    if content.time_to_live_ms is None:
+        return bytearray(
+            _HEADER.pack(_HEADER_START, durable, 0x50, priority, 0x40, first, 0x70, delivery_count)
+        )
+    out = bytearray(b"\x00\x53\x70")
+    header = bytearray((durable, 0x50, priority))
+    encode(header, UInt(content.time_to_live_ms))
+    header.append(first)
+    encode(header, UInt(delivery_count))
+    write_compound(out, header, 5, 0xC0)
+    return out
+
+
 def write_message(message: Message, token: UUID | None, locked_until: float | None) -> bytes:
     """The payload of a delivery."""
     content = message.content
     assert isinstance(content, Content)
-    out = bytearray(b"\x00\x53\x70")
-    header = bytearray((0x41 if content.durable else 0x42, 0x50, content.priority & 0xFF))
-    encode(header, None if content.time_to_live_ms is None else UInt(content.time_to_live_ms))
-    header.append(0x41 if message.delivery_count == 0 else 0x42)
-    encode(header, UInt(message.delivery_count))
-    write_compound(out, header, 5, 0xC0)
+    out = _header(content, message.delivery_count)
     if token is not None:
         out += _TOKEN
         out += token.bytes
-    ours = bytearray()
+    ours = bytearray(
+        _OURS_ALWAYS.pack(
+            *(_SEQUENCE, message.sequence_number, _ENQUEUED, int(message.enqueued_at * 1000)),
+            *(_STATE, message.state),
+        )
+    )
     count = 6
-    ours += _SEQUENCE
-    ours += _i64.pack(message.sequence_number)
-    ours += _ENQUEUED
-    ours += _i64.pack(int(message.enqueued_at * 1000))
-    ours += _STATE
-    ours += _STATES[message.state]
     if locked_until is not None:
         ours += _LOCKED
         ours += _i64.pack(int(locked_until * 1000))
