@@ -66,6 +66,13 @@ def checks(python: str, reports: Path, *, quick: bool, matrix: bool = False) -> 
     return (
         *quickly,
         Check(
+            "clients",
+            "Azure's clients, kombu and Celery as programs of their own, against the emulator",
+            tests("clients", "-v", "tests/clients"),
+            UNIT_SECONDS,
+            counted=True,
+        ),
+        Check(
             "flow",
             "the whole flow, its end-to-end tests, and the flows that must be refused",
             tests("flow", "-v", "tests/flow"),

@@ -1,0 +1,1 @@
+"""Azure's clients as programs of their own, unmodified, against the emulator over TLS."""

@@ -1,0 +1,24 @@
+"""kombu's own queue interface in a program of its own, unmodified, over TLS."""
+
+from __future__ import annotations
+
+import json
+
+from ci.tools.command import Programs
+from tests.clients.conftest import BROKER, PATIENCE, Emulator
+
+
+def test_a_message_that_is_not_settled_in_time_comes_again(
+    emulator: Emulator, programs: Programs
+) -> None:
+    argv = emulator.inside.python("tests.clients.kombu_peer", BROKER, "kombu")
+    said = programs.run(argv, log="kombu", timeout=2 * PATIENCE).stdout
+    assert [json.loads(line) for line in said.splitlines()] == [
+        {"step": "received", "body": {"work": 1}, "delivery_count": 0},
+        {"step": "received again", "body": {"work": 1}, "delivery_count": 1},
+        {"step": "settled", "body": {"work": 1}, "delivery_count": 1},
+    ]
+    emulator.until("kombu", "completed")
+    assert emulator.kinds("kombu") == [
+        *("enqueued", "delivered", "lock-expired", "redelivered", "completed"),
+    ]
