@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Generic, ParamSpec, Self, TypeVar
 
+from ci import notices
 from ci.context import Context
 from ci.errors import EvidenceRefused, Interrupted, PipelineError, SettingsError
 from ci.events import Events
@@ -582,7 +583,9 @@ def promote(context: Context, target: Target, proof: Proof) -> Promotion:
             servicebus=connection,
         )
 
-    promoted = promotion.promote(context, target, proof, after=after)
+    with notices.told(context, target, proof.image) as done:
+        promoted = promotion.promote(context, target, proof, after=after)
+        done.append(promoted)
     if promoted.after.repository != proof.image.repository:
         try:
             attest.follow(context, proof.image, promoted.after, target.login)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -188,6 +188,24 @@ class TargetSettings(Block):
     """Environment variable with a connection string, for the end-to-end tests on this target."""
 
 
+Occasion = Literal["start", "success", "failure", "rollback"]
+
+
+class Notify(Block):
+    """Somebody who is told how promotions go, by an apprise URL. URLs hold tokens, so that none
+    stands in a file: an environment variable holds it, or a program prints it."""
+
+    url_env: str = ""
+    url_command: tuple[str, ...] = ()
+    on: tuple[Occasion, ...] = ("start", "success", "failure", "rollback")
+
+    @model_validator(mode="after")
+    def _one_address(self) -> Self:
+        if bool(self.url_env) == bool(self.url_command):
+            raise ValueError("give url_env or url_command")
+        return self
+
+
 class Settings(Block):
     """All of ``pipeline.toml``."""
 
@@ -196,6 +214,7 @@ class Settings(Block):
     gate: GateSettings = GateSettings()
     prove: ProveSettings = ProveSettings()
     evidence: EvidenceSettings = EvidenceSettings()
+    notify: tuple[Notify, ...] = ()
     targets: dict[str, TargetSettings] = Field(default_factory=dict)
 
     @field_validator("targets")

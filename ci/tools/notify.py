@@ -1,0 +1,38 @@
+"""Messages to people through apprise: Slack, Teams, mail, a webhook and a hundred others."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Literal
+
+Kind = Literal["info", "success", "warning", "failure"]
+
+APP = "queue-timeout-gate"
+
+
+def send(url: str, *, title: str, body: str, kind: Kind) -> str:
+    """Send one message to the service that an apprise URL names; why it was not sent, or nothing.
+
+    The URL is a secret: neither it nor what the service says is repeated. Raises nothing.
+    https://appriseit.com/services/
+    """
+    try:
+        import apprise  # here: it takes half a second, and few runs need it
+
+        log = logging.getLogger("apprise")
+        log.propagate = False  # what it logs may hold the URL's parts
+        log.setLevel(logging.WARNING)
+        asset = apprise.AppriseAsset(app_id=APP, app_desc=APP, async_mode=False)
+        service = apprise.Apprise.instantiate(url, asset=asset)
+        if service is None:
+            return "it is not an address that apprise knows"
+        with apprise.LogCapture(level=log.level) as heard:  # type: ignore[no-untyped-call]
+            sent = service.notify(title=title, body=body, notify_type=apprise.NotifyType(kind))
+            said = heard.getvalue()
+    except Exception as problem:
+        return f"apprise failed with {type(problem).__name__}"
+    if sent:
+        return ""
+    code = re.search(r"error=(\d+)", said)
+    return f"{service.service_name} answered {code[1]}" if code else "nobody took it there"
