@@ -14,30 +14,18 @@ entities, Atom                                         see :mod:`ci.servicebus.a
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 
 from ci.servicebus.admin import arm, atom
 from ci.servicebus.admin.control import PATHS, Control
-from ci.servicebus.admin.entities import MAX_PAGE, Entities
+from ci.servicebus.admin.entities import Entities
 from ci.servicebus.admin.http import Request, Response, whole
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.broker.queue import Queue
-from ci.servicebus.errors import (
-    ArgumentError,
-    EntityNotFound,
-    ServiceBusError,
-    Unauthorized,
-)
+from ci.servicebus.errors import ArgumentError, ServiceBusError, Unauthorized
 from ci.servicebus.gateway.tokens import AcceptAll, Policy
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-_ARM = re.compile(
-    r"(?P<namespace>/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.ServiceBus"
-    r"/namespaces/[^/]+)/queues(?:/(?P<queue>.+))?",
-    re.IGNORECASE,
-)
 
 
 class Administration:
@@ -71,9 +59,8 @@ class Administration:
             return self.control.handle(request, path)
         if path.startswith("/$emulator/"):
             return self._emulator(path, request)
-        matched = _ARM.fullmatch(path)
-        if matched:
-            return self._arm(request, matched["namespace"], matched["queue"])
+        if arm.is_resource(path):
+            return arm.answer(self.namespace, request, path)
         try:
             grant = self.policy.check(request.headers.get("authorization", ""), self.clock())
             name = path.strip("/")
@@ -84,21 +71,6 @@ class Administration:
             detail = f"SubCode={error.status}00. {error}"
             body = atom.write_error(error.status, detail)
             return Response(error.status, body, atom.ERROR_CONTENT_TYPE)
-
-    # --- Azure Resource Manager ------------------------------------------------------------------
-
-    def _arm(self, request: Request, namespace_id: str, name: str | None) -> Response:
-        if request.method != "GET":
-            return _json(arm.error("MethodNotAllowed", "Queues can only be read here."), 405)
-        if name is None:
-            skip = whole(request, "$skip", 0, 1 << 31)
-            top = whole(request, "$top", MAX_PAGE, MAX_PAGE)
-            found = list(self.namespace)[skip : skip + top]
-            return _json({"value": [arm.queue_resource(queue, namespace_id) for queue in found]})
-        try:
-            return _json(arm.queue_resource(self.namespace.get(name), namespace_id))
-        except EntityNotFound as error:
-            return _json(arm.error("ResourceNotFound", str(error)), 404)
 
     # --- the emulator's own ----------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ CONNECT = "{http://schemas.microsoft.com/netservices/2010/10/servicebus/connect}
 COUNTS = "{http://schemas.microsoft.com/netservices/2011/06/servicebus}"
 ATOM = "{http://www.w3.org/2005/Atom}"
 ARM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ServiceBus/namespaces/n/queues"
+VERSION = "api-version=2024-01-01"
 
 
 @pytest.fixture
@@ -175,13 +176,29 @@ def test_topics_and_queues_share_their_names(admin: Administration) -> None:
 
 def test_what_az_lists(admin: Administration) -> None:
     admin.namespace.create("q", QueueSettings(lock_duration=45.0), 0)
-    listed = json.loads(ask(admin, "GET", ARM).body)
+    listed = json.loads(ask(admin, "GET", f"{ARM}?{VERSION}").body)
     assert [item["name"] for item in listed["value"]] == ["q"]
     assert listed["value"][0]["properties"]["lockDuration"] == "PT45S"
     assert listed["value"][0]["id"] == f"{ARM}/q"
-    assert json.loads(ask(admin, "GET", f"{ARM}/q").body)["name"] == "q"
-    assert ask(admin, "GET", f"{ARM}/other").status == 404
-    assert ask(admin, "PUT", f"{ARM}/other").status == 405
+    assert json.loads(ask(admin, "GET", f"{ARM}/q?{VERSION}").body)["name"] == "q"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", ARM, 400, "MissingApiVersionParameter"),
+        ("GET", f"{ARM}?api-version=new", 400, "InvalidApiVersionParameter"),
+        ("GET", f"{ARM}?{VERSION}&$skip=x", 400, "BadRequest"),
+        ("GET", f"{ARM}/other?{VERSION}", 404, "NotFound"),
+        ("GET", f"{ARM.removesuffix('queues')}disks?{VERSION}", 404, "InvalidResourceType"),
+        ("PUT", f"{ARM}/other?{VERSION}", 405, "MethodNotAllowed"),
+    ],
+)
+def test_what_resource_manager_refuses(
+    admin: Administration, method: str, path: str, status: int, code: str
+) -> None:
+    response = ask(admin, method, path)
+    assert (response.status, json.loads(response.body)["error"]["code"]) == (status, code)
 
 
 def test_health_queues_and_timeline(admin: Administration) -> None:
