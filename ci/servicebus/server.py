@@ -27,6 +27,8 @@ from ci.servicebus.admin.control import Control
 from ci.servicebus.admin.http import HttpPeer
 from ci.servicebus.admin.metrics import write_metrics
 from ci.servicebus.admin.routes import Administration
+from ci.servicebus.amqp.connection import State
+from ci.servicebus.amqp.performatives import Error
 from ci.servicebus.broker.changes import Changes
 from ci.servicebus.broker.journal import Event
 from ci.servicebus.broker.model import AuthorizationRule
@@ -39,7 +41,19 @@ from ci.servicebus.store import Store, StoreFailed
 from ci.servicebus.websocket import WebSocketPeer, could_be_websocket, is_websocket
 
 FIRST_BYTE_WITHIN = 15.0
-"""Seconds in which a client has to say something after it connected."""
+"""Seconds in which a client has to say something after it connected, TLS included."""
+
+OPEN_WITHIN = 30.0
+"""Seconds in which a client has to open its AMQP connection, be it byte by byte."""
+
+REQUEST_WITHIN = 120.0
+"""Seconds in which the next request over HTTP has to be complete."""
+
+CLOSED_WITHIN = 5.0
+"""Seconds in which a client has to take what it is told at the end."""
+
+OUTPUT_LIMIT = 4 << 20
+"""Bytes that may wait for a client to read them; above that nothing more is read from it."""
 
 READ_AT_ONCE = 1 << 18
 """Bytes that are taken from a socket in one read."""
@@ -260,7 +274,12 @@ class Server:
                 connection.close()
                 return
             tls = self._tls if first == b"\x16" else None
-            await loop.connect_accepted_socket(factory, connection, ssl=tls)
+            await loop.connect_accepted_socket(
+                factory,
+                connection,
+                ssl=tls,
+                ssl_handshake_timeout=FIRST_BYTE_WITHIN if tls else None,
+            )
         except (OSError, TimeoutError, ssl.SSLError) as error:
             log.debug("a connection failed before it began: %s", error)
             connection.close()
@@ -371,14 +390,17 @@ class _AmqpTransport(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._heartbeat: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._heard_at = 0.0
+        self._end: asyncio.TimerHandle | None = None
+        self._made_at = self._heard_at = 0.0
+        self._frames = 0
+        self._is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._server._transports[transport] = None
         self._server._peers[self._peer] = self
-        self._heard_at = time.monotonic()
+        self._made_at = self._heard_at = time.monotonic()
         self._set_watch()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -393,8 +415,13 @@ class _AmqpTransport(asyncio.BufferedProtocol):
 
     def _amqp_received(self, data: bytes) -> None:
         now = self._server.clock()
-        self._heard_at = time.monotonic()
         self._peer.receive(data, now)
+        if self._peer.connection.frames != self._frames:  # a part of a frame is no sign of life
+            self._frames = self._peer.connection.frames
+            self._heard_at = time.monotonic()
+            if not self._is_open and self._peer.connection.state is State.OPEN:
+                self._is_open = True
+                self._set_watch()
         self._server.flush()
         if self._heartbeat is None and self._peer.connection.remote_idle_ms:
             self._set_heartbeat()
@@ -411,8 +438,16 @@ class _AmqpTransport(asyncio.BufferedProtocol):
         data = self._peer.connection.take_output()
         if data:
             self._transport.write(self._wrap(data))
+            if self._transport.get_write_buffer_size() > OUTPUT_LIMIT:
+                self._transport.pause_reading()
         if self._peer.closed:
-            self._transport.close()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        assert self._transport is not None
+        self._transport.close()
+        loop = asyncio.get_running_loop()
+        self._end = loop.call_later(CLOSED_WITHIN, self._transport.abort)
 
     def _wrap(self, data: bytes) -> bytes:
         return data
@@ -421,11 +456,13 @@ class _AmqpTransport(asyncio.BufferedProtocol):
         self._peer.pause()
 
     def resume_writing(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
         self._peer.resume(self._server.clock())
         self._server.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
-        for timer in (self._heartbeat, self._watch):
+        for timer in (self._heartbeat, self._watch, self._end):
             if timer is not None:
                 timer.cancel()
         if self._transport is not None:
@@ -447,15 +484,22 @@ class _AmqpTransport(asyncio.BufferedProtocol):
         self._set_heartbeat()
 
     def _set_watch(self) -> None:
-        """A peer that stays silent for twice our idle time-out is gone."""
-        patience = 2 * self._server.hub.limits.idle_time_out_ms / 1000
-        silent = time.monotonic() - self._heard_at
-        if silent >= patience:
-            assert self._transport is not None
-            self._transport.abort()
+        """A peer that does not open in time, or is silent for twice our idle time-out, is gone."""
+        if self._watch is not None:
+            self._watch.cancel()
+        idle = 2 * self._server.hub.limits.idle_time_out_ms / 1000
+        patience, since = (idle, self._heard_at) if self._is_open else (OPEN_WITHIN, self._made_at)
+        left = since + patience - time.monotonic()
+        if left <= 0:
+            said = "no frame came" if self._is_open else "it was not opened"
+            error = Error(
+                "amqp:connection:forced", f"The connection ends: {said} in {patience:g} s."
+            )
+            self._peer.fail(error, self._server.clock())
+            self._server.flush()
             return
         loop = asyncio.get_running_loop()
-        self._watch = loop.call_later(patience - silent, self._set_watch)
+        self._watch = loop.call_later(left, self._set_watch)
 
 
 class _WebSocketTransport(_AmqpTransport):
@@ -473,7 +517,7 @@ class _WebSocketTransport(_AmqpTransport):
         if amqp:
             self._amqp_received(amqp)
         if over:
-            self._transport.close()
+            self._hang_up()
 
     def _wrap(self, data: bytes) -> bytes:
         return self._websocket.wrap(data)
@@ -487,11 +531,15 @@ class _HttpTransport(asyncio.Protocol):
         self._first: bytes | None = b""
         self._http = HttpPeer(server.administration.handle)
         self._transport: asyncio.Transport | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._answered = 0
+        self._is_full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._server._transports[transport] = None
+        self._set_watch()
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
@@ -499,24 +547,64 @@ class _HttpTransport(asyncio.Protocol):
             self._first = data = self._first + data
             if could_be_websocket(data):
                 if is_websocket(data):
-                    self._server._transports.pop(self._transport, None)
+                    self.connection_lost(None)
                     taker = _WebSocketTransport(self._server)
                     self._transport.set_protocol(taker)
                     taker.connection_made(self._transport)
                     taker.received(data)
                 return
             self._first = None
-        out, over = self._http.receive(data)
+        self._answer(*self._http.receive(data))
+
+    def _answer(self, out: bytes, over: bool) -> None:
+        assert self._transport is not None
         if not self._server.commit():
             return
+        if self._http.answered != self._answered:
+            self._answered = self._http.answered
+            self._set_watch()
         if out:
             self._transport.write(out)
         if over:
             self._transport.close()
+        elif self._is_full or self._http.has_more:
+            self._transport.pause_reading()  # until this has been written
+            if not self._is_full:
+                asyncio.get_running_loop().call_soon(self._proceed)
         self._server.hub.settle_up(self._server.clock())
         self._server.flush()
 
+    def _proceed(self) -> None:
+        if self._transport is None or self._transport.is_closing() or self._is_full:
+            return
+        if self._http.has_more:
+            self._answer(*self._http.proceed())
+        else:
+            self._transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self._proceed()
+
+    def _set_watch(self) -> None:
+        """Wait for the next request, but not for ever."""
+        if self._watch is not None:
+            self._watch.cancel()
+        loop = asyncio.get_running_loop()
+        self._watch = loop.call_later(REQUEST_WITHIN, self._time_out)
+
+    def _time_out(self) -> None:
+        assert self._transport is not None
+        self._transport.write(self._http.time_out())
+        self._transport.close()
+        self._watch = asyncio.get_running_loop().call_later(CLOSED_WITHIN, self._transport.abort)
+
     def connection_lost(self, error: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         if self._transport is not None:
             self._server._transports.pop(self._transport, None)
 

@@ -53,7 +53,7 @@ class WebSocketPeer:
                 elif isinstance(event, CloseConnection):
                     out += self._connection.send(event.response())
                     over = True
-        except ProtocolError:
+        except (ProtocolError, UnicodeDecodeError):  # the latter from headers that are not ASCII
             over = True
         return bytes(amqp), bytes(out), over
 

@@ -18,6 +18,9 @@ from ci.servicebus.errors import ArgumentError
 
 ATOM = "http://www.w3.org/2005/Atom"
 
+MAX_DEPTH = 32
+"""Azure's descriptions nest seven elements; writing recurses, so there has to be a limit."""
+
 CONTENT_TYPE = "application/atom+xml;type=entry;charset=utf-8"
 FEED_CONTENT_TYPE = "application/atom+xml;type=feed;charset=utf-8"
 ERROR_CONTENT_TYPE = "application/xml; charset=utf-8"
@@ -29,11 +32,21 @@ def read_description(body: bytes) -> Element:
         entry = fromstring(body)
     except (ParseError, DefusedXmlException, ValueError):
         raise ArgumentError("The body is not well-formed XML.") from None
+    _check_depth(entry)
     content = entry.find(f"{{{ATOM}}}content")
     if content is None or not len(content):
         raise ArgumentError("The body should be an Atom entry with a description.")
     description: Element = content[0]
     return description
+
+
+def _check_depth(entry: Element) -> None:
+    level = [entry]
+    for _ in range(MAX_DEPTH):
+        level = [child for element in level for child in element]
+        if not level:
+            return
+    raise ArgumentError(f"The body is nested deeper than {MAX_DEPTH} elements.")
 
 
 def write_entry(entry: Element) -> bytes:

@@ -71,7 +71,7 @@ class Control:
                 case "DELETE", ["faults"]:
                     self._faults.waiting.clear()
                     return _json({})
-                case "DELETE", ["faults", number] if number.isdigit():
+                case "DELETE", ["faults", number] if number.isdecimal():
                     gone = self._faults.remove(int(number))
                     return _json({} if gone else {"error": "no such fault"}, 200 if gone else 404)
                 case "POST", ["restart"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -12,6 +13,9 @@ from ci.servicebus.errors import ArgumentError
 
 MAX_BODY = 1 << 20
 """No description of a queue comes near; more is refused before it is read."""
+
+MAX_OUT = 1 << 20
+"""Bytes of responses after which the next request of a pipeline has to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Response:
     content_type: str = "text/plain; charset=utf-8"
 
 
+_WHOLE = re.compile(r"[0-9]{1,18}")
+
 Handler = Callable[[Request], Response]
 
 
@@ -46,13 +52,29 @@ class HttpPeer:
         self._request: h11.Request | None = None
         self._body = bytearray()
         self._refused = False
+        self.answered = 0
+        self.has_more = False
 
     def receive(self, data: bytes) -> tuple[bytes, bool]:
-        """Bytes from the peer; the bytes to be written, and whether to hang up then."""
-        out = bytearray()
+        """Bytes from the peer; the bytes to be written, and whether to hang up then.
+
+        With :attr:`has_more`, call :meth:`proceed` when they have been written.
+        """
         try:
             self._http.receive_data(data)
+        except h11.RemoteProtocolError as error:
+            return self._breach(error), True
+        return self.proceed()
+
+    def proceed(self) -> tuple[bytes, bool]:
+        """Answer what has come in, as far as it may be answered at once."""
+        out = bytearray()
+        self.has_more = False
+        try:
             while True:
+                if len(out) > MAX_OUT:
+                    self.has_more = True
+                    break
                 event = self._http.next_event()
                 if event is h11.NEED_DATA:
                     if self._http.they_are_waiting_for_100_continue:
@@ -71,6 +93,7 @@ class HttpPeer:
                         self._body += event.data
                 elif isinstance(event, h11.EndOfMessage):
                     out += self._answer()
+                    self.answered += 1
                     if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
                         self._http.start_next_cycle()
         except h11.RemoteProtocolError as error:
@@ -78,12 +101,28 @@ class HttpPeer:
             return bytes(out), True
         return bytes(out), self._http.our_state in (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
 
+    def time_out(self) -> bytes:
+        """What to say to a client whose request does not end; nothing where none has begun."""
+        begun = self._http.their_state is h11.SEND_BODY or self._http.trailing_data[0]
+        return (
+            self._breach(h11.RemoteProtocolError("The request took too long.", 408))
+            if begun
+            else b""
+        )
+
     def _answer(self) -> bytes:
         assert self._request is not None
         if self._refused:
             response = Response(413, b"The request is too large.\n")
+        elif self._request.method == b"CONNECT":  # to agree would be to speak something else next
+            response = Response(405, b"This is no proxy.\n")
         else:
-            response = self._handler(_request(self._request, bytes(self._body)))
+            try:
+                request = _request(self._request, bytes(self._body))
+            except ValueError:  # what urlsplit says to a host such as ``[``
+                response = Response(400, b"The target is no URL.\n")
+            else:
+                response = self._handler(request)
         return self._write(response, head=self._request.method == b"HEAD")
 
     def _write(self, response: Response, *, head: bool = False) -> bytes:
@@ -120,6 +159,6 @@ def _request(request: h11.Request, body: bytes) -> Request:
 def whole(request: Request, key: str, default: int, limit: int) -> int:
     """A whole number of the query, at most ``limit``; raises ArgumentError."""
     text = request.query.get(key, str(default))
-    if not text.isdigit():
+    if not _WHOLE.fullmatch(text):
         raise ArgumentError(f"'{key}' must be a whole number.")
     return min(int(text), limit)

@@ -44,7 +44,8 @@ from ci.servicebus.amqp.types import (
 )
 
 MAX_DEPTH = 64
-MAX_EMPTY = 65_536
+MAX_EMPTY = 32
+"""No more memory for a byte of input than an empty list takes, which is the most otherwise."""
 
 
 class DecodeError(Exception):
@@ -260,7 +261,7 @@ def _array(wide: bool) -> Reader:
             items.append(value if descriptor is None else Described(descriptor, value))
         if at != end:
             raise DecodeError("the items do not fill the announced size")
-        element = Described if descriptor is not None else _ELEMENTS.get(code, type(None))
+        element = Described if descriptor is not None else _ELEMENTS[code]
         return Array(items, element), end
 
     return read
@@ -538,6 +539,12 @@ _ELEMENTS: dict[int, type] = {
     0xA3: Symbol,
     0xC0: list,
     0xC1: dict,
+    # These are read and not written.
+    0x74: Decimal32,
+    0x84: Decimal64,
+    0x94: Decimal128,
+    0xE0: Array,
+    0xF0: Array,
 }
 
 

@@ -91,6 +91,8 @@ class Limits:
 
     The frame size and the idle time-out are Azure's. ``window`` bounds the transfers that may be
     on their way to us in one session, ``credit`` those on one link; both are topped up at half.
+    ``links`` bounds a connection's links over all its sessions, and ``unfinished`` the bytes of
+    messages of which the end has not arrived.
     """
 
     max_frame_size: int = 65_536
@@ -100,6 +102,8 @@ class Limits:
     window: int = 5_000
     credit: int = 1_000
     max_message_size: int = 262_144
+    links: int = 5_000
+    unfinished: int = 16 << 20
 
 
 class State(Enum):
@@ -269,8 +273,12 @@ class Connection:
         self._remote_frame_size = 512
         self._sessions: dict[int, Session] = {}
         self._buffer = bytearray()
+        self._awaited = 0  # bytes that the buffer has to hold before there is anything in it
         self._out: list[bytes] = []
         self.pending = 0
+        self.frames = 0
+        self._links = 0
+        self._unfinished = 0
         self._events: list[Event] = []
 
     # --- bytes in, events out --------------------------------------------------------------------
@@ -284,7 +292,7 @@ class Connection:
             return []
         if self._buffer:
             self._buffer += data
-            if not self._holds_a_frame():
+            if len(self._buffer) < self._awaited:
                 return []
             data = bytes(self._buffer)
             self._buffer.clear()
@@ -292,13 +300,23 @@ class Connection:
         try:
             self._consume(data)
         except ProtocolError as error:
-            self.close(Error(error.condition, str(error)))
-            self._gone(Error(error.condition, str(error)))
+            self._fail(Error(error.condition, str(error)))
         except DecodeError as error:
-            self.close(Error("amqp:decode-error", str(error)))
-            self._gone(Error("amqp:decode-error", str(error)))
+            self._fail(Error("amqp:decode-error", str(error)))
         events, self._events = self._events, []
         return events
+
+    def fail(self, error: Error) -> list[Event]:
+        """End it from this side, without waiting for the peer's close."""
+        self._events = []
+        if self.state is not State.CLOSED:
+            self._fail(error)
+        events, self._events = self._events, []
+        return events
+
+    def _fail(self, error: Error) -> None:
+        self.close(error)
+        self._gone(error)
 
     def lost(self) -> list[Event]:
         """The transport is gone without a close frame."""
@@ -317,23 +335,13 @@ class Connection:
         self.pending = 0
         return data
 
-    def _holds_a_frame(self) -> bool:
-        """There is something to consume, be it only an error."""
-        if len(self._buffer) < 8:
-            return False
-        size = int.from_bytes(self._buffer[:4], "big")
-        return (
-            self.state in _AWAITS_HEADER
-            or len(self._buffer) >= size
-            or size > self.limits.max_frame_size
-        )
-
     def _consume(self, buffer: bytes) -> None:
         position = 0
         end = len(buffer)
         limit = self.limits.max_frame_size
         while self.state is not State.CLOSED:
             if end - position < 8:
+                self._awaited = 8
                 break
             if self.state in _AWAITS_HEADER:
                 self._on_header(buffer[position : position + 8])
@@ -347,9 +355,11 @@ class Connection:
             if kind != (1 if self.state is State.SASL else 0):
                 raise ProtocolError("amqp:connection:framing-error", f"a frame of type {kind}")
             if end - position < size:
+                self._awaited = size
                 break
             body = buffer[position + 4 * offset : position + size]
             position += size
+            self.frames += 1
             if body:
                 self._on_frame(channel, body)
         if position < end and self.state is not State.CLOSED:
@@ -479,6 +489,8 @@ class Connection:
     def _drop_link(self, link: Link) -> None:
         known = link.state is not LinkState.GONE
         link.state = LinkState.GONE
+        self._links -= known
+        self._forget_parts(link)
         if link.session.links.get(link.handle) is link:
             del link.session.links[link.handle]
         for delivery_id in link.unsettled:
@@ -550,6 +562,9 @@ class Connection:
         if frame.handle in session.links:
             self.end(session, Error("amqp:session:handle-in-use", f"handle {frame.handle}"))
             return
+        if self._links >= self.limits.links:
+            raise ProtocolError("amqp:resource-limit-exceeded", f"more than {self._links} links")
+        self._links += 1
         link = Link(session, frame.name, frame.handle, frame.role is RECEIVER, frame)
         link.max_message_size = self.limits.max_message_size
         session.links[frame.handle] = link
@@ -623,6 +638,7 @@ class Connection:
         if link.state is not LinkState.ATTACHED:
             return
         link.state = LinkState.DETACH_SENT
+        self._forget_parts(link)
         for delivery_id in link.unsettled:
             link.session.unsettled.pop(delivery_id, None)
         link.unsettled.clear()
@@ -679,14 +695,11 @@ class Connection:
         if link._first is None and frame.delivery_id is None:
             raise ProtocolError("amqp:not-allowed", "a delivery without a delivery-id")
         if frame.aborted:
-            link._first = None
-            link._parts.clear()
+            self._forget_parts(link)
             return
         # One megabyte may arrive before a too large message is turned away: clients want the
         # rejection of the message, not the loss of the link, as long as memory stays bounded.
         if len(link._parts) + len(payload) > link.max_message_size + (1 << 20):
-            link._first = None
-            link._parts.clear()
             self.detach(
                 link,
                 Error(
@@ -698,11 +711,21 @@ class Connection:
         if frame.more:
             link._first = first
             link._parts += payload
+            self._unfinished += len(payload)
+            # One link alone may have a message as large as its entity takes.
+            if self._unfinished > self.limits.unfinished and self._unfinished > len(link._parts):
+                self.detach(
+                    link,
+                    Error(
+                        "amqp:resource-limit-exceeded",
+                        f"{self._unfinished} bytes of messages are without their end.",
+                    ),
+                )
             return
         if link._parts:
             payload = bytes(link._parts + payload)
-            link._parts.clear()
-        link._first = None
+        if link._first is not None:
+            self._forget_parts(link)
         link.delivery_count = (link.delivery_count + 1) & SERIAL
         link.credit -= 1
         self._events.append(
@@ -716,6 +739,11 @@ class Connection:
         )
         if link.credit <= self.limits.credit // 2:
             self._grant(link)
+
+    def _forget_parts(self, link: Link) -> None:
+        link._first = None
+        self._unfinished -= len(link._parts)
+        link._parts.clear()
 
     def settle_incoming(self, link: Link, delivery_id: int, state: object) -> None:
         """Tell a sender what became of its message."""

@@ -206,8 +206,7 @@ class Namespace:
 
     def forward(self, source: Queue, target: str, message: Message, now: float) -> bool:
         """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
-        path = urlsplit(target).path if "://" in target else target
-        name = path.strip("/")
+        name = url_path(target).strip("/")
         queue = self._queues.get(name.lower()) or self.topics.find(name)
         if self._hops >= MAX_HOPS or queue is None or not queue.settings.status.sends:
             transfer = source.transfer_dead_letters
@@ -301,6 +300,14 @@ class Namespace:
         ]
         heapq.heapify(self._timers)
         self._compact_at = max(10_000, 2 * len(self._timers))
+
+
+def url_path(address: str) -> str:
+    """The path of an entity that is named by a URL or by its bare path."""
+    try:
+        return urlsplit(address).path if "://" in address else address
+    except ValueError:  # a host that is none, as in ``http://[``: then it is a name nobody has
+        return address
 
 
 def _copy(message: Message) -> Message:

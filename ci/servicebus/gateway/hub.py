@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from ci.servicebus.amqp.codec import DecodeError
@@ -52,7 +51,7 @@ from ci.servicebus.amqp.performatives import (
 )
 from ci.servicebus.amqp.types import Described, Int, Long, Symbol
 from ci.servicebus.broker.model import SessionLock
-from ci.servicebus.broker.namespace import Namespace
+from ci.servicebus.broker.namespace import Namespace, url_path
 from ci.servicebus.broker.queue import Queue
 from ci.servicebus.errors import (
     ArgumentError,
@@ -96,6 +95,12 @@ own tests idle exactly as long as the lock lasts, and close without an error the
 
 OUTPUT_AT_ONCE = 1 << 20
 """Bytes of messages that one connection may have waiting before they are written."""
+
+REPLIES_WAITING = 4 << 20
+"""Bytes of answers that wait for a client that asks and does not take them; one always may."""
+
+MAX_CONNECTIONS = 5_000
+"""Azure's quota of a namespace."""
 
 
 @dataclass(slots=True, eq=False)
@@ -362,12 +367,20 @@ class Peer:
         self.is_dropped = False
         self._is_open = not hub.policy.demanded
         self._grants: dict[str, Grant] = {}
+        self._unanswered: dict[Link, Replies] = {}
 
     def receive(self, data: bytes, now: float) -> None:
         """Bytes from the peer."""
         for event in self.connection.receive(data):
             if self.is_dropped:
                 break
+            self._handle(event, now)
+        self.hub.settle_up(now)
+        self.hub.mark(self)
+
+    def fail(self, error: Error, now: float) -> None:
+        """End the connection, saying why."""
+        for event in self.connection.fail(error):
             self._handle(event, now)
         self.hub.settle_up(now)
         self.hub.mark(self)
@@ -395,6 +408,8 @@ class Peer:
         for queue, consumers in list(self.hub._consumers.items()):
             if any(consumer.peer is self for consumer in consumers):
                 self.hub.pump(queue, now)
+        for link, context in list(self._unanswered.items()):
+            self._reply(link, context)
         self.hub.mark(self)
 
     def _handle(self, event: Event, now: float) -> None:
@@ -416,7 +431,14 @@ class Peer:
                 self.closed = True
                 self.hub.forget(self)
             case Opened():
-                pass
+                if len(self.hub.peers) > MAX_CONNECTIONS:
+                    self.fail(
+                        Error(
+                            "amqp:resource-limit-exceeded",
+                            f"The namespace has {MAX_CONNECTIONS} connections, its limit.",
+                        ),
+                        now,
+                    )
 
     # --- links -----------------------------------------------------------------------------------
 
@@ -546,6 +568,7 @@ class Peer:
             self.hub.leave(context, now)
         elif isinstance(context, Acceptor):
             self.hub.give_up(context)
+        self._unanswered.pop(link, None)
 
     # --- messages --------------------------------------------------------------------------------
 
@@ -602,8 +625,17 @@ class Peer:
         replies = self._replies(link, context.node, request.reply_to)
         if replies is not None:
             assert isinstance(replies.context, Replies)
-            replies.context.waiting.append(response)
+            waiting = replies.context.waiting
+            waiting.append(response)
             self._reply(replies, replies.context)
+            if len(waiting) > 1 and sum(map(len, waiting)) > REPLIES_WAITING:
+                self.connection.detach(
+                    link,
+                    Error(
+                        "amqp:resource-limit-exceeded",
+                        f"{len(waiting)} answers wait for credit on the link of the replies.",
+                    ),
+                )
 
     def _replies(self, link: Link, node: str, reply_to: str | None) -> Link | None:
         """The link for the answer: the one that ``reply_to`` names, else the session's own."""
@@ -617,10 +649,14 @@ class Peer:
         return fitting
 
     def _reply(self, link: Link, context: Replies) -> None:
-        while context.waiting and link.ready:
+        while context.waiting and link.ready and self.keeps_up():
             tag = link.delivery_count.to_bytes(4, "big")
             self.connection.send(link, tag, context.waiting[0])
             context.waiting.popleft()
+        if context.waiting:
+            self._unanswered[link] = context
+        else:
+            self._unanswered.pop(link, None)
         self.hub.mark(self)
 
     def _manage(self, link: Link, queue: Queue, request: Request, now: float) -> bytes | None:
@@ -673,8 +709,7 @@ def _entity(link: Link) -> str:
 
 def entity_path(address: str) -> str:
     """The entity of an address, which may be a URL or a bare path."""
-    path = urlsplit(address).path if "://" in address else address
-    return path.strip("/")
+    return url_path(address).strip("/")
 
 
 def _split_management(path: str) -> tuple[str, bool]:

@@ -49,17 +49,17 @@ def answer(queue: Queue, request: Request, now: float) -> bytes:
         if request.body is not None and not isinstance(request.body, dict):
             raise ArgumentError("The body of a request must be a map.")
         reply = handler(queue, request.body or {}, now)
+        return write_response(
+            {
+                "statusCode": Int(reply.status),
+                "statusDescription": "OK" if reply.status == 200 else "No content.",
+            },
+            reply.body,
+            request.message_id,
+            request.reply_to,
+        )
     except ServiceBusError as error:
         return refuse(request, error)
-    return write_response(
-        {
-            "statusCode": Int(reply.status),
-            "statusDescription": "OK" if reply.status == 200 else "No content.",
-        },
-        reply.body,
-        request.message_id,
-        request.reply_to,
-    )
 
 
 def refuse(request: Request, error: ServiceBusError) -> bytes:
@@ -236,6 +236,8 @@ def _set_session_state(queue: Queue, body: Body, now: float) -> Reply:
 
 def _sessions(queue: Queue, body: Body, now: float) -> Reply:
     since, skip, top = (_whole(body, key) for key in ("last-updated-time", "skip", "top"))
+    if skip < 0 or top < 0:
+        raise ArgumentError("'skip' and 'top' must not be negative.")
     found = queue.session_ids(None if since >= NEVER_UPDATED else since / 1000)
     page = found[skip : skip + top]
     if not page:

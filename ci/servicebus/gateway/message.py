@@ -31,6 +31,9 @@ from ci.servicebus.broker.rules import Fields
 from ci.servicebus.errors import ArgumentError
 from ci.servicebus.gateway.fields import change_application, change_properties, read_fields
 
+LATEST = 253_402_300_799_999
+"""Milliseconds since 1970: the last of the year 9999, and of .NET's DateTime."""
+
 BATCH_FORMAT = 0x80013700
 
 HEADER, DELIVERY_ANNOTATIONS, MESSAGE_ANNOTATIONS = 0x70, 0x71, 0x72
@@ -148,7 +151,11 @@ def read_message(payload: bytes) -> Draft:
         start = end
     kept, count = _kept(annotations) if annotations else (b"", 0)
     ttl_ms = _number(_at(header, 2))
+    if ttl_ms is not None and not 0 <= ttl_ms <= 0xFFFFFFFF:
+        raise DecodeError("a time to live that is no uint")
     scheduled = annotations.get("x-opt-scheduled-enqueue-time")
+    if isinstance(scheduled, int) and scheduled > LATEST:
+        raise DecodeError("a scheduled time after the year 9999")
     content = Content(
         durable=_at(header, 0) is True,
         priority=4 if (priority := _number(_at(header, 1))) is None else priority,
@@ -176,7 +183,7 @@ def _properties(payload: bytes, value: int, end: int) -> list[object]:
     """The fields of a properties section; most senders set its first, the message's id, alone."""
     if (
         payload[value] == 0xC0
-        and payload[value + 2] == 13
+        and payload[value + 2 : value + 3] == b"\x0d"
         and payload.endswith(_TWELVE_NULLS, value + 3, end)
     ):
         message_id, at = decode(payload, value + 3)
@@ -382,9 +389,11 @@ def read_request(payload: bytes) -> Request:
             application = _map(decode(payload, value)[0])
         elif code in (VALUE, DATA):
             body = decode(payload, value)[0]
-    reply_to = _at(properties, 4)
+    message_id, reply_to = _at(properties, 0), _at(properties, 4)
+    if not isinstance(message_id, int | str | bytes | UUID | None):
+        raise DecodeError("a message id should be a number, a string, binary or a UUID")
     return Request(
-        message_id=_at(properties, 0),
+        message_id=message_id,
         reply_to=reply_to if isinstance(reply_to, str) else None,
         properties=application,
         body=body,

@@ -7,16 +7,19 @@ a policy that checks takes its place without anything else changing.
 from __future__ import annotations
 
 import hmac
+import re
 from base64 import b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
-from urllib.parse import parse_qs, unquote_plus, urlsplit
+from urllib.parse import parse_qs, unquote_plus
 
 from ci.servicebus.broker.model import AuthorizationRule
+from ci.servicebus.broker.namespace import url_path
 from ci.servicebus.errors import Unauthorized
 
+_SECONDS = re.compile(r"[0-9]{1,18}")
 SAS_PREFIX = "SharedAccessSignature "
 RIGHTS = frozenset({"Send", "Listen", "Manage"})
 
@@ -94,7 +97,7 @@ class SharedKeys:
         known = [*self._known(name, resource)]
         if not known:
             raise Unauthorized(f"InvalidSignature: there is no key named '{name}'.")
-        if not expiry.isdigit() or int(expiry) <= now:
+        if not _SECONDS.fullmatch(expiry) or int(expiry) <= now:
             raise Unauthorized("ExpiredToken: the token is expired.")
         raw = dict(part.partition("=")[::2] for part in token[len(SAS_PREFIX) :].split("&") if part)
         signed = raw.get("sr", "")
@@ -102,7 +105,7 @@ class SharedKeys:
             # Clients differ in how they quote the resource; each form that they sign is tried.
             for text in {signed, unquote_plus(signed)}:
                 digest = hmac.new(key.key.encode(), f"{text}\n{expiry}".encode(), sha256).digest()
-                if hmac.compare_digest(b64encode(digest).decode(), fields.get("sig", "")):
+                if hmac.compare_digest(b64encode(digest), fields.get("sig", "").encode()):
                     return Grant(resource, key.rights)
         raise Unauthorized("InvalidSignature: the token has an invalid signature.")
 
@@ -119,5 +122,5 @@ class SharedKeys:
 
 def resource_path(resource: str) -> str:
     """The entity that a token names, in lower case; its ``$management`` goes with it."""
-    path = urlsplit(unquote_plus(resource)).path.strip("/").lower()
+    path = url_path(unquote_plus(resource)).strip("/").lower()
     return path.removesuffix("/$management").removesuffix("$management")
