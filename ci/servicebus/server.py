@@ -33,10 +33,11 @@ from ci.servicebus.broker.changes import Changes
 from ci.servicebus.broker.journal import Event
 from ci.servicebus.broker.model import AuthorizationRule
 from ci.servicebus.broker.namespace import Namespace
+from ci.servicebus.config import read_config
 from ci.servicebus.errors import StartupError
 from ci.servicebus.gateway.hub import Hub, Peer
 from ci.servicebus.gateway.tokens import AcceptAll, Policy, SharedKeys
-from ci.servicebus.settings import Settings, read_queues
+from ci.servicebus.settings import Settings
 from ci.servicebus.store import Store, StoreFailed
 from ci.servicebus.websocket import WebSocketPeer, could_be_websocket, is_websocket
 
@@ -119,7 +120,7 @@ class Server:
             if self.is_durable:
                 self._store = Store(Path(settings.state))
                 self._store.load(self.namespace, self.clock())
-            self._make_queues()
+            self._make_entities()
             self._commit()
             self._tls = self._make_tls()
             self.amqp_port = self._listen(settings.amqp_port, self._make_amqp)
@@ -138,12 +139,11 @@ class Server:
             self.admin_port,
         )
 
-    def _make_queues(self) -> None:
+    def _make_entities(self) -> None:
+        """Those of the file; the state may know them, and what became of them."""
         settings = self.settings
         if settings.config is not None:
-            for name, queue in read_queues(settings.config, settings.tier).items():
-                if name not in self.namespace:  # else the state knows it, and what became of it
-                    self.namespace.create(name, queue, self.clock())
+            read_config(settings.config, settings.tier).make(self.namespace, self.clock())
 
     def _rules(self, path: str) -> tuple[AuthorizationRule, ...]:
         """A queue's, or a topic's, which hold for its subscriptions too."""
@@ -176,7 +176,7 @@ class Server:
             self.hub.drop(peer)
         if not keep:
             self.namespace.clear(self.clock())
-            self._make_queues()
+            self._make_entities()
         self.flush()
 
     async def stop(self) -> None:

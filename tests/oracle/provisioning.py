@@ -86,32 +86,32 @@ class Emulator:
         """For TLS, as Azure hands it out."""
         return f"Endpoint=sb://{self.host}/;SharedAccessKeyName={POLICY};SharedAccessKey={KEY}"
 
-    def create_queue(self, name: str, properties: dict[str, str]) -> None:
-        """Make a queue over the administration."""
+    def create(self, path: str, kind: str, properties: dict[str, str]) -> None:
+        """Make a Queue, a Topic or a Subscription over the administration, if it is not there."""
         inner = "".join(f"<{key}>{escape(value)}</{key}>" for key, value in properties.items())
         connect = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"
         body = (
             '<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">'
-            f'<QueueDescription xmlns="{connect}">{inner}</QueueDescription></content></entry>'
+            f'<{kind}Description xmlns="{connect}">{inner}</{kind}Description></content></entry>'
         )
-        self._request("PUT", name, body.encode())
+        self._request("PUT", path, body.encode(), unless=409)
 
-    def delete_queue(self, name: str) -> None:
-        """Remove a queue; a test may have done so."""
-        try:
-            self._request("DELETE", name, None)
-        except urllib.error.HTTPError as error:
-            if error.code != 404:
-                raise
+    def delete(self, path: str) -> None:
+        """Remove an entity; a test may have done so."""
+        self._request("DELETE", path, None, unless=404)
 
-    def _request(self, method: str, path: str, body: bytes | None) -> None:
+    def _request(self, method: str, path: str, body: bytes | None, *, unless: int) -> None:
         request = urllib.request.Request(
             f"http://{self.host}:443/{path}",
             data=body,
             method=method,
             headers={"Authorization": "Bearer provisioning"},
         )
-        urllib.request.urlopen(request, timeout=10).close()
+        try:
+            urllib.request.urlopen(request, timeout=10).close()
+        except urllib.error.HTTPError as error:
+            if error.code != unless:
+                raise
 
 
 _emulator: Emulator | None = None
@@ -201,7 +201,9 @@ def _credential(**options: Any) -> Credential | AsyncCredential:
     return AsyncCredential() if options.get("is_async") else Credential()
 
 
-Provide = Callable[[], tuple[dict[str, object], Callable[[], None]]]
+Made = tuple[dict[str, object], Callable[[], None]]
+Provide = Callable[[dict[str, Any]], Made]
+"""From what the decorators outside have made: what this one adds, and how it is removed."""
 
 
 def _nothing() -> None:
@@ -218,7 +220,7 @@ def provider(provide: Provide) -> Callable[[Callable[..., Any]], Callable[..., A
 
             @functools.wraps(test)
             async def wrapper(self: object, **given: Any) -> None:
-                made, clean_up = provide()
+                made, clean_up = provide(given)
                 try:
                     await test(self, **_fitting(test, {**made, **given}))
                 finally:
@@ -228,7 +230,7 @@ def provider(provide: Provide) -> Callable[[Callable[..., Any]], Callable[..., A
 
             @functools.wraps(test)
             def wrapper(self: object, **given: Any) -> None:
-                made, clean_up = provide()
+                made, clean_up = provide(given)
                 try:
                     test(self, **_fitting(test, {**made, **given}))
                 finally:
@@ -279,15 +281,17 @@ _OFFERED: dict[str, Callable[[], str]] = {
 
 
 def _environment(*prefix: str, **fakes: str) -> Callable[..., Any]:
-    return provider(lambda: ({name: _OFFERED[name]() for name in fakes}, _nothing))
+    return provider(lambda given: ({name: _OFFERED[name]() for name in fakes}, _nothing))
 
 
 def _group(**options: Any) -> Callable[..., Any]:
-    return provider(lambda: ({"resource_group": Resource("group"), "location": "here"}, _nothing))
+    return provider(
+        lambda given: ({"resource_group": Resource("group"), "location": "here"}, _nothing)
+    )
 
 
 def _namespace(**options: Any) -> Callable[..., Any]:
-    def provide() -> tuple[dict[str, object], Callable[[], None]]:
+    def provide(given: dict[str, Any]) -> Made:
         return {
             "servicebus_namespace": Resource(emulator().host),
             "servicebus_namespace_connection_string": emulator().connection_string,
@@ -298,7 +302,7 @@ def _namespace(**options: Any) -> Callable[..., Any]:
     return provider(provide)
 
 
-_QUEUE_OPTIONS = {
+_ELEMENTS = {
     "lock_duration": "LockDuration",
     "requires_duplicate_detection": "RequiresDuplicateDetection",
     "requires_session": "RequiresSession",
@@ -306,37 +310,53 @@ _QUEUE_OPTIONS = {
     "max_delivery_count": "MaxDeliveryCount",
 }
 
-_cached: dict[str, Resource] = {}
+_cached: dict[str, str] = {}
+
+
+def _entity(
+    kind: str, options: dict[str, Any], inside: Callable[[dict[str, Any]], str] = lambda given: ""
+) -> Callable[..., Any]:
+    """A preparer of a Queue, a Topic or a Subscription; ``inside`` is the path that it is under."""
+    properties = {
+        element: str(options[key]).lower() if isinstance(options[key], bool) else str(options[key])
+        for key, element in _ELEMENTS.items()
+        if options.get(key) is not None
+    }
+    parameter = options.get("parameter_name", f"servicebus_{kind.lower()}")
+
+    def provide(given: dict[str, Any]) -> Made:
+        name = f"{kind[0].lower()}{uuid.uuid4().hex[:16]}"
+        if options.get("use_cache"):
+            name = _cached.setdefault(f"{kind} {json.dumps(properties, sort_keys=True)}", name)
+        path = f"{inside(given)}{name}"
+        emulator().create(path, kind, properties)
+        clean_up = _nothing if options.get("use_cache") else lambda: emulator().delete(path)
+        return {parameter: Resource(name)}, clean_up
+
+    return provider(provide)
 
 
 def _queue(**options: Any) -> Callable[..., Any]:
-    options = {"lock_duration": "PT30S", **options}  # the preparer's own default
-    properties = {
-        element: str(options[key]).lower() if isinstance(options[key], bool) else str(options[key])
-        for key, element in _QUEUE_OPTIONS.items()
-        if options.get(key) is not None
-    }
-    parameter = options.get("parameter_name", "servicebus_queue")
-    is_cached = options.get("use_cache", False)
+    return _entity("Queue", {"lock_duration": "PT30S", **options})  # the preparer's own default
 
-    def provide() -> tuple[dict[str, object], Callable[[], None]]:
-        key = json.dumps(properties, sort_keys=True)
-        if is_cached and key in _cached:
-            return {parameter: _cached[key]}, _nothing
-        name = f"q{uuid.uuid4().hex[:16]}"
-        emulator().create_queue(name, properties)
-        if is_cached:
-            _cached[key] = Resource(name)
-            return {parameter: _cached[key]}, _nothing
-        return {parameter: Resource(name)}, lambda: emulator().delete_queue(name)
 
-    return provider(provide)
+def _topic(**options: Any) -> Callable[..., Any]:
+    return _entity("Topic", options)
+
+
+def _subscription(**options: Any) -> Callable[..., Any]:
+    topic = options.get("servicebus_topic_parameter_name", "servicebus_topic")
+    return _entity(
+        "Subscription",
+        {"lock_duration": "PT60S", **options},
+        lambda given: f"{given[topic].name}/subscriptions/",
+    )
 
 
 def _rule(**options: Any) -> Callable[..., Any]:
     parameter = options.get("parameter_name", "servicebus_authorization_rule")
     return provider(
-        lambda: (
+        lambda given: (
             {
                 parameter: Resource("rule"),
                 f"{parameter}_connection_string": emulator().connection_string,
@@ -344,13 +364,6 @@ def _rule(**options: Any) -> Callable[..., Any]:
             _nothing,
         )
     )
-
-
-def _unsupported(**options: Any) -> Callable[..., Any]:
-    def provide() -> tuple[dict[str, object], Callable[[], None]]:
-        raise NotImplementedError("topics")
-
-    return provider(provide)
 
 
 def _same(test: Callable[..., Any]) -> Callable[..., Any]:
@@ -386,10 +399,10 @@ def _modules() -> dict[str, dict[str, Any]]:
             "CachedServiceBusNamespacePreparer": _namespace,
             "ServiceBusQueuePreparer": _queue,
             "CachedServiceBusQueuePreparer": cached(_queue, use_cache=True),
-            "ServiceBusTopicPreparer": _unsupported,
-            "CachedServiceBusTopicPreparer": _unsupported,
-            "ServiceBusSubscriptionPreparer": _unsupported,
-            "CachedServiceBusSubscriptionPreparer": _unsupported,
+            "ServiceBusTopicPreparer": _topic,
+            "CachedServiceBusTopicPreparer": cached(_topic, use_cache=True),
+            "ServiceBusSubscriptionPreparer": _subscription,
+            "CachedServiceBusSubscriptionPreparer": cached(_subscription, use_cache=True),
             "ServiceBusNamespaceAuthorizationRulePreparer": _rule,
             "ServiceBusQueueAuthorizationRulePreparer": _rule,
         },

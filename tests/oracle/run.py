@@ -20,13 +20,21 @@ from xml.etree.ElementTree import parse
 
 VERSION = "7.15.0"
 HERE = Path(__file__).resolve().parent
+KINDS = ("queues", "topics", "subscriptions", "rules", "namespaces")
 FILES = (
     "tests/test_queues.py",
     "tests/async_tests/test_queues_async.py",
     "tests/test_sessions.py",
     "tests/async_tests/test_sessions_async.py",
-    "tests/mgmt_tests/test_mgmt_queues.py",
-    "tests/mgmt_tests/async/test_mgmt_queues_async.py",
+    "tests/test_list_sessions.py",
+    "tests/async_tests/test_list_sessions_async.py",
+    "tests/test_topic.py",
+    "tests/async_tests/test_topic_async.py",
+    "tests/test_subscriptions.py",
+    "tests/async_tests/test_subscriptions_async.py",
+    *(f"tests/mgmt_tests/test_mgmt_{kind}.py" for kind in KINDS),
+    *(f"tests/mgmt_tests/async/test_mgmt_{kind}_async.py" for kind in KINDS),
+    "tests/mgmt_tests/test_topic_filter_counts_live.py",
 )
 
 CONFTEST = f"""\

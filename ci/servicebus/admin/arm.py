@@ -1,4 +1,4 @@
-"""Queues as Azure Resource Manager shows them: what ``az servicebus queue list`` reads.
+"""Entities as Azure Resource Manager shows them: what ``az servicebus queue list`` reads.
 
 Subscription, resource group and namespace may have any name: there is one namespace. Every version
 of the API gets the same answer, but a version must be named, as Azure demands.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from ci.servicebus.admin.durations import write_duration, write_time
 from ci.servicebus.admin.http import Request, Response, whole
+from ci.servicebus.broker.model import SubscriptionSettings, TopicSettings
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.broker.queue import Queue
+from ci.servicebus.broker.topic import Subscription, Topic
 from ci.servicebus.errors import ArgumentError, EntityNotFound
 
 PAGE = 100
@@ -45,7 +48,7 @@ def answer(namespace: Namespace, request: Request, path: str) -> Response:
         )
     if not _VERSION.fullmatch(version):
         return error(400, "InvalidApiVersionParameter", f"The api-version '{version}' is invalid.")
-    if kind.lower() != "queues":
+    if kind.lower() not in ("queues", "topics"):
         return error(
             404,
             "InvalidResourceType",
@@ -53,25 +56,36 @@ def answer(namespace: Namespace, request: Request, path: str) -> Response:
             f"'Microsoft.ServiceBus' for api version '{version}'.",
         )
     if request.method != "GET":
-        return error(405, "MethodNotAllowed", "Queues can only be read here.")
+        return error(405, "MethodNotAllowed", "Entities can only be read here.")
     try:
-        if matched["name"] is None:
-            return _page(namespace, request, path, matched["namespace"], version)
-        return _json(queue_resource(namespace.get(matched["name"]), matched["namespace"]))
+        found = _find(namespace, kind, matched["name"])
+        if isinstance(found, Queue):
+            return _json(resource(found, matched["namespace"]))
+        return _page(found, request, path, matched["namespace"], version)
     except EntityNotFound:
         return error(404, "NotFound", f"The requested resource {matched['name']} does not exist.")
     except ArgumentError as problem:
         return error(400, "BadRequest", str(problem))
 
 
+def _find(namespace: Namespace, kind: str, name: str | None) -> Queue | Sequence[Queue]:
+    """One entity, or those of a list; raises EntityNotFound."""
+    if kind.lower() == "queues":
+        return list(namespace) if name is None else namespace.get(name)
+    topics = namespace.topics
+    if name is None:
+        return list(topics)
+    topic, last, rest = name.lower().rpartition("/subscriptions")
+    return topics.get(topic).subscriptions if last and not rest else topics.resolve(name)
+
+
 def _page(
-    namespace: Namespace, request: Request, path: str, namespace_id: str, version: str
+    queues: Sequence[Queue], request: Request, path: str, namespace_id: str, version: str
 ) -> Response:
     skip = whole(request, "$skip", 0, 1 << 31)
     top = whole(request, "$top", PAGE, MAX_PAGE)
-    queues = list(namespace)
     page: dict[str, object] = {
-        "value": [queue_resource(queue, namespace_id) for queue in queues[skip : skip + top]]
+        "value": [resource(queue, namespace_id) for queue in queues[skip : skip + top]]
     }
     if skip + top < len(queues) and top:
         base = f"https://{request.headers.get('host', 'localhost')}{quote(path)}"
@@ -79,25 +93,75 @@ def _page(
     return _json(page)
 
 
-def queue_resource(queue: Queue, namespace_id: str) -> dict[str, object]:
-    """One queue."""
-    settings, counts = queue.settings, queue.counts()
-    properties: dict[str, object] = {
-        "lockDuration": write_duration(settings.lock_duration),
-        "maxSizeInMegabytes": settings.max_size_in_megabytes,
-        "requiresDuplicateDetection": settings.requires_duplicate_detection,
-        "requiresSession": settings.requires_session,
+def resource(queue: Queue, namespace_id: str) -> dict[str, object]:
+    """One queue, topic or subscription."""
+    path, kind, name = f"queues/{queue.name}", "Queues", queue.name
+    if isinstance(queue, Topic):
+        path, kind = f"topics/{name}", "Topics"
+    elif isinstance(queue, Subscription):
+        name, kind = queue.short_name, "Topics/Subscriptions"
+        path = f"topics/{queue.topic.name}/subscriptions/{name}"
+    return {
+        "id": f"{namespace_id}/{path}",
+        "name": name,
+        "type": f"Microsoft.ServiceBus/Namespaces/{kind}",
+        "location": "local",
+        "properties": {**_settings(queue), **_received(queue), **_runtime(queue)},
+    }
+
+
+def _settings(queue: Queue) -> dict[str, object]:
+    """What all have, and what only queues and topics have."""
+    settings = queue.settings
+    found: dict[str, object] = {
         "defaultMessageTimeToLive": write_duration(settings.default_time_to_live),
-        "deadLetteringOnMessageExpiration": settings.dead_lettering_on_message_expiration,
         "enableBatchedOperations": settings.enable_batched_operations,
-        "duplicateDetectionHistoryTimeWindow": write_duration(settings.duplicate_detection_window),
-        "maxDeliveryCount": settings.max_delivery_count,
-        "sizeInBytes": counts.size_in_bytes,
-        "messageCount": counts.total,
         "status": settings.status.value,
         "autoDeleteOnIdle": write_duration(settings.auto_delete_on_idle),
+    }
+    if isinstance(settings, TopicSettings):
+        found["supportOrdering"] = settings.support_ordering
+    if settings.user_metadata is not None:
+        found["userMetadata"] = settings.user_metadata
+    if isinstance(settings, SubscriptionSettings):
+        return found
+    if settings.max_message_size_in_kilobytes is not None:
+        found["maxMessageSizeInKilobytes"] = settings.max_message_size_in_kilobytes
+    return {
+        **found,
+        "maxSizeInMegabytes": settings.max_size_in_megabytes,
+        "requiresDuplicateDetection": settings.requires_duplicate_detection,
+        "duplicateDetectionHistoryTimeWindow": write_duration(settings.duplicate_detection_window),
         "enablePartitioning": settings.enable_partitioning,
         "enableExpress": settings.enable_express,
+    }
+
+
+def _received(queue: Queue) -> dict[str, object]:
+    """What only those have that are received from."""
+    settings = queue.settings
+    if isinstance(settings, TopicSettings):
+        return {}
+    found: dict[str, object] = {
+        "lockDuration": write_duration(settings.lock_duration),
+        "requiresSession": settings.requires_session,
+        "deadLetteringOnMessageExpiration": settings.dead_lettering_on_message_expiration,
+        "maxDeliveryCount": settings.max_delivery_count,
+    }
+    if isinstance(settings, SubscriptionSettings):
+        found["deadLetteringOnFilterEvaluationExceptions"] = (
+            settings.dead_lettering_on_filter_evaluation_exceptions
+        )
+    if settings.forward_to is not None:
+        found["forwardTo"] = settings.forward_to
+    if settings.forward_dead_lettered_messages_to is not None:
+        found["forwardDeadLetteredMessagesTo"] = settings.forward_dead_lettered_messages_to
+    return found
+
+
+def _runtime(queue: Queue) -> dict[str, object]:
+    counts = queue.counts()
+    found: dict[str, object] = {
         "countDetails": {
             "activeMessageCount": counts.active,
             "deadLetterMessageCount": counts.dead_letter,
@@ -109,20 +173,16 @@ def queue_resource(queue: Queue, namespace_id: str) -> dict[str, object]:
         "updatedAt": write_time(queue.times.updated_at),
         "accessedAt": write_time(queue.times.accessed_at),
     }
-    optional = {
-        "maxMessageSizeInKilobytes": settings.max_message_size_in_kilobytes,
-        "forwardTo": settings.forward_to,
-        "forwardDeadLetteredMessagesTo": settings.forward_dead_lettered_messages_to,
-        "userMetadata": settings.user_metadata,
-    }
-    properties |= {key: value for key, value in optional.items() if value is not None}
-    return {
-        "id": f"{namespace_id}/queues/{queue.name}",
-        "name": queue.name,
-        "type": "Microsoft.ServiceBus/Namespaces/Queues",
-        "location": "local",
-        "properties": properties,
-    }
+    if isinstance(queue, Topic):
+        return {
+            **found,
+            "sizeInBytes": counts.size_in_bytes,
+            "subscriptionCount": len(queue.subscriptions),
+        }
+    found["messageCount"] = counts.total
+    if not isinstance(queue, Subscription):
+        found["sizeInBytes"] = counts.size_in_bytes
+    return found
 
 
 def error(status: int, code: str, message: str) -> Response:

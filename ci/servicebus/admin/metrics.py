@@ -8,7 +8,7 @@ _STATES = ("active", "locked", "scheduled", "deferred", "dead_letter", "transfer
 
 
 def write_metrics(hub: Hub) -> str:
-    """Gauges of every queue, and what has happened to their messages since the start."""
+    """Gauges of every queue, topic and subscription, and what has happened to their messages."""
     namespace = hub.namespace
     lines = [
         "# HELP servicebus_connections AMQP connections that are open.",
@@ -18,7 +18,7 @@ def write_metrics(hub: Hub) -> str:
         "# TYPE servicebus_queue_messages gauge",
     ]
     sizes = []
-    for queue in namespace:
+    for queue in namespace.entities():
         label, counts = _label(queue.name), queue.counts()
         for state in _STATES:
             count = getattr(counts, state)

@@ -3,11 +3,12 @@
 ====================================================== =========================================
 ``GET /health``                                        the emulator is up
 ``GET /metrics``                                       for Prometheus
-``GET /$emulator/queues``                              queues with counts and current locks, JSON
+``GET /$emulator/queues``                              queues and topics with counts and locks, JSON
 ``GET /$emulator/timeline?after=N&limit=N&queue=Q``    what has happened, JSON lines
 ``/$emulator/clock``, ``faults``, ``restart``          see :mod:`ci.servicebus.admin.control`
 entities, Atom                                         see :mod:`ci.servicebus.admin.entities`
 ``GET /subscriptions/.../namespaces/N/queues[/NAME]``  queues as Azure Resource Manager, JSON
+``... /topics[/NAME[/subscriptions[/NAME]]]``          topics and subscriptions likewise
 ====================================================== =========================================
 """
 
@@ -22,6 +23,8 @@ from ci.servicebus.admin.entities import Entities
 from ci.servicebus.admin.http import Request, Response, whole
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.broker.queue import Queue
+from ci.servicebus.broker.rules import Rule
+from ci.servicebus.broker.topic import Topic
 from ci.servicebus.errors import ArgumentError, ServiceBusError, Unauthorized
 from ci.servicebus.gateway.tokens import AcceptAll, Policy
 
@@ -80,7 +83,9 @@ class Administration:
         try:
             if path == "/$emulator/queues":
                 now = self.clock()
-                return _json({"now": now, "queues": [_inside(q, now) for q in self.namespace]})
+                queues = [_inside(queue, now) for queue in self.namespace]
+                topics = [_topic(topic, now) for topic in self.namespace.topics]
+                return _json({"now": now, "queues": queues, "topics": topics})
             if path == "/$emulator/timeline":
                 events = self.namespace.journal.after(
                     whole(request, "after", 0, 1 << 62),
@@ -119,6 +124,28 @@ def _inside(queue: Queue, now: float) -> dict[str, object]:
             }
             for lock in queue.locks()
         ],
+    }
+
+
+def _topic(topic: Topic, now: float) -> dict[str, object]:
+    counts = topic.counts()
+    return {
+        "name": topic.name,
+        "status": topic.settings.status.value,
+        "scheduled": counts.scheduled,
+        "size_in_bytes": counts.size_in_bytes,
+        "subscriptions": [
+            {**_inside(inner, now), "rules": [_rule(rule) for rule in inner.rules]}
+            for inner in topic.subscriptions
+        ],
+    }
+
+
+def _rule(rule: Rule) -> dict[str, object]:
+    return {
+        "name": rule.name,
+        "filter": str(rule.filter),
+        "action": None if rule.action is None else rule.action.expression,
     }
 
 

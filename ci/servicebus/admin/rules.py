@@ -94,12 +94,14 @@ def _read_value(element: Element) -> object:
         raise ArgumentError(f"A value cannot be of the type '{kind}'.")
     try:
         return reader(content)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ArgumentError(f"'{content}' is no {kind}.") from None
 
 
 def _read_bool(content: str) -> bool:
-    return {"true": True, "1": True, "false": False, "0": False}[content.strip().lower()]
+    if content not in ("true", "1", "false", "0"):
+        raise ValueError(content)
+    return content in ("true", "1")
 
 
 def _read_time(content: str) -> datetime:
@@ -137,10 +139,8 @@ def write_rule(description: Element, rule: Rule) -> None:
             _write_values(element, "Properties", given.properties)
         case SqlFilter() as given:
             _write_sql(element, "SqlFilter", given.expression, given.parameters)
-        case FalseFilter():
-            _write_sql(element, "FalseFilter", "1=0", {})
-        case _:
-            _write_sql(element, "TrueFilter", "1=1", {})
+        case other:
+            _write_sql(element, type(other).__name__, str(other), {})
     element = SubElement(description, f"{{{CONNECT}}}Action")
     if rule.action is None:
         element.set(f"{{{INSTANCE}}}type", "EmptyRuleAction")

@@ -188,6 +188,13 @@ class Namespace:
     def __len__(self) -> int:
         return len(self._queues)
 
+    def entities(self) -> Iterator[Queue]:
+        """Queues, then each topic with its subscriptions, by name."""
+        yield from self
+        for topic in self.topics:
+            yield topic
+            yield from topic.subscriptions
+
     # --- what queues need ------------------------------------------------------------------------
 
     def at(self, when: float, queue: Queue, kind: str, key: object) -> None:

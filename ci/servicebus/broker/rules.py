@@ -112,7 +112,7 @@ _BROKER_S: dict[str, Callable[[Message], object]] = {
 
 
 class Filter(Protocol):
-    """Decides on a message."""
+    """Decides on a message. As text it is the condition that it amounts to."""
 
     def matches(self, message: View) -> bool:
         """The rule holds; may raise :class:`~ci.servicebus.broker.sql.FilterError`."""
@@ -122,6 +122,9 @@ class Filter(Protocol):
 class TrueFilter:
     """Every message."""
 
+    def __str__(self) -> str:
+        return "1=1"
+
     def matches(self, message: View) -> bool:
         """See :class:`Filter`."""
         return True
@@ -130,6 +133,9 @@ class TrueFilter:
 @dataclass(frozen=True)
 class FalseFilter:
     """No message."""
+
+    def __str__(self) -> str:
+        return "1=0"
 
     def matches(self, message: View) -> bool:
         """See :class:`Filter`."""
@@ -148,6 +154,9 @@ class SqlFilter:
         object.__setattr__(self, "_condition", condition)
 
     _condition: sql.Evaluate = field(init=False, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self.expression
 
     def matches(self, message: View) -> bool:
         """See :class:`Filter`."""
@@ -177,6 +186,10 @@ class CorrelationFilter:
     def __post_init__(self) -> None:
         if not self.system and not self.properties:
             raise ArgumentError("A correlation filter names at least one property.")
+
+    def __str__(self) -> str:
+        named = {**{f"sys.{name}": value for name, value in self.system.items()}, **self.properties}
+        return " AND ".join(f"{name} = {value!r}" for name, value in named.items())
 
     def matches(self, message: View) -> bool:
         """See :class:`Filter`."""

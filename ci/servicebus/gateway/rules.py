@@ -138,14 +138,16 @@ def _write_rule(rule: Rule) -> Described:
 
 def _write_filter(given: Filter) -> Described:
     match given:
-        case SqlFilter():
-            return Described(ULong(SQL_FILTER), [given.expression, Int(COMPATIBILITY)])
         case CorrelationFilter():
             system = [given.system.get(name) for name in CORRELATION]
             return Described(ULong(CORRELATION_FILTER), [*system, _wire(given.properties)])
+        case SqlFilter():
+            code = SQL_FILTER
         case FalseFilter():
-            return Described(ULong(FALSE_FILTER), ["1=0", Int(COMPATIBILITY)])
-    return Described(ULong(TRUE_FILTER), ["1=1", Int(COMPATIBILITY)])
+            code = FALSE_FILTER
+        case _:
+            code = TRUE_FILTER
+    return Described(ULong(code), [str(given), Int(COMPATIBILITY)])
 
 
 def _plain(values: Body) -> dict[str, object]:
@@ -162,7 +164,7 @@ def _wire(values: Mapping[str, object]) -> Body:
 def pack_rule(rule: Rule) -> bytes:
     """A rule for a store."""
     given = rule.filter
-    packed: Body = {"name": rule.name, "created": rule.created_at}
+    packed: Body = {"name": rule.name, "created": float(rule.created_at)}
     match given:
         case SqlFilter():
             packed["sql"], packed["parameters"] = given.expression, _wire(given.parameters)

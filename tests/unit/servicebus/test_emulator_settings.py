@@ -7,10 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from ci.servicebus.broker.model import QueueSettings, Status
+from ci.servicebus.broker.model import (
+    QueueSettings,
+    Status,
+    SubscriptionSettings,
+    TopicSettings,
+)
+from ci.servicebus.broker.namespace import Namespace
+from ci.servicebus.broker.rules import CorrelationFilter, Rule, SqlAction, SqlFilter
+from ci.servicebus.config import SubscriptionPlan, TopicPlan, read_config
 from ci.servicebus.errors import StartupError
 from ci.servicebus.gateway.tokens import Key
-from ci.servicebus.settings import Settings, parse, read_queues
+from ci.servicebus.settings import Settings, parse
 
 
 def test_nothing_given_is_the_defaults() -> None:
@@ -69,7 +77,7 @@ def test_queues_from_toml(tmp_path: Path) -> None:
         '[[queue]]\nname = "a"\nlock_duration = 30\nstatus = "SendDisabled"\n'
         '[[queue]]\nname = "b"\nrequires_session = true\nforward_to = "a"\n'
     )
-    assert read_queues(file) == {
+    assert read_config(file).queues == {
         "a": QueueSettings(lock_duration=30.0, status=Status.SEND_DISABLED),
         "b": QueueSettings(requires_session=True, forward_to="a"),
     }
@@ -88,16 +96,137 @@ def test_queues_from_the_json_of_microsoft_s_emulator(tmp_path: Path) -> None:
     }
     queues = [{"Name": "queue.1", "Properties": properties}]
     file.write_text(json.dumps({"UserConfig": {"Namespaces": [{"Name": "n", "Queues": queues}]}}))
-    assert read_queues(file) == {
+    assert read_config(file).queues == {
         "queue.1": QueueSettings(
             default_time_to_live=3600.0, duplicate_detection_window=20.0, max_delivery_count=3
         )
     }
 
 
+TOPICS = """
+[[topic]]
+name = "events"
+default_time_to_live = 60
+[[topic.subscription]]
+name = "all"
+[[topic.subscription]]
+name = "some"
+lock_duration = 30
+requires_session = true
+dead_lettering_on_filter_evaluation_exceptions = false
+[[topic.subscription.rule]]
+name = "big"
+sql = "amount > 100"
+action = "SET big = TRUE"
+[[topic.subscription.rule]]
+name = "red"
+correlation = { label = "l", reply_to = "r", properties = { color = "red", n = 5 } }
+"""
+
+
+def test_topics_from_toml(tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text(TOPICS)
+    some = SubscriptionSettings(
+        lock_duration=30.0,
+        requires_session=True,
+        dead_lettering_on_filter_evaluation_exceptions=False,
+    )
+    correlated = CorrelationFilter({"label": "l", "replyto": "r"}, {"color": "red", "n": 5})
+    rules = (
+        Rule("big", SqlFilter("amount > 100"), SqlAction("SET big = TRUE")),
+        Rule("red", correlated),
+    )
+    plan = read_config(file)
+    assert plan.queues == {}
+    assert plan.topics == {
+        "events": TopicPlan(
+            TopicSettings(default_time_to_live=60.0),
+            {
+                "all": SubscriptionPlan(SubscriptionSettings()),
+                "some": SubscriptionPlan(some, rules),
+            },
+        )
+    }
+
+
+def test_what_is_there_is_left_as_it_became(tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text(TOPICS + '[[queue]]\nname = "q"\n')
+    namespace = Namespace()
+    read_config(file).make(namespace, 0)
+    topic = namespace.topics.get("events")
+    topic.get("some").remove_rule("big", 0)
+    namespace.topics.unsubscribe("events", "all", 0)
+    read_config(file).make(namespace, 0)
+    assert "q" in namespace
+    assert [rule.name for rule in topic.get("some").rules] == ["red"]
+    assert [rule.name for rule in topic.get("all").rules] == ["$Default"]
+
+
+def test_topics_from_the_json_of_microsoft_s_emulator(tmp_path: Path) -> None:
+    file = tmp_path / "t.json"
+    rules = [
+        {
+            "Name": "by-correlation",
+            "Properties": {
+                "FilterType": "Correlation",
+                "CorrelationFilter": {"ContentType": "a/b", "To": "t", "Properties": {"p": "v"}},
+            },
+        },
+        {
+            "Name": "by-sql",
+            "Properties": {
+                "FilterType": "Sql",
+                "SqlFilter": {"SqlExpression": "sys.MessageId = '1' AND n > 1"},
+                "Action": {"SqlExpression": "SET sys.To = 'x'"},
+            },
+        },
+    ]
+    subscription = {"Name": "s", "Properties": {"LockDuration": "PT30S"}, "Rules": rules}
+    topic = {
+        "Name": "t",
+        "Properties": {"DefaultMessageTimeToLive": "PT1H", "RequiresDuplicateDetection": False},
+        "Subscriptions": [subscription, {"Name": "bare"}],
+    }
+    file.write_text(json.dumps({"UserConfig": {"Namespaces": [{"Name": "n", "Topics": [topic]}]}}))
+    found = read_config(file).topics["t"]
+    assert found.settings == TopicSettings(default_time_to_live=3600.0)
+    assert found.subscriptions["bare"] == SubscriptionPlan(SubscriptionSettings())
+    plan = found.subscriptions["s"]
+    assert plan.settings == SubscriptionSettings(lock_duration=30.0)
+    assert plan.rules == (
+        Rule("by-correlation", CorrelationFilter({"contenttype": "a/b", "to": "t"}, {"p": "v"})),
+        Rule("by-sql", SqlFilter("sys.MessageId = '1' AND n > 1"), SqlAction("SET sys.To = 'x'")),
+    )
+
+
+def topic_with(line: str) -> str:
+    return f'[[topic]]\nname = "t"\n{line}'
+
+
+def rule_with(line: str) -> str:
+    subscription = '[[topic.subscription]]\nname = "s"\n[[topic.subscription.rule]]\n'
+    return topic_with(f'{subscription}name = "r"\n{line}')
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("q.toml", "[[topic]]"),
+        ("q.toml", "topic = 1"),
+        ("q.toml", topic_with("lock_duration = 30")),
+        ("q.toml", topic_with("[[queue]]\nname = 'T'")),
+        ("q.toml", topic_with("[[topic.subscription]]\nname = 'a/b'")),
+        ("q.toml", topic_with("[[topic.subscription]]\nname = 's'\nmax_size_in_megabytes = 1")),
+        ("q.toml", rule_with("sql = '1='")),
+        ("q.toml", rule_with("sql = 1")),
+        ("q.toml", rule_with("filter = 1")),
+        ("q.toml", rule_with("sql = '1=1'\ncorrelation = { label = 'l' }")),
+        ("q.toml", rule_with("correlation = { color = 'l' }")),
+        ("q.toml", rule_with("correlation = { properties = { a = [] } }")),
+        ("q.toml", rule_with("correlation = {}")),
+        ("q.toml", rule_with("action = 'DROP x'")),
         ("q.toml", "[[queue"),
         ("q.toml", "[[queues]]"),
         ("q.toml", "[[queue]]\nlock_duration = 30"),
@@ -119,9 +248,9 @@ def test_a_bad_file_is_told_with_a_remedy(tmp_path: Path, name: str, content: st
     file = tmp_path / name
     file.write_text(content)
     with pytest.raises(StartupError, match=name):
-        read_queues(file)
+        read_config(file)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="cannot read"):
-        read_queues(tmp_path / "none.toml")
+        read_config(tmp_path / "none.toml")
