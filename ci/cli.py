@@ -173,6 +173,31 @@ def promote(
 
 
 @app.command()
+def rehearse(
+    image: Annotated[
+        str,
+        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+    ] = "last",
+    target: TargetOption = DEMO_TARGET,
+    keep_cluster: KeepOption = False,
+    toolchain: ToolchainOption = Origin.AUTO,
+    config: ConfigOption = DEFAULT_CONFIG,
+    verbose: VerboseOption = False,
+) -> None:
+    """Rehearse a promotion on the gate cluster with the target's live release. Changes no target.
+
+    The release is upgraded, upgraded again unchanged, made to fail, and rolled back; the signed
+    verdict is attached to the image. Status 22 when the change broke it.
+    """
+    _work(
+        "rehearse",
+        Common(toolchain, config, verbose),
+        lambda c: _flow().rehearse_only(c, Options(target, keep_cluster), image),
+        needs_dagger=lambda c: not _flow().emulator_built(c),
+    )
+
+
+@app.command()
 def plan(
     image: Annotated[
         str,

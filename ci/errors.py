@@ -101,6 +101,13 @@ class ProofFailed(PipelineError):
     default_remedy = "read the failed cases in the run's junit.xml; the target was not touched"
 
 
+class RehearsalFailed(PipelineError):
+    """The change broke the target's release on the gate cluster: it may not go further."""
+
+    exit_code = 22
+    default_remedy = "correct the chart or the image; the target was not touched"
+
+
 class EvidenceRefused(PipelineError):
     """No evidence allows the promotion: none, or not signed, not of this image and chart, too
     old, failed, or without a required case or approval."""

@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ from ci.model import (
     Promotion,
     Proof,
     Query,
+    Rehearsal,
     Release,
     StandIns,
     Target,
@@ -38,6 +40,7 @@ from ci.promotion.plan import Plan
 from ci.settings import DEMO_TARGET, TargetSettings
 from ci.stages import attest, build, cluster, deploy, prove
 from ci.stages import promote as promotion
+from ci.stages import rehearse as rehearsing
 from ci.stages import verify as verification
 from ci.tools.command import Programs
 
@@ -209,8 +212,19 @@ def run(context: Context, options: Options) -> Result:
             emulator,
         )
         here = place.result()
-        release, _ = prove_on(flow, context, here, emulator, image)
+        release, proven = prove_on(flow, context, here, emulator, image)
         goal = target.result()
+        if wants_rehearsal(context, options.target):
+            flow.step(
+                "rehearse",
+                "what breaks the target's release breaks it here first",
+                rehearse,
+                context,
+                here,
+                goal,
+                emulator.result(),
+                proven,
+            )
         if not options.keep_cluster:
             flow.beside(
                 "gate gone",
@@ -280,6 +294,11 @@ def builds_nothing(context: Context) -> bool:
     return build.latest(context) is not None and build.find_emulator(context) is not None
 
 
+def emulator_built(context: Context) -> bool:
+    """Whether ``rehearse`` needs no build."""
+    return build.find_emulator(context) is not None
+
+
 def prove_only(context: Context, options: Options) -> Result:
     """Prove the source as it is, on a kept cluster when there is one. Promotes nothing."""
     attest.check_keys(context)
@@ -299,6 +318,43 @@ def prove_only(context: Context, options: Options) -> Result:
         here = flow.step("gate", "a kept cluster saves time", kept_cluster, flow, context, options)
         release, proof = prove_on(flow, context, here, emulator, image)
         return Result(release.image, proof)
+
+
+def rehearse_only(context: Context, options: Options, image: str) -> Result:
+    """Rehearse a proven image on the gate cluster, with a target's live release. Changes no
+    target; the signed verdict is what a promotion asks for."""
+    attest.check_keys(context)
+    check_target_name(context, options.target)
+    wanted = source(context, image, options.target)
+    with (
+        context.home.lock("gate", f"the {context.settings.gate.name} cluster"),
+        Flow(context.events, context.programs) as flow,
+    ):
+        flow.step("stale", "what a killed run left is removed first", cluster.remove_stale, context)
+        proof = flow.step(
+            "evidence",
+            "only what was proven is worth a rehearsal",
+            attest.verified,
+            context,
+            wanted,
+            chart_of(context, options.target),
+        )
+        emulator = flow.beside(
+            "emulator", "its content is its tag: built once", build.build_emulator, context
+        )
+        goal = flow.step("target", "it must be there", found_target, context, options.target)
+        here = flow.step("gate", "a kept cluster saves time", kept_cluster, flow, context, options)
+        found = flow.step(
+            "rehearse",
+            "what breaks the target's release breaks it here first",
+            rehearse,
+            context,
+            here,
+            goal,
+            emulator.result(),
+            proof,
+        )
+        return Result(proof.image, proof, checks=found.checks)
 
 
 def promote_only(context: Context, options: Options, image: str) -> Result:
@@ -561,8 +617,59 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
     )
 
 
+def wants_rehearsal(context: Context, name: str) -> bool:
+    """Whether nothing is promoted to a target that was not rehearsed with its release."""
+    described = context.settings.targets.get(name)
+    asked = described.rehearsal if described is not None else None
+    return context.settings.rehearsal.required if asked is None else asked
+
+
+def rehearse(
+    context: Context, here: Cluster, target: Target, emulator: Image, proof: Proof
+) -> Rehearsal:
+    """The rehearsal, with stand-ins of its own beside the gate's. Its verdict, whatever it is, is
+    signed and attached to the image; raises :class:`ci.errors.RehearsalFailed`."""
+    place = f"standins-{target.name}"[:63].rstrip("-")
+    try:
+        standins = deploy.standins(context, here, emulator, namespace=place)
+        actors = rehearsing.Actors(
+            promote=promotion.promote,
+            roll_back=promotion.rollback,
+            use=lambda inside, release, label: prove.prove(
+                inside, release, standins, select=prove.QUICK, label=label
+            ),
+        )
+        found = rehearsing.rehearse(
+            context,
+            here,
+            target,
+            proof,
+            actors,
+            redirect=deploy.TO_STANDINS,
+            prepare=lambda namespace: deploy.connect(context, standins, namespace),
+        )
+    finally:
+        with suppress(PipelineError):
+            rehearsing.remove(context.kube(here).for_cleanup(), place)
+    wanted = source(context, proof.image.by_digest, target.name)
+    attest.attach_rehearsal(context, wanted, chart_of(context, target.name), found)
+    rehearsing.refuse_failed(found)
+    return found
+
+
+def refuse_unrehearsed(context: Context, target: Target, proof: Proof) -> None:
+    """Raises :class:`EvidenceRefused` where a rehearsal is asked for and no passed one of this
+    image with the target's release as it is now is attached to the image."""
+    if not wants_rehearsal(context, target.name):
+        return
+    wanted = source(context, proof.image.by_digest, target.name)
+    revision = rehearsing.revision_of(context, target)
+    attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, revision)
+
+
 def promote(context: Context, target: Target, proof: Proof) -> Promotion:
     """The promotion, with the plan's own queue-timeout check on the target at its end."""
+    refuse_unrehearsed(context, target, proof)
 
     def after(release: Release) -> None:
         described = context.settings.targets.get(target.name)

@@ -172,6 +172,32 @@ class Promotion:
 
 
 @dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """A change as it went on the gate cluster, before its target sees it."""
+
+    target: str
+    """Whose live release was rehearsed."""
+    image: Image
+    before: Image
+    """What the target serves."""
+    revision: int
+    """Of the target's release, with the values and the chart that were rehearsed."""
+    checks: tuple[Check, ...]
+    """Named ``STEP: what has to hold``."""
+    changes: tuple[str, ...]
+    """What is otherwise than on the target, secrets left out."""
+    finished: datetime
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.ok)
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.checks) and not self.failed
+
+
+@dataclass(frozen=True, slots=True)
 class Login:
     """How to log in to a registry. The password never stands here: ``password_command`` prints
     it, or the environment variable ``password_env`` holds it."""

@@ -19,6 +19,7 @@ DEMO_TARGET = "launch"
 """The default target: a second kind cluster that the pipeline makes itself."""
 
 Seconds = Annotated[int, Field(gt=0, le=7200)]
+QUANTITY = r"^\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
 
 
@@ -112,6 +113,20 @@ class EvidenceSettings(Block):
     cacher has no replicas on the gate, as in the upgrade plan, so its case is excused."""
 
 
+class RehearsalSettings(Block):
+    """A target's release, installed and changed on the gate cluster before the target is."""
+
+    required: bool = False
+    """Of every target that does not say otherwise; ``run`` then rehearses, too."""
+    replicas: Annotated[int, Field(ge=1, le=100)] = 1
+    """At most, of one component."""
+    cpu: Annotated[str, Field(pattern=QUANTITY)] = "50m"
+    """Requested by one container at most, as ``memory``."""
+    memory: Annotated[str, Field(pattern=QUANTITY)] = "128Mi"
+    values: dict[str, Any] = Field(default_factory=dict)
+    """Over the live values: what leads to a cloud that the stand-ins replace, for example."""
+
+
 class RegistryLogin(Block):
     """How to log in to a target's registry: a program whose output is the password (ECR's is
     ``aws ecr get-login-password``), or an environment variable that holds it."""
@@ -182,6 +197,8 @@ class TargetSettings(Block):
     repository_values: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Helm values that hold the image repository, where a chart has several;
     ``service.repository_value`` when empty."""
+    rehearsal: bool | None = None
+    """Whether an image needs a passed rehearsal; ``rehearsal.required`` when left out."""
     approval: bool = False
     """Whether a person has to approve each image before it is promoted there."""
     servicebus_connection_string_env: str = ""
@@ -214,6 +231,7 @@ class Settings(Block):
     gate: GateSettings = GateSettings()
     prove: ProveSettings = ProveSettings()
     evidence: EvidenceSettings = EvidenceSettings()
+    rehearsal: RehearsalSettings = RehearsalSettings()
     notify: tuple[Notify, ...] = ()
     targets: dict[str, TargetSettings] = Field(default_factory=dict)
 

@@ -8,16 +8,19 @@ this chart the newest decides: a proof that failed is not outweighed by an older
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from ci.errors import EvidenceRefused
 from ci.evidence import dsse, statement
 from ci.evidence.keys import PublicKey
-from ci.evidence.statement import Approval, Subject, TestResult
+from ci.evidence.statement import Approval, Rehearsed, Subject, TestResult
 from ci.model import Case, Outcome
+
+T = TypeVar("T")
 
 SKEW = timedelta(minutes=5)
 """How far another machine's clock may be ahead of ours."""
@@ -97,20 +100,10 @@ def approved(
     attached: Iterable[bytes], wanted: Wanted, policy: Policy, target: str, *, now: datetime
 ) -> Approval:
     """The approval of ``wanted`` for ``target``, or :class:`EvidenceRefused`."""
-    flaws: list[str] = []
-    for content in attached:
-        try:
-            found = _trusted(content, policy.approvers, statement.APPROVAL, wanted.image)
-            if found is None:
-                continue
-            given = statement.read_approval(found[0])
-        except _Refusal as refusal:
-            if refusal.flaw.came:  # what is no envelope may be anything
-                flaws.append(refusal.brief)
-            continue
-        except statement.NotUnderstood as problem:
-            flaws.append(f"is not understood: {problem}")
-            continue
+    found, flaws = _read(
+        attached, policy.approvers, statement.APPROVAL, wanted.image, statement.read_approval
+    )
+    for given in found:
         if not any(s.digest == wanted.digest.removeprefix("sha256:") for s in given.subjects):
             flaws.append("is of another image")
         elif given.target != target:
@@ -127,6 +120,58 @@ def approved(
         remedy=f"let a person approve it: `python3 pipeline.py approve --image {wanted.image}"
         f" --target {target} --by NAME`",
     )
+
+
+def rehearsed(
+    attached: Iterable[bytes],
+    wanted: Wanted,
+    policy: Policy,
+    target: str,
+    revision: int,
+    *,
+    now: datetime,
+) -> Rehearsed:
+    """The passed rehearsal of ``wanted`` on ``target``'s release as it is now, at ``revision``;
+    or :class:`EvidenceRefused`. The newest decides."""
+    found, flaws = _read(
+        attached, policy.trusted, statement.REHEARSAL, wanted.image, statement.read_rehearsal
+    )
+    about: list[Rehearsed] = []
+    for given in found:
+        digests = {subject.digest for subject in given.subjects}
+        if wanted.digest.removeprefix("sha256:") not in digests:
+            flaws.append("is of another image")
+        elif wanted.chart.digest not in digests:
+            flaws.append("is of another chart")
+        elif given.target != target:
+            flaws.append(f"is for {given.target}")
+        else:
+            about.append(given)
+    newest = max(about, key=lambda given: given.at, default=None)
+    if newest is not None:
+        why = _rehearsal_flaw(newest, policy, revision, now)
+        if not why:
+            return newest
+        flaws.append(why)
+    said = f" (the one attached {flaws[-1]})" if flaws else ""
+    raise EvidenceRefused(
+        f"{target} needs a passed rehearsal, {wanted.image} has none{said}",
+        remedy=f"rehearse it: `python3 pipeline.py rehearse --image {wanted.image}"
+        f" --target {target}`",
+    )
+
+
+def _rehearsal_flaw(given: Rehearsed, policy: Policy, revision: int, now: datetime) -> str:
+    failed = [check.name for check in given.checks if not check.ok]
+    if given.result != statement.PASSED:
+        return f"failed: {_names(failed) or 'nothing was checked'}"
+    if given.revision != revision:
+        return f"is of revision {given.revision}, the release is at {revision}"
+    if now - given.at > policy.max_age:
+        return f"is {_hours(now - given.at)} old"
+    if given.at - now > SKEW:
+        return "is dated in the future"
+    return ""
 
 
 def uncovered(cases: Sequence[Case], require: Sequence[str]) -> tuple[list[str], list[Case]]:
@@ -151,6 +196,29 @@ class _Refusal(Exception):
         super().__init__(message)
         self.brief = brief
         self.flaw = _Flaw(came, at, EvidenceRefused(message, remedy=remedy))
+
+
+def _read(
+    attached: Iterable[bytes],
+    keys: Sequence[PublicKey],
+    kind: str,
+    image: str,
+    read: Callable[[bytes], T],
+) -> tuple[list[T], list[str]]:
+    """(statements of ``kind`` that one of ``keys`` signed, why others are none)."""
+    found: list[T] = []
+    flaws: list[str] = []
+    for content in attached:
+        try:
+            trusted = _trusted(content, keys, kind, image)
+            if trusted is not None:
+                found.append(read(trusted[0]))
+        except _Refusal as refusal:
+            if refusal.flaw.came:  # what is no envelope may be anything
+                flaws.append(refusal.brief)
+        except statement.NotUnderstood as problem:
+            flaws.append(f"is not understood: {problem}")
+    return found, flaws
 
 
 def _trusted(

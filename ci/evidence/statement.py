@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ci.model import Case, Outcome
+from ci.model import Case, Check, Outcome
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 APPROVAL = "urn:queue-timeout-gate:approval:v1"
+REHEARSAL = "urn:queue-timeout-gate:rehearsal:v1"
 TEST_RUN = "urn:queue-timeout-gate:test-run:v1"
 """The extension field of a test result: the run as we saw it."""
 TAG = "org.opencontainers.image.ref.name"
@@ -125,6 +126,38 @@ class Approval:
         return _statement(self.subjects, APPROVAL, predicate)
 
 
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """How the change of one target's release went on the gate cluster."""
+
+    subjects: tuple[Subject, ...]
+    """The image and the chart."""
+    target: str
+    revision: int
+    """Of the target's release that was rehearsed."""
+    before: str
+    """Digest that the target served then."""
+    result: str
+    checks: tuple[Check, ...]
+    changes: tuple[str, ...]
+    """What was otherwise than on the target."""
+    run: str
+    at: datetime
+
+    def to_json(self) -> bytes:
+        predicate = {
+            "result": self.result,
+            "target": self.target,
+            "revision": self.revision,
+            "before": self.before,
+            "checks": [{"name": c.name, "ok": c.ok, "evidence": c.evidence} for c in self.checks],
+            "changes": list(self.changes),
+            "runId": self.run,
+            "finishedOn": self.at.isoformat(),
+        }
+        return _statement(self.subjects, REHEARSAL, predicate)
+
+
 def kind(payload: bytes) -> str:
     """The predicate type a payload claims, ``""`` when it is no statement. Says only whether it
     is worth a look: anybody may attach statements of any kind to an image."""
@@ -173,6 +206,29 @@ def read_approval(payload: bytes) -> Approval:
         by=_text(predicate.get("approvedBy"), "approvedBy"),
         target=_text(predicate.get("target"), "target"),
         at=_time(predicate, "approvedOn"),
+    )
+
+
+def read_rehearsal(payload: bytes) -> Rehearsed:
+    """The verdict of a rehearsal. Raises :class:`NotUnderstood`."""
+    subjects, predicate = _parsed(payload, REHEARSAL)
+    revision = predicate.get("revision")
+    if isinstance(revision, bool) or not isinstance(revision, int):
+        raise NotUnderstood("its revision is not a number")
+    checks = tuple(_check(_mapping(entry, "a check")) for entry in _list(predicate, "checks"))
+    result = _text(predicate.get("result"), "result")
+    if (result == PASSED) != (bool(checks) and all(check.ok for check in checks)):
+        raise NotUnderstood("its result is not that of its checks")
+    return Rehearsed(
+        subjects,
+        target=_text(predicate.get("target"), "target"),
+        revision=revision,
+        before=_text(predicate.get("before"), "before"),
+        result=result,
+        checks=checks,
+        changes=tuple(_text(entry, "a change") for entry in _list(predicate, "changes")),
+        run=_text(predicate.get("runId"), "runId"),
+        at=_time(predicate, "finishedOn"),
     )
 
 
@@ -225,6 +281,15 @@ def _case(entry: Mapping[str, Any]) -> Case:
         raise NotUnderstood("a case has no outcome") from None
     name = _text(entry.get("name"), "a case's name")
     return Case(name, outcome, float(seconds), str(entry.get("message", "")))
+
+
+def _check(entry: Mapping[str, Any]) -> Check:
+    ok = entry.get("ok")
+    if not isinstance(ok, bool):
+        raise NotUnderstood("a check has no outcome")
+    return Check(
+        _text(entry.get("name"), "a check's name"), ok, _text(entry.get("evidence"), "evidence")
+    )
 
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:

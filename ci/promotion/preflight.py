@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from ci.errors import PlanRefused, TargetNotFound
+from ci.model import Check
 from ci.tools.helm import Revision
 
 Values = Mapping[str, Any]
@@ -164,6 +165,23 @@ def chart_differences(live: Mapping[str, Any], folder: Path, overridden: Values)
     return found
 
 
+def chart_is_live(live: Mapping[str, Any] | None, folder: Path, overridden: Values) -> Check:
+    """The chart in ``folder`` is the stored one, as far as that can be read (``None``: it cannot).
+    Raises :class:`PlanRefused`."""
+    name = "chart content is the live one"
+    if live is None:
+        return Check(
+            name, True, "its stored chart cannot be read; compared by version and rendering"
+        )
+    differing = chart_differences(live, folder, overridden)
+    if differing:
+        raise PlanRefused(
+            f"the chart is not the live release's: {'; '.join(differing[:4])}",
+            remedy="change the chart in a release of its own, then promote the image",
+        )
+    return Check(name, True, "templates byte by byte, defaults by value")
+
+
 def _differing(
     path: tuple[str, ...], live: Values, ours: Values, overridden: Any
 ) -> Iterator[tuple[str, ...]]:
@@ -242,10 +260,10 @@ def _same_scalar(one: Any, other: Any) -> bool:
         return True
     if isinstance(one, bool) or one is None or other is None:
         return False
-    return str(one) == str(other) or (_amount(one) is not None and _amount(one) == _amount(other))
+    return str(one) == str(other) or (amount(one) is not None and amount(one) == amount(other))
 
 
-def _amount(value: Any) -> float | None:
+def amount(value: Any) -> float | None:
     """A Kubernetes quantity as a number: ``0.5`` and ``500m`` are the same."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([a-zA-Z]{0,2})", str(value))
     if not match or match[2] not in _QUANTITY:

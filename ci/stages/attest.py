@@ -16,8 +16,8 @@ from ci.context import Context
 from ci.errors import EvidenceRefused
 from ci.evidence import dsse, keys, packing, rules, statement
 from ci.evidence.rules import Accepted, Policy, Wanted
-from ci.evidence.statement import Approval, Subject, TestResult
-from ci.model import Case, Image, Login, Proof
+from ci.evidence.statement import Approval, Rehearsed, Subject, TestResult
+from ci.model import Case, Image, Login, Proof, Rehearsal
 from ci.promotion import redaction
 from ci.tools import chart as charts
 from ci.tools.registry import Repository, copy_attached, open_repository
@@ -25,6 +25,7 @@ from ci.tools.registry import Repository, copy_attached, open_repository
 FILE = "evidence.dsse.json"
 """The signed evidence of a run, in its folder, whatever its result."""
 APPROVAL_FILE = "approval.dsse.json"
+REHEARSAL_FILE = "rehearsal.dsse.json"
 CREATED = "org.opencontainers.image.created"
 
 
@@ -106,6 +107,42 @@ def approved(context: Context, source: Source, target: str) -> Approval:
     given = rules.approved(found, wanted, policy(context), target, now=datetime.now(UTC))
     context.events.note(f"approved for {target} by {given.by}")
     return given
+
+
+def attach_rehearsal(context: Context, source: Source, chart: Path, rehearsal: Rehearsal) -> None:
+    """Sign the verdict of a rehearsal, keep it in the run's folder and attach it to the image. One
+    that failed is attached, too: the newest decides."""
+    key = signing_key(context)
+    image = Subject(source.repository, source.digest.removeprefix("sha256:"))
+    verdict = Rehearsed(
+        (image, chart_subject(chart)),
+        target=rehearsal.target,
+        revision=rehearsal.revision,
+        before=rehearsal.before.digest,
+        result=statement.PASSED if rehearsal.passed else statement.FAILED,
+        checks=rehearsal.checks,
+        changes=rehearsal.changes,
+        run=context.run_dir.name,
+        at=rehearsal.finished,
+    )
+    content = dsse.sign(verdict.to_json(), statement.PAYLOAD_TYPE, key).to_json()
+    (context.run_dir / REHEARSAL_FILE).write_bytes(content)
+    _attach(context, source, content, statement.REHEARSAL)
+    passed = "passing" if rehearsal.passed else "failing"
+    context.events.note(f"{passed} rehearsal signed by key {key.public.id[:16]}", key=key.public.id)
+
+
+def rehearsed(
+    context: Context, source: Source, chart: Path, target: str, revision: int
+) -> Rehearsed:
+    """The passed rehearsal of an image on a target's release at ``revision``. Raises
+    :class:`ci.errors.EvidenceRefused`."""
+    wanted = Wanted(source.by_digest, source.digest, chart_subject(chart))
+    found = rules.rehearsed(
+        _attached(context, source), wanted, policy(context), target, revision, now=datetime.now(UTC)
+    )
+    context.events.note(f"rehearsed for {target} in run {found.run}: {len(found.checks)} checks")
+    return found
 
 
 def follow(context: Context, image: Image, into: Image, login: Login | None) -> None:

@@ -35,9 +35,20 @@ HOPELESS = {
 DATABASE_SECRET = "model-engine-database"
 SERVICEBUS_SECRET = "model-engine-servicebus"
 REDIS_SECRET = "model-engine-redis"
+TO_STANDINS = {
+    "secrets": {
+        "databaseSecretName": DATABASE_SECRET,
+        "servicebusSecretName": SERVICEBUS_SECRET,
+        "redisSecretName": REDIS_SECRET,
+    }
+}
+"""The values that lead a release to the stand-ins instead of a cloud; :func:`connect` makes what
+they name."""
 
 
-def standins(context: Context, cluster: Cluster, emulator: Image) -> StandIns:
+def standins(
+    context: Context, cluster: Cluster, emulator: Image, *, namespace: str = manifests.NAMESPACE
+) -> StandIns:
     """PostgreSQL, Redis and the Service Bus emulator, ready, in a cluster of our own.
 
     Raises :class:`ci.errors.DeployFailed`; at once for a cluster that is not disposable.
@@ -48,18 +59,18 @@ def standins(context: Context, cluster: Cluster, emulator: Image) -> StandIns:
             remedy="name a target's own services in its release; stand-ins are for test clusters",
         )
     kube = context.kube(cluster)
-    values, fresh = _secrets(kube)
+    values, fresh = _secrets(kube, namespace)
     for secret in (values.postgres_password, values.redis_password, values.servicebus_key):
         context.programs.hide(secret)
     wanted = manifests.secret(values) if fresh else []
     wanted += manifests.workloads(
-        context.tools.postgres_image, context.tools.redis_image, emulator.by_digest
+        context.tools.postgres_image, context.tools.redis_image, emulator.by_digest, namespace
     )
     kube.apply(yaml.safe_dump_all(wanted))
-    _wait_ready(context, kube, manifests.NAMESPACE, timeout=120)
+    _wait_ready(context, kube, namespace, timeout=120)
     return StandIns(
         cluster=cluster,
-        namespace=manifests.NAMESPACE,
+        namespace=namespace,
         servicebus=ServiceBusAccess(
             connection_string=values.connection_string(),
             ca_pem=values.ca_pem.encode(),
@@ -86,11 +97,11 @@ def deploy(
     :class:`DeployFailed` with the pods' states and last log lines.
     """
     chart = context.path(context.settings.gate.chart)
-    merged = _merge(_values(context.settings, image), values)
+    merged = charts.merge(_values(context.settings, image), values)
     kube = context.kube(cluster)
     helm = context.helm(cluster)
     charts.metadata(chart)
-    kube.apply(yaml.safe_dump_all(_service_secrets(namespace, standins)))
+    connect(context, standins, namespace)
     installed = helm.run(
         "upgrade", "--install", release, str(chart), "--values", "-",
         namespace=namespace, input=yaml.safe_dump(merged), timeout=60, check=False,
@@ -104,6 +115,11 @@ def deploy(
     _check_digest(kube, namespace, image)
     revision = helm.history(release, namespace)[-1].number
     return Release(cluster, namespace, release, revision, image)
+
+
+def connect(context: Context, standins: StandIns, namespace: str) -> None:
+    """Put what leads to the stand-ins into a namespace, which is made where it is missing."""
+    context.kube(standins.cluster).apply(yaml.safe_dump_all(_service_secrets(namespace, standins)))
 
 
 def installed(context: Context, cluster: Cluster, namespace: str, release: str) -> bool:
@@ -127,7 +143,7 @@ def render(context: Context) -> None:
         context.tools.helm,
         context.programs,
         context.path(settings.gate.chart),
-        _merge(_values(settings, image), settings.gate.values),
+        charts.merge(_values(settings, image), settings.gate.values),
         release=settings.gate.release,
         namespace=settings.gate.namespace,
     )
@@ -138,10 +154,7 @@ def _values(settings: Settings, image: Image) -> dict[str, Any]:
     values: dict[str, Any] = {}
     _put(values, settings.service.tag_value, image.tag)
     _put(values, settings.service.repository_value, image.repository)
-    _put(values, "secrets.databaseSecretName", DATABASE_SECRET)
-    _put(values, "secrets.servicebusSecretName", SERVICEBUS_SECRET)
-    _put(values, "secrets.redisSecretName", REDIS_SECRET)
-    return values
+    return charts.merge(values, TO_STANDINS)
 
 
 def _put(values: dict[str, Any], path: str, value: Any) -> None:
@@ -149,17 +162,6 @@ def _put(values: dict[str, Any], path: str, value: Any) -> None:
     for folder in folders:
         values = values.setdefault(folder, {})
     values[last] = value
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        known = merged.get(key)
-        if isinstance(known, dict) and isinstance(value, Mapping):
-            merged[key] = _merge(known, value)
-        else:
-            merged[key] = list(value) if isinstance(value, tuple) else value
-    return merged
 
 
 def _is_rendering(why: str) -> bool:
@@ -190,20 +192,20 @@ def _service_secrets(namespace: str, standins: StandIns) -> list[dict[str, Any]]
     ]
 
 
-def _secrets(kube: Kube) -> tuple[manifests.Secrets, bool]:
-    """The cluster's secrets, and whether they are new."""
+def _secrets(kube: Kube, namespace: str) -> tuple[manifests.Secrets, bool]:
+    """The stand-ins' secrets, and whether they are new."""
     found = kube.run(
-        "get", "secret", manifests.SECRET, "-n", manifests.NAMESPACE,
+        "get", "secret", manifests.SECRET, "-n", namespace,
         "--ignore-not-found", "-o", "yaml", check=False,
     )  # fmt: skip
     if found.status == 0 and found.stdout.strip():
         data = yaml.safe_load(found.stdout).get("data") or {}
         decoded = {key: base64.b64decode(text).decode() for key, text in data.items()}
         try:
-            return manifests.Secrets.of(decoded), False
+            return manifests.Secrets.of(decoded, namespace), False
         except KeyError:
             pass  # of an older version of the pipeline: made anew
-    ca, certificate, key = _certificate()
+    ca, certificate, key = _certificate(namespace)
     made = manifests.Secrets(
         postgres_password=secrets.token_hex(16),
         redis_password=secrets.token_hex(16),
@@ -211,13 +213,14 @@ def _secrets(kube: Kube) -> tuple[manifests.Secrets, bool]:
         ca_pem=ca,
         certificate_pem=certificate,
         key_pem=key,
+        namespace=namespace,
     )
     return made, True
 
 
-def _certificate() -> tuple[str, str, str]:
+def _certificate(namespace: str = manifests.NAMESPACE) -> tuple[str, str, str]:
     """(CA, certificate, key) as PEM for the emulator's endpoints, under every name they have."""
-    host = manifests.SERVICEBUS_HOST
+    host = manifests.servicebus_host(namespace)
     short = host.removesuffix(".cluster.local")
     authority = certificates.make_authority("queue-timeout-gate stand-ins")
     server = certificates.issue(

@@ -235,17 +235,7 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
         Check("latest revision is the deployed one", True, f"revision {revision.number}"),
         Check("chart is the live one", True, revision.chart),
     ]
-    if stored is None:
-        evidence_ = "its stored chart cannot be read; compared by version and rendering"
-    else:
-        differing = preflight.chart_differences(stored, chart, values)
-        if differing:
-            raise PlanRefused(
-                f"the chart is not the live release's: {'; '.join(differing[:4])}",
-                remedy="change the chart in a release of its own, then promote the image",
-            )
-        evidence_ = "templates byte by byte, defaults by value"
-    checks.append(Check("chart content is the live one", True, evidence_))
+    checks.append(preflight.chart_is_live(stored, chart, values))
     scaled = preflight.autoscaled(hpas, list(rendered.objects.values()))
     if scaled:
         raise PlanRefused(

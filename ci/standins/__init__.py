@@ -29,6 +29,8 @@ class Secrets:
     ca_pem: str
     certificate_pem: str
     key_pem: str
+    namespace: str = NAMESPACE
+    """Where the stand-ins are; a cluster may have several sets of them."""
 
     def data(self) -> dict[str, str]:
         return {
@@ -41,7 +43,7 @@ class Secrets:
         }
 
     @classmethod
-    def of(cls, data: dict[str, str]) -> Secrets:
+    def of(cls, data: dict[str, str], namespace: str = NAMESPACE) -> Secrets:
         """From the Secret's decoded data. Raises ``KeyError`` when it is not whole."""
         return cls(
             data["postgres_password"],
@@ -50,41 +52,48 @@ class Secrets:
             data["ca.crt"],
             data["tls.crt"],
             data["tls.key"],
+            namespace,
         )
 
     @property
     def database_url(self) -> str:
-        host = f"postgres.{NAMESPACE}.svc.cluster.local"
+        host = f"postgres.{self.namespace}.svc.cluster.local"
         return f"postgresql://model_engine:{self.postgres_password}@{host}:5432/model_engine"
 
     @property
     def redis_url(self) -> str:
-        host = f"redis.{NAMESPACE}.svc.cluster.local"
+        host = f"redis.{self.namespace}.svc.cluster.local"
         return f"redis://:{self.redis_password}@{host}:6379/0"
 
-    def connection_string(self, host: str = SERVICEBUS_HOST) -> str:
+    def connection_string(self) -> str:
         """``UseDevelopmentEmulator`` makes the SDKs speak plain AMQP; administration is HTTPS
         at the same host whatever it says."""
         return (
-            f"Endpoint=sb://{host};SharedAccessKeyName={KEY_NAME};"
+            f"Endpoint=sb://{servicebus_host(self.namespace)};SharedAccessKeyName={KEY_NAME};"
             f"SharedAccessKey={self.servicebus_key};UseDevelopmentEmulator=true"
         )
 
 
+def servicebus_host(namespace: str) -> str:
+    return f"{SERVICEBUS}.{namespace}.svc.cluster.local"
+
+
 def secret(values: Secrets) -> list[dict[str, Any]]:
     return [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": values.namespace}},
         {
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": SECRET, "namespace": NAMESPACE},
+            "metadata": {"name": SECRET, "namespace": values.namespace},
             "stringData": values.data(),
         },
     ]
 
 
-def workloads(postgres_image: str, redis_image: str, emulator_image: str) -> list[dict[str, Any]]:
-    return [
+def workloads(
+    postgres_image: str, redis_image: str, emulator_image: str, namespace: str = NAMESPACE
+) -> list[dict[str, Any]]:
+    found = [
         *_workload(
             "postgres",
             postgres_image,
@@ -129,6 +138,9 @@ def workloads(postgres_image: str, redis_image: str, emulator_image: str) -> lis
             mount=MOUNT,
         ),
     ]
+    for item in found:
+        item["metadata"]["namespace"] = namespace
+    return found
 
 
 def _from_secret(name: str, key: str) -> dict[str, Any]:
@@ -175,7 +187,7 @@ def _workload(
         {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
-            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "metadata": {"name": name, "labels": labels},
             "spec": {
                 "replicas": 1,
                 "strategy": {"type": "Recreate"},
@@ -186,7 +198,7 @@ def _workload(
         {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "metadata": {"name": name, "labels": labels},
             "spec": {
                 "selector": labels,
                 "ports": [

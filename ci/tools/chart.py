@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,15 @@ def render(
     if answer.status != 0:
         raise ChartInvalid(f"the chart {chart.name} does not render: {reason(answer)}")
     return answer.stdout
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with others over them, as Helm does it: mappings are merged, all else replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        known = merged.get(key)
+        if isinstance(known, dict) and isinstance(value, Mapping):
+            merged[key] = merge(known, value)
+        else:
+            merged[key] = list(value) if isinstance(value, tuple) else value
+    return merged

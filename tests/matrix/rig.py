@@ -25,6 +25,7 @@ from ci.model import (
     Probing,
     Promotion,
     Proof,
+    Rehearsal,
     Release,
     Target,
     Tools,
@@ -33,6 +34,7 @@ from ci.promotion import inside, lease
 from ci.promotion.prober import Account
 from ci.settings import Settings
 from ci.stages.promote import promote, rollback
+from ci.stages.rehearse import Actors, rehearse
 from ci.tools.command import Programs
 from ci.tools.helm import Helm, Revision
 from ci.tools.kube import Kube
@@ -180,6 +182,13 @@ class Place:
     ) -> Promotion:
         image = self.rig.images[version] if isinstance(version, str) else version
         return promote(context or self.context(), self.target(**changed), proof(image), after=after)
+
+    def rehearse(self, version: str) -> Rehearsal:
+        """On this very cluster, in a namespace beside the release's own."""
+        actors = Actors(promote, rollback)
+        target = self.target(name=self.namespace)
+        image = self.rig.images[version]
+        return rehearse(self.context(), self.rig.cluster, target, proof(image), actors, redirect={})
 
     def rollback(self) -> int:
         return rollback(self.context(), self.target())

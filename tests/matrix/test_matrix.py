@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -28,7 +27,8 @@ from ci.errors import (
     RollbackFailed,
 )
 from ci.model import Probing, Release
-from tests.matrix.rig import CHART, RELEASE, Place, at_step, kill, processes, until
+from tests.matrix.charts import account_that_is_an_upgrade_hook, add, copied, replace
+from tests.matrix.rig import RELEASE, Place, at_step, kill, processes, until
 from tests.matrix.victim import killed
 
 pytestmark = pytest.mark.timeout(600)
@@ -36,20 +36,6 @@ pytestmark = pytest.mark.timeout(600)
 UNTOUCHED = "refused; revision 1 serves v1"
 ROLLED_BACK = "rolled back; v1 serves; 0 requests lost"
 PROBES = 2000
-
-
-def copied(place: Place, tmp_path: Path) -> Path:
-    """A chart that a case may change."""
-    folder = tmp_path / "chart"
-    shutil.copytree(CHART, folder)
-    place.chart = folder
-    return folder
-
-
-def replace(file: Path, old: str, new: str) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert old in text, f"{file.name} has no {old!r}"
-    file.write_text(text.replace(old, new), encoding="utf-8")
 
 
 # -- what shall work -------------------------------------------------------------------------------
@@ -102,13 +88,6 @@ def test_tag(place: Place, how: str) -> None:
     refused = place.refused(PlanRefused, says, image.digest)
     refused(place.promote, dataclasses.replace(image, tag=tag))
     place.ends("v1", 1)
-
-
-def add(name: str, text: str) -> Callable[[Path], None]:
-    def change(chart: Path) -> None:
-        (chart / "templates" / name).write_text(text, encoding="utf-8")
-
-    return change
 
 
 SMUGGLED: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -376,17 +355,7 @@ def test_no_room_for_the_surge(place: Place) -> None:
 
 @pytest.mark.end("rolled back; v1 serves with tokens that work")
 def test_service_account_that_is_an_upgrade_hook(place: Place, tmp_path: Path) -> None:
-    chart = copied(place, tmp_path)
-    add(
-        "account.yaml",
-        "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: engine\n"
-        '  annotations: {"helm.sh/hook": "pre-install,pre-upgrade", "helm.sh/hook-weight": "-5"}\n',
-    )(chart)
-    replace(
-        chart / "templates/engine.yaml",
-        "terminationGracePeriodSeconds",
-        "serviceAccountName: engine\n      terminationGracePeriodSeconds",
-    )
+    account_that_is_an_upgrade_hook(copied(place, tmp_path))
     place.install()
     context = place.context()
     refused = place.refused(PromotionFailed, "CrashLoopBackOff", "rolled back")

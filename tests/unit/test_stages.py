@@ -12,6 +12,7 @@ from ci import standins
 from ci.errors import BuildFailed, DiskFull, ProofFailed
 from ci.model import Image
 from ci.stages import build, deploy, prove
+from ci.tools import chart as charts
 from ci.tools.command import Output
 from ci.tools.dagger import build_failure
 from ci.tools.kind import configuration
@@ -119,7 +120,7 @@ def test_waiting_ends_when_waiting_is_in_vain(reason: str, restarts: int, hopele
 
 
 def test_settings_win_over_what_the_pipeline_sets() -> None:
-    merged = deploy._merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": (1, 2)})
+    merged = charts.merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": (1, 2)})
     assert merged == {"a": {"b": 9, "c": 2}, "d": 3, "e": [1, 2]}
 
 

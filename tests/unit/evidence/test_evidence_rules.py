@@ -15,7 +15,7 @@ from ci.errors import EvidenceRefused
 from ci.evidence import dsse, statement
 from ci.evidence.keys import PrivateKey
 from ci.evidence.rules import Policy, Wanted, approved, decide, uncovered
-from ci.evidence.statement import Approval, Subject, TestResult
+from ci.evidence.statement import Approval, Rehearsed, Subject, TestResult
 from ci.model import Case, Outcome
 
 KEY, OTHER = (PrivateKey(ed25519.Ed25519PrivateKey.generate()) for _ in range(2))
@@ -36,7 +36,7 @@ PASSING = TestResult(
 )
 
 
-def signed(result: TestResult | Approval, key: PrivateKey = KEY) -> bytes:
+def signed(result: TestResult | Approval | Rehearsed, key: PrivateKey = KEY) -> bytes:
     return dsse.sign(result.to_json(), statement.PAYLOAD_TYPE, key).to_json()
 
 

@@ -1,0 +1,508 @@
+"""A target's live release -> Rehearsal: the change is done on the gate cluster before it is done
+on the target, by the very code that will do it there.
+
+The release is installed as it is live (chart, image, values; :mod:`ci.rehearsal.adapt` says what
+has to differ), promoted to the proven image, promoted again with nothing changed, made to fail
+and rolled back, and returned to its old image. What has to hold after each of these stands in
+:mod:`ci.rehearsal.condition`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from ci.context import Context
+from ci.errors import (
+    Interrupted,
+    PipelineError,
+    PlanRefused,
+    PromotionFailed,
+    RehearsalFailed,
+)
+from ci.model import Check, Cluster, Image, Promotion, Proof, Rehearsal, Release, Target
+from ci.promotion import live, plan, preflight
+from ci.promotion.rollout import Expected, Snapshot, Watch, troubles
+from ci.rehearsal import condition
+from ci.rehearsal.adapt import Adapted, Limits, adapt
+from ci.rehearsal.condition import Mount, Seen, Token
+from ci.tools import chart as charts
+from ci.tools import evidence
+from ci.tools.helm import Revision
+from ci.tools.kube import Kube
+from ci.tools.registry import copy, open_repository
+
+ON_PURPOSE = "made to fail by the rehearsal"
+UPGRADE, AGAIN, FAILURE, RETURN = "upgrade", "unchanged upgrade", "failed upgrade", "return"
+"""The steps, as they stand before the names of their checks."""
+
+
+class Promote(Protocol):
+    """The promotion itself."""
+
+    def __call__(
+        self,
+        context: Context,
+        target: Target,
+        proof: Proof,
+        *,
+        after: Callable[[Release], None] | None = None,
+    ) -> Promotion: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Actors:
+    """What other stages do in a rehearsal; the flow hands it in."""
+
+    promote: Promote
+    roll_back: Callable[[Context, Target, int], int]
+    """To a revision."""
+    use: Callable[[Context, Release, str], object] | None = None
+    """Creates, updates, uses and deletes an endpoint, counts executions and reads its queue at
+    the broker; raises when anything is wrong. The text is a label for its files. ``None``: the
+    service has nothing of the kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The target's release as it is live."""
+
+    revision: Revision
+    origin: int
+    """The revision its chart and values come from: a rollback re-uses an older one."""
+    image: Image
+    supplied: dict[str, Any]
+    """Values that the release was given."""
+    every: dict[str, Any]
+    """These over the chart's defaults."""
+    deployments: tuple[str, ...]
+
+
+def rehearse(
+    context: Context,
+    cluster: Cluster,
+    target: Target,
+    proof: Proof,
+    actors: Actors,
+    *,
+    redirect: Mapping[str, Any],
+    prepare: Callable[[str], None] = lambda namespace: None,
+) -> Rehearsal:
+    """Rehearse the promotion of the proven image to ``target`` on ``cluster``.
+
+    ``redirect`` are the values that lead the release to the stand-ins; ``prepare`` puts what they
+    name into the namespace. The verdict may be a failed one. Raises :class:`RehearsalFailed` when
+    the live release does not even come up here, and :class:`PlanRefused` when it is not fit to be
+    changed.
+    """
+    step, namespace = context.events.step, f"rehearsal-{target.name}"[:63].rstrip("-")
+    with step("read the live release", "what is rehearsed is what the target has"):
+        found = read(context, target)
+    with step("fit it to the gate", "replicas, resources and the cloud; nothing else differs"):
+        image = image_here(context, target, found.image)
+        adapted = fitted(context, target, found, image, redirect)
+    there = replace(
+        target,
+        cluster=cluster,
+        namespace=namespace,
+        image_repository=image.repository,
+        login=None,
+        deployments=found.deployments,
+        standins=None,
+        soak_seconds=0,  # what shows only with time is for the target
+    )
+    kube = live.private_kube(context, there)
+    try:
+        with step("install it on the gate", "the target's release, in a namespace of its own"):
+            remove(kube, namespace, wait=True)
+            prepare(namespace)
+            install(context, there, image, adapted)
+        stage = _Stage(context, there, image, actors)
+        stage.perform(proof)
+        finished = Rehearsal(
+            target=target.name,
+            image=proof.image,
+            before=found.image,
+            revision=found.origin,
+            checks=tuple(stage.checks),
+            changes=tuple(str(change) for change in adapted.changes),
+            finished=datetime.now(UTC),
+        )
+        if not finished.passed:
+            folder = context.run_dir / "evidence" / "rehearsal"
+            evidence.collect(kube, [namespace], folder)
+            context.events.note(f"evidence kept in {folder}")
+        _write_tables(context, finished, adapted)
+        return finished
+    finally:
+        with suppress(PipelineError):
+            remove(live.private_kube(context, there, during_cleanup=True), namespace)
+
+
+def refuse_failed(rehearsal: Rehearsal) -> None:
+    """Raise :class:`RehearsalFailed` unless it passed."""
+    if rehearsal.passed:
+        return
+    first = rehearsal.failed[0]
+    more = len(rehearsal.failed) - 1
+    raise RehearsalFailed(
+        f"the rehearsal for {rehearsal.target} failed: {first.name}: {first.evidence}"
+        + (f" (and {more} more)" if more else "")
+    )
+
+
+def revision_of(context: Context, target: Target) -> int:
+    """The revision that the target's chart and values are of now."""
+    history = live.find(context, target)
+    return preflight.origin(history, history[-1])
+
+
+# -- what is live -> what is installed here --------------------------------------------------------
+
+
+def read(context: Context, target: Target) -> Found:
+    """The live release. Raises :class:`PlanRefused` when it is not fit to be changed."""
+    history = live.find(context, target)
+    revision = preflight.deployed_revision(
+        history, rollback=f"python3 pipeline.py rollback --target {target.name}"
+    )
+    chart = context.path(target.chart)
+    preflight.same_chart(revision.chart, charts.metadata(chart))
+    kube, helm = live.private_kube(context, target), live.private_helm(context, target)
+    supplied = helm.values(target.release, target.namespace)
+    stored = live.stored_chart(kube, target, revision.number)
+    check = preflight.chart_is_live(stored, chart, supplied)
+    rendered = plan.parse(helm.manifest(target.release, target.namespace), "")
+    image, digests = live.running_image(target, live.snapshot(kube, target.namespace))
+    if len(digests) != 1:
+        raise PlanRefused(
+            f"the release's pods run {len(digests)} different digests of {image.by_tag}",
+            remedy="repair the release first: its one image is what a rehearsal begins with",
+        )
+    context.events.note(
+        f"revision {revision.number}, {revision.chart} ({check.evidence}), {image.by_tag}"
+    )
+    return Found(
+        revision,
+        preflight.origin(history, revision),
+        image,
+        supplied,
+        helm.values(target.release, target.namespace, all=True),
+        live.deployments_of(target, rendered.objects),
+    )
+
+
+def image_here(context: Context, target: Target, image: Image) -> Image:
+    """The live image where the gate's nodes can pull it: copied by digest from the target's
+    registry, unless it is in the local one already."""
+    local = context.tools.registry
+    if image.repository.startswith(f"{local.name}/"):
+        return image
+    here = replace(image, repository=f"{local.name}/rehearsal/{target.name}")
+    with (
+        open_repository(
+            image.repository, local=local, login=target.login, programs=context.programs
+        ) as source,
+        open_repository(here.repository, local=local, programs=context.programs) as into,
+    ):
+        if into.digest(here.tag) != here.digest:
+            context.events.note(f"copying {image.digest[:19]} to {here.repository}")
+            copy(source, into, here)
+    return here
+
+
+def fitted(
+    context: Context, target: Target, found: Found, image: Image, redirect: Mapping[str, Any]
+) -> Adapted:
+    """The live values as they fit here; each that differs is a note."""
+    described = context.settings.rehearsal
+    over = charts.merge(redirect, described.values)
+    for dotted in target.repository_values:
+        if live.value_at(found.every, dotted) not in (None, image.repository):
+            nested: Any = image.repository
+            for part in reversed(dotted.split(".")):
+                nested = {part: nested}
+            over = charts.merge(over, nested)
+    limits = Limits(described.replicas, described.cpu, described.memory)
+    adapted = adapt(found.supplied, found.every, over, limits)
+    for change in adapted.changes:
+        context.events.note(str(change))
+    return adapted
+
+
+def install(context: Context, there: Target, image: Image, adapted: Adapted) -> None:
+    """``helm install``, and the wait for every pod; ended at once by one that is hopeless."""
+    remedy = (
+        "see the pods' logs in the run's folder; lead what it needs of the cloud to stand-ins with"
+        " rehearsal.values in pipeline.toml"
+    )
+    kube, watch = live.private_kube(context, there), Watch()
+
+    def look(now: Snapshot) -> None:
+        trouble = watch.see(context.clock.monotonic(), troubles(now.pods))
+        if trouble is not None:
+            raise RehearsalFailed(f"the live release does not come up: {trouble}", remedy=remedy)
+
+    expected = Expected(
+        there.deployments, there.gateway, image.repository, image.tag, frozenset({image.digest})
+    )
+    try:
+        live.private_helm(context, there).install(
+            there.release,
+            context.path(there.chart),
+            there.namespace,
+            adapted.values,
+            timeout=there.timeout_seconds,
+            wait=False,
+        )
+        live.wait_complete(
+            kube,
+            there,
+            expected,
+            timeout=there.timeout_seconds,
+            clock=context.clock,
+            look=look,
+        )
+    except Interrupted:
+        raise
+    except PipelineError as problem:
+        evidence.collect(kube, [there.namespace], context.run_dir / "evidence" / "rehearsal")
+        raise RehearsalFailed(
+            f"the live release cannot be rehearsed: {live.failed_to_text(problem)}", remedy=remedy
+        ) from problem
+
+
+def remove(kube: Kube, namespace: str, *, wait: bool = False) -> None:
+    kube.run(
+        "delete", "namespace", namespace, "--ignore-not-found", f"--wait={str(wait).lower()}",
+        timeout=180,
+    )  # fmt: skip
+
+
+# -- the changes -----------------------------------------------------------------------------------
+
+
+class _Over(Exception):
+    """The rest cannot be rehearsed; what was found says why."""
+
+
+@dataclass(slots=True)
+class _Stage:
+    """The release on the gate, and what was found so far."""
+
+    context: Context
+    there: Target
+    old: Image
+    actors: Actors
+    checks: list[Check] = field(default_factory=list)
+    looks: list[Seen] = field(default_factory=list)
+
+    def perform(self, proof: Proof) -> None:
+        step = self.context.events.step
+        with step("look before the change", "what is usual here is no finding later"):
+            self.look()
+        with suppress(_Over):
+            with step("rehearse the upgrade", "exactly as the target will be upgraded"):
+                self.promote(UPGRADE, proof)
+            with step("rehearse it unchanged", "an upgrade that changes nothing breaks nothing"):
+                self.promote(AGAIN, proof)
+            with step("rehearse a failure", "rolled back by the same code, to what it was"):
+                self.fail(proof)
+            with step("rehearse the way back", "to the image that is live now"):
+                self.go_back()
+
+    def promote(self, name: str, proof: Proof) -> None:
+        """A whole promotion. What is found at its end does not roll it back: it shall show."""
+        try:
+            promoted = self.actors.promote(
+                self.within(name),
+                self.there,
+                proof,
+                after=lambda release: self.examine(name, release),
+            )
+        except Interrupted:
+            raise
+        except PipelineError as problem:
+            self.found(name, Check("the promotion succeeds", False, live.failed_to_text(problem)))
+            raise _Over from problem
+        requests = [c for c in promoted.checks if c.name == "requests during the change"]
+        revisions = f"revision {promoted.from_revision} -> {promoted.to_revision}"
+        self.found(name, Check("the promotion succeeds", True, revisions), *requests)
+
+    def fail(self, proof: Proof) -> None:
+        """A promotion whose last check fails, and its rollback."""
+
+        def refuse(_: Release) -> None:
+            raise PromotionFailed(ON_PURPOSE)
+
+        what = "it is rolled back"
+        try:
+            self.actors.promote(self.within(FAILURE), self.there, proof, after=refuse)
+        except Interrupted:
+            raise
+        except PipelineError as problem:
+            said = live.failed_to_text(problem)
+            right = isinstance(problem, PromotionFailed) and ON_PURPOSE in said
+            self.found(FAILURE, Check(what, right, said))
+        else:
+            self.found(FAILURE, Check(what, False, "a check failed and nothing was rolled back"))
+        self.judge(FAILURE)
+
+    def go_back(self) -> None:
+        """``rollback`` to the image that was live at the beginning."""
+        what = "the old image serves again"
+        try:
+            number = self.actors.roll_back(self.within(RETURN), self.there, 1)
+        except Interrupted:
+            raise
+        except PipelineError as problem:
+            self.found(RETURN, Check(what, False, live.failed_to_text(problem)))
+            raise _Over from problem
+        self.found(RETURN, Check(what, True, f"revision {number}, {self.old.by_tag}"))
+        there = self.there
+        self.examine(
+            RETURN, Release(there.cluster, there.namespace, there.release, number, self.old)
+        )
+
+    def within(self, name: str) -> Context:
+        """The run, with a folder of its own for a change's backups and evidence."""
+        folder = self.context.run_dir / "rehearsal" / name.replace(" ", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        return replace(self.context, run_dir=folder)
+
+    # -- what came of them --
+
+    def examine(self, name: str, release: Release) -> None:
+        """Use the service, then look at it."""
+        if self.actors.use is not None:
+            what = "an endpoint is created, updated, used and deleted"
+            try:
+                self.actors.use(self.within(name), release, name.replace(" ", "-"))
+            except Interrupted:
+                raise
+            except PipelineError as problem:
+                self.found(name, Check(what, False, live.failed_to_text(problem)))
+            else:
+                seen = "each task executed as often as it has to be, its queue as asked for"
+                self.found(name, Check(what, True, seen))
+        self.judge(name)
+
+    def judge(self, name: str) -> None:
+        before = self.looks[-1]
+        now = self.look()
+        change = None
+        if name == AGAIN:
+            number = self.latest()
+            tag, repository = self.there_image()
+            change = plan.Change(tag, tag, repository, repository, number - 1, number)
+        self.found(name, *condition.checks(self.looks[0], before, now, change=change))
+
+    def there_image(self) -> tuple[str, str]:
+        image, _ = live.running_image(self.there, self.looks[-1].now)
+        return image.tag, image.repository
+
+    def latest(self) -> int:
+        helm = live.private_helm(self.context, self.there)
+        return helm.history(self.there.release, self.there.namespace)[-1].number
+
+    def look(self) -> Seen:
+        self.looks.append(look(self.context, self.there))
+        return self.looks[-1]
+
+    def found(self, name: str, *checks: Check) -> None:
+        for check in checks:
+            self.checks.append(replace(check, name=f"{name}: {check.name}"))
+            if not check.ok:
+                self.context.events.note(f"FAILED: {check.name}: {check.evidence}")
+
+
+# -- looking ---------------------------------------------------------------------------------------
+
+
+def look(context: Context, there: Target) -> Seen:
+    """The release as it is now: pods, tokens, logs, objects."""
+    kube = live.private_kube(context, there)
+    now = live.snapshot(kube, there.namespace)
+    pods = [pod for name in there.deployments for pod in now.pods_of(name)]
+    made = {pod["metadata"]["name"]: pod["metadata"]["creationTimestamp"] for pod in pods}
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="look") as pool:
+        objects = pool.submit(_objects, context, there)
+        tokens = [
+            pool.submit(_token, kube, there.namespace, mount, made[mount.pod])
+            for mount in condition.mounts(pods)
+        ]
+        logs = {name: pool.submit(_log, kube, there.namespace, name) for name in made}
+        accounts = kube.get("serviceaccounts", namespace=there.namespace)["items"]
+        return Seen(
+            now,
+            there.deployments,
+            {item["metadata"]["name"]: item for item in accounts},
+            tuple(token.result() for token in tokens),
+            tuple(d for name, log in logs.items() for d in condition.denials(name, log.result())),
+            condition.comparable(objects.result()),
+        )
+
+
+def _log(kube: Kube, namespace: str, pod: str) -> str:
+    return kube.run(
+        "logs", pod, "--all-containers", "--namespace", namespace, check=False, timeout=30
+    ).stdout
+
+
+def _token(kube: Kube, namespace: str, mount: Mount, made: str) -> Token:
+    """Whose token a container has. Where it has no ``cat``, only the pod's age can tell."""
+    answer = kube.run(
+        "exec", mount.pod, "--container", mount.container, "--namespace", namespace,
+        "--", "cat", mount.path, check=False, timeout=20,
+    )  # fmt: skip
+    uid = condition.account_uid(answer.stdout) if answer.status == 0 else ""
+    return Token(mount, uid, made)
+
+
+def _objects(context: Context, there: Target) -> list[dict[str, Any]]:
+    """The release's objects and hooks, live."""
+    helm, kube = live.private_helm(context, there), live.private_kube(context, there)
+    texts = (
+        helm.manifest(there.release, there.namespace),
+        helm.hooks(there.release, there.namespace),
+    )
+    answer = kube.run(
+        "get", "-f", "-", "--ignore-not-found", "-o", "json", "--namespace", there.namespace,
+        input="\n---\n".join(texts),
+    ).stdout  # fmt: skip
+    if not answer.strip():
+        return []
+    found: dict[str, Any] = json.loads(answer)
+    items: list[dict[str, Any]] = found["items"] if found.get("kind") == "List" else [found]
+    return items
+
+
+# -- the report ------------------------------------------------------------------------------------
+
+
+def _write_tables(context: Context, rehearsal: Rehearsal, adapted: Adapted) -> None:
+    """Both tables of the run's report: what was found, and what was otherwise than live."""
+    folder = context.run_dir / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {
+        "title": f"Rehearsal for {rehearsal.target}",
+        "note": f"Its release at revision {rehearsal.revision}, from {rehearsal.before.by_tag} to"
+        f" {rehearsal.image.by_tag}, on the gate cluster.",
+        "columns": ["change", "what has to hold", "evidence", "ok"],
+        "rows": [
+            [*check.name.split(": ", 1), check.evidence, check.ok] for check in rehearsal.checks
+        ],
+    }
+    differs = {
+        "title": "What the rehearsal had otherwise than the target",
+        "note": "Values of the release; all others are the live ones. Secrets are left out.",
+        "columns": ["value", "live", "here", "why"],
+        "rows": [[c.path, c.live, c.here, c.why] for c in adapted.changes],
+    }
+    for name, table in (("rehearsal", found), ("rehearsal-values", differs)):
+        (folder / f"{name}.json").write_text(json.dumps(table, indent=1), encoding="utf-8")

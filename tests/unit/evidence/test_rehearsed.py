@@ -1,0 +1,136 @@
+"""The verdict of a rehearsal: signed beside the proof, and asked for by a promotion."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ci.errors import EvidenceRefused
+from ci.evidence import dsse, statement
+from ci.evidence.rules import decide, rehearsed
+from ci.evidence.statement import NotUnderstood, Rehearsed
+from ci.model import Check, Image, Rehearsal
+from ci.stages import attest
+from tests.unit.evidence.fakes import FakeRegistry, machine
+from tests.unit.evidence.test_attest import chart, prove, trusting
+from tests.unit.evidence.test_evidence_rules import (
+    CHART,
+    CONSENT,
+    IMAGE,
+    NOW,
+    OTHER,
+    PASSING,
+    POLICY,
+    WANTED,
+    edited,
+    signed,
+    unsigned,
+)
+
+GOOD = Check("upgrade: pods run on", True, "3 pods")
+BAD = Check("unchanged upgrade: tokens", False, "ServiceAccount/engine is another")
+VERDICT = Rehearsed(
+    subjects=(IMAGE, CHART),
+    target="production",
+    revision=7,
+    before=f"sha256:{'f' * 64}",
+    result=statement.PASSED,
+    checks=(GOOD,),
+    changes=("replicas: 3 -> 1 (scaled to the machine)",),
+    run="20261123-090000-aaaa",
+    at=NOW - timedelta(minutes=5),
+)
+FAILED = replace(VERDICT, result=statement.FAILED, checks=(GOOD, BAD))
+
+
+def test_a_verdict_round_trips() -> None:
+    assert statement.read_rehearsal(FAILED.to_json()) == FAILED
+    assert statement.kind(VERDICT.to_json()) == statement.REHEARSAL
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        replace(VERDICT, checks=(GOOD, BAD)),
+        replace(VERDICT, checks=()),
+        replace(VERDICT, result=statement.FAILED),
+    ],
+)
+def test_a_verdict_at_odds_with_its_checks_is_not_understood(verdict: Rehearsed) -> None:
+    with pytest.raises(NotUnderstood, match="not that of its checks"):
+        statement.read_rehearsal(verdict.to_json())
+
+
+@pytest.mark.parametrize("part", ["revision", "target", "checks", "changes", "finishedOn"])
+def test_a_verdict_with_a_part_of_another_type_is_not_understood(part: str) -> None:
+    raw = json.loads(VERDICT.to_json())
+    raw["predicate"][part] = True
+    with pytest.raises(NotUnderstood):
+        statement.read_rehearsal(json.dumps(raw).encode())
+
+
+def test_the_passed_rehearsal_of_this_release_allows_the_promotion() -> None:
+    attached = [signed(PASSING), b"", signed(CONSENT), signed(VERDICT)]
+    assert rehearsed(attached, WANTED, POLICY, "production", 7, now=NOW) == VERDICT
+
+
+def test_a_rehearsal_is_no_proof() -> None:
+    with pytest.raises(EvidenceRefused, match="no evidence is attached"):
+        decide([signed(VERDICT)], WANTED, POLICY, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("attached", "reason"),
+    [
+        ([signed(PASSING)], "has none$"),
+        ([signed(FAILED)], r"\(the one attached failed: unchanged upgrade: tokens\)"),
+        ([signed(replace(VERDICT, target="staging"))], "is for staging"),
+        ([signed(replace(VERDICT, subjects=(CHART,)))], "of another image"),
+        ([signed(replace(VERDICT, subjects=(IMAGE,)))], "of another chart"),
+        ([signed(replace(VERDICT, revision=6))], "is of revision 6, the release is at 7"),
+        ([signed(replace(VERDICT, at=NOW - timedelta(days=2)))], r"is 48\.0 h old"),
+        ([signed(replace(VERDICT, at=NOW + timedelta(days=2)))], "in the future"),
+        ([signed(VERDICT, OTHER)], "not trusted here"),
+        ([unsigned(signed(VERDICT))], "is not signed"),
+        ([edited(signed(FAILED), result="PASSED")], "changed after it was signed"),
+    ],
+)
+def test_any_other_rehearsal_is_none(attached: list[bytes], reason: str) -> None:
+    with pytest.raises(EvidenceRefused, match=reason) as caught:
+        rehearsed(attached, WANTED, POLICY, "production", 7, now=NOW)
+    assert str(caught.value).startswith("production needs a passed rehearsal")
+    assert "rehearse --image" in caught.value.remedy
+    assert caught.value.exit_code == 21
+
+
+def test_the_newest_rehearsal_decides() -> None:
+    earlier = replace(VERDICT, at=NOW - timedelta(hours=2))
+    with pytest.raises(EvidenceRefused, match="failed: unchanged"):
+        rehearsed([signed(FAILED), signed(earlier)], WANTED, POLICY, "production", 7, now=NOW)
+    later = replace(VERDICT, at=NOW)
+    attached = [signed(later), signed(FAILED)]
+    assert rehearsed(attached, WANTED, POLICY, "production", 7, now=NOW) == later
+
+
+def test_a_verdict_travels_with_the_image(registry: FakeRegistry, tmp_path: Path) -> None:
+    """Passed or not, it is attached; another machine with the public key relies on it."""
+    here = machine(tmp_path / "here")
+    source = prove(here, registry)
+    image = Image(source.repository, "t", source.digest)
+    found = Rehearsal("production", image, image, 7, (GOOD,), (), datetime.now(UTC))
+    attest.attach_rehearsal(here, source, chart(here), found)
+    there = trusting(tmp_path / "there", here)
+    accepted = attest.rehearsed(there, source, chart(there), "production", 7)
+    assert accepted.before == source.digest
+    kept = (here.run_dir / attest.REHEARSAL_FILE).read_bytes()
+    assert statement.read_rehearsal(dsse.parse(kept).payload) == accepted
+    assert attest.verified(there, source, chart(there)).passed
+
+    broken = replace(found, checks=(GOOD, BAD), finished=datetime.now(UTC))
+    attest.attach_rehearsal(here, source, chart(here), broken)
+    with pytest.raises(EvidenceRefused, match="failed: unchanged upgrade: tokens"):
+        attest.rehearsed(there, source, chart(there), "production", 7)

@@ -1,0 +1,227 @@
+"""The stage with a stage's worth of fakes: what stops it, what it goes on after, what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ci import flow
+from ci.context import Context
+from ci.errors import (
+    Interrupted,
+    PipelineError,
+    PlanRefused,
+    PromotionFailed,
+    ProofFailed,
+    RehearsalFailed,
+    RollbackFailed,
+)
+from ci.events import Events
+from ci.model import (
+    Case,
+    Check,
+    Cluster,
+    Image,
+    Outcome,
+    Promotion,
+    Proof,
+    Rehearsal,
+    Release,
+    Target,
+)
+from ci.settings import parse
+from ci.stages import rehearse
+from ci.stages.rehearse import Actors
+from ci.tools.wait import SystemClock
+from tests.unit.rehearsal.test_condition import account, seen
+
+OLD = Image("registry:5000/engine", "old", "sha256:" + "a" * 64)
+NEW = Image("registry:5000/engine", "new", "sha256:" + "b" * 64)
+CLUSTER = Cluster("gate", Path("kubeconfig"), "kind-gate", True)
+TARGET = Target("prod", CLUSTER, "rehearsal-prod", "engine", Path("chart"), NEW.repository)
+PROOF = Proof(NEW, (Case("test_it", Outcome.PASSED, 1.0),), Path("junit.xml"), datetime.now(UTC))
+
+
+@dataclass
+class Service:
+    """What the flow hands in. ``fails`` are errors by the number of the promotion."""
+
+    fails: dict[int, PipelineError] = field(default_factory=dict)
+    unusable: tuple[str, ...] = ()
+    rolls_back: bool = True
+    promotions: list[Context] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
+
+    def promote(
+        self,
+        context: Context,
+        target: Target,
+        proof: Proof,
+        *,
+        after: Callable[[Release], None] | None = None,
+    ) -> Promotion:
+        assert (target, proof) == (TARGET, PROOF)
+        self.promotions.append(context)
+        number = len(self.promotions)
+        if number in self.fails:
+            raise self.fails[number]
+        release = Release(CLUSTER, target.namespace, target.release, number + 1, proof.image)
+        if after is not None:
+            try:
+                after(release)
+            except PromotionFailed as problem:
+                raise PromotionFailed(f"{problem}; rolled back to revision 3") from problem
+        asked = Check("requests during the change", True, "90 sent, 90 answered, 0 failed")
+        return Promotion("prod", OLD, NEW, number, number + 1, Path("backups"), (asked,))
+
+    def roll_back(self, context: Context, target: Target, revision: int) -> int:
+        assert revision == 1
+        if not self.rolls_back:
+            raise RollbackFailed("the old image does not start")
+        return 6
+
+    def use(self, context: Context, release: Release, label: str) -> None:
+        self.used.append(f"{label} {release.image.tag}")
+        if label in self.unusable:
+            raise ProofFailed("endpoint x: UPDATE_FAILED")
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    monkeypatch.setattr(rehearse, "look", lambda *_: seen())
+    monkeypatch.setattr(rehearse._Stage, "latest", lambda _: 3)
+    monkeypatch.setattr(rehearse._Stage, "there_image", lambda _: ("new", NEW.repository))
+    context = Context(
+        tmp_path,
+        parse({}, origin="test"),
+        cast(Any, None),
+        cast(Any, None),
+        SystemClock(),
+        Events(SystemClock()),
+        tmp_path / "run",
+        cast(Any, None),
+    )
+
+    def make(service: Service) -> Any:
+        actors = Actors(service.promote, service.roll_back, service.use)
+        made = rehearse._Stage(context, TARGET, OLD, actors)
+        made.perform(PROOF)
+        return made
+
+    return make
+
+
+def bad(stage: Any) -> dict[str, str]:
+    return {check.name: check.evidence for check in stage.checks if not check.ok}
+
+
+def test_a_sound_change_goes_all_the_way(stage: Callable[..., Any]) -> None:
+    service = Service()
+    done = stage(service)
+    assert bad(done) == {}
+    assert service.used == ["upgrade new", "unchanged-upgrade new", "return old"]
+    folders = [context.run_dir.name for context in service.promotions]
+    assert folders == ["upgrade", "unchanged-upgrade", "failed-upgrade"]
+    names = [check.name for check in done.checks]
+    assert len(names) == len(set(names))
+    assert "unchanged upgrade: nothing changes where nothing was changed" in names
+    assert "failed upgrade: it is rolled back" in names
+
+
+def test_a_service_that_is_broken_afterwards_is_found_and_all_else_is_rehearsed(
+    stage: Callable[..., Any],
+) -> None:
+    service = Service(unusable=("unchanged-upgrade",))
+    done = stage(service)
+    name = "unchanged upgrade: an endpoint is created, updated, used and deleted"
+    assert bad(done) == {name: "endpoint x: UPDATE_FAILED"}
+    assert len(service.promotions) == 3
+
+
+def test_a_change_that_is_refused_ends_the_rehearsal(stage: Callable[..., Any]) -> None:
+    service = Service(fails={1: PlanRefused("more than the image would change")})
+    done = stage(service)
+    assert bad(done) == {"upgrade: the promotion succeeds": "more than the image would change"}
+    assert len(service.promotions) == 1
+
+
+def test_a_failure_that_is_not_rolled_back_is_found(stage: Callable[..., Any]) -> None:
+    done = stage(Service(fails={3: RollbackFailed("and the rollback failed, too")}))
+    assert bad(done) == {"failed upgrade: it is rolled back": "and the rollback failed, too"}
+
+
+def test_a_failure_for_another_reason_is_no_rehearsed_one(stage: Callable[..., Any]) -> None:
+    done = stage(Service(fails={3: PromotionFailed("requests were lost; rolled back")}))
+    assert "failed upgrade: it is rolled back" in bad(done)
+
+
+def test_a_way_back_that_does_not_work_is_found(stage: Callable[..., Any]) -> None:
+    done = stage(Service(rolls_back=False))
+    assert bad(done) == {"return: the old image serves again": "the old image does not start"}
+
+
+def test_ctrl_c_ends_it(stage: Callable[..., Any]) -> None:
+    with pytest.raises(Interrupted):
+        stage(Service(fails={2: Interrupted("interrupted")}))
+
+
+def test_an_account_that_every_upgrade_makes_anew_is_found_at_each(
+    stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uids = iter(["u1", "u2", "u3", "u4", "u4"])
+    monkeypatch.setattr(
+        rehearse, "look", lambda *_: seen(live=account(u := next(uids), hook="pre-upgrade"), uid=u)
+    )
+    kept = "ServiceAccounts are kept"
+    found = bad(stage(Service()))
+    assert list(found) == [
+        f"upgrade: {kept}", f"unchanged upgrade: {kept}", f"failed upgrade: {kept}",
+    ]  # fmt: skip
+
+
+# -- the verdict, and who wants one ----------------------------------------------------------------
+
+
+def verdict(*checks: Check) -> Rehearsal:
+    return Rehearsal("prod", NEW, OLD, 7, checks, (), datetime.now(UTC))
+
+
+def test_a_passed_rehearsal_lets_the_run_go_on() -> None:
+    rehearse.refuse_failed(verdict(Check("upgrade: a", True, "x")))
+
+
+def test_a_failed_one_ends_it_with_the_first_finding() -> None:
+    failed = verdict(
+        Check("upgrade: a", True, "x"), Check("upgrade: b", False, "y"), Check("c: d", False, "z")
+    )
+    with pytest.raises(RehearsalFailed, match=r"prod failed: upgrade: b: y \(and 1 more\)") as it:
+        rehearse.refuse_failed(failed)
+    assert it.value.exit_code == 22
+
+
+def test_nothing_checked_is_not_passed() -> None:
+    assert not verdict().passed
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "here", "wanted"),
+    [(False, None, False), (True, None, True), (False, True, True), (True, False, False)],
+)
+def test_who_wants_a_rehearsal(everywhere: bool, here: bool | None, wanted: bool) -> None:
+    block: dict[str, Any] = {
+        "kubeconfig": "/k", "context": "c", "image_repository": "r.example.com/x",
+    }  # fmt: skip
+    if here is not None:
+        block["rehearsal"] = here
+    settings = parse(
+        {"rehearsal": {"required": everywhere}, "targets": {"prod": block}}, origin="test"
+    )
+    context = cast(Context, SimpleNamespace(settings=settings))
+    assert flow.wants_rehearsal(context, "prod") is wanted
+    assert flow.wants_rehearsal(context, "launch") is everywhere
