@@ -31,7 +31,6 @@ from ci.servicebus.amqp.connection import State
 from ci.servicebus.amqp.performatives import Error
 from ci.servicebus.broker.changes import Changes
 from ci.servicebus.broker.journal import Event
-from ci.servicebus.broker.model import AuthorizationRule
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.config import read_config
 from ci.servicebus.errors import StartupError
@@ -86,7 +85,7 @@ class Server:
         self.namespace = Namespace(tier=settings.tier, changes=changes)
         policy: Policy = AcceptAll()
         if settings.auth == "sas":
-            policy = SharedKeys(settings.keys, self._rules)
+            policy = SharedKeys(settings.keys, self.namespace.authorization_rules)
         self.hub = Hub(self.namespace, policy=policy)
         self.administration = Administration(
             self.namespace,
@@ -144,14 +143,6 @@ class Server:
         settings = self.settings
         if settings.config is not None:
             read_config(settings.config, settings.tier).make(self.namespace, self.clock())
-
-    def _rules(self, path: str) -> tuple[AuthorizationRule, ...]:
-        """A queue's, or a topic's, which hold for its subscriptions too."""
-        name = path.partition("/$")[0]
-        if name in self.namespace:
-            return self.namespace.get(name).settings.authorization_rules
-        topic = self.namespace.topics.find(name.partition("/subscriptions/")[0])
-        return () if topic is None else topic.settings.authorization_rules
 
     # --- what a tester may do --------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ NOTABLE = frozenset(
         "subscription-created",
         "subscription-updated",
         "subscription-deleted",
+        "rule-set",
+        "rule-deleted",
         "lock-expired",
         "session-lock-expired",
         "redelivered",

@@ -18,6 +18,7 @@ from ci.servicebus.broker.checks import check_name, check_settings
 from ci.servicebus.broker.journal import Journal
 from ci.servicebus.broker.model import (
     FOREVER,
+    AuthorizationRule,
     Message,
     QueueSettings,
     SessionLock,
@@ -177,6 +178,13 @@ class Namespace:
         if found is None:
             raise EntityNotFound(f"The messaging entity '{path}' could not be found.")
         return found
+
+    def authorization_rules(self, path: str) -> tuple[AuthorizationRule, ...]:
+        """The keys to a queue or a topic, which hold for all below it; none where there is none."""
+        name = path.partition("/$")[0]
+        topic = name.lower().partition("/subscriptions/")[0]
+        found = self._queues.get(name.lower()) or self.topics.find(topic)
+        return () if found is None else found.settings.authorization_rules
 
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._queues

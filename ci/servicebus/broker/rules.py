@@ -150,6 +150,7 @@ class SqlFilter:
     parameters: Parameters = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        sql.check_parameters(self.parameters)
         condition = sql.parse_condition(self.expression, self.parameters)
         object.__setattr__(self, "_condition", condition)
 
@@ -186,6 +187,7 @@ class CorrelationFilter:
     def __post_init__(self) -> None:
         if not self.system and not self.properties:
             raise ArgumentError("A correlation filter names at least one property.")
+        sql.check_parameters(self.properties)
 
     def __str__(self) -> str:
         named = {**{f"sys.{name}": value for name, value in self.system.items()}, **self.properties}
@@ -206,6 +208,7 @@ class SqlAction:
     parameters: Parameters = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        sql.check_parameters(self.parameters)
         statements = sql.parse_action(self.expression, self.parameters)
         object.__setattr__(self, "_statements", statements)
 

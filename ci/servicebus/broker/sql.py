@@ -31,6 +31,12 @@ from ci.servicebus.errors import ArgumentError
 MAX_LENGTH = 1024
 """Characters of an expression, as in Azure."""
 
+MAX_STRING = 1 << 16
+"""Characters of a string that is put together: beyond what a message's header may hold."""
+
+MAX_NUMBER = (1 << 63) - 1
+"""Whole numbers have 64 bits, as in C#."""
+
 _FIRST, _LAST = -62_135_596_800.0, 253_402_300_799.0  # the years 1 and 9999
 
 MAX_DEPTH = 64
@@ -362,7 +368,11 @@ class _Parser:
         token = self._token
         constant: object
         if token.kind == "number":
-            constant = _number(token.text)
+            constant = float(token.text)
+            if token.text.isdecimal():
+                constant = int(token.text)
+                if constant > MAX_NUMBER:
+                    raise self._error("the number is too large")
         elif token.kind == "string":
             constant = token.text[1:-1].replace("''", "'")
         elif token.kind == "parameter":
@@ -496,6 +506,19 @@ def are_equal(one: object, other: object) -> bool:
     return _kind(one) == _kind(other) and one == other
 
 
+def _fits(value: object) -> bool:
+    return not isinstance(value, int) or -MAX_NUMBER - 1 <= value <= MAX_NUMBER
+
+
+def check_parameters(parameters: Parameters) -> None:
+    """Raise ArgumentError where a value is of no kind that rules know, or does not fit."""
+    for name, value in parameters.items():
+        if _kind(value) == "other":
+            raise ArgumentError(f"The value of '{name}' is of a type that rules do not know.")
+        if not _fits(value):
+            raise ArgumentError(f"The value of '{name}' does not fit into 64 bits.")
+
+
 def time_at(seconds: float) -> datetime:
     """A point in time as values have it: naive, in UTC, of the years that ``datetime`` has."""
     return datetime(1970, 1, 1) + timedelta(seconds=max(_FIRST, min(seconds, _LAST)))
@@ -504,10 +527,6 @@ def time_at(seconds: float) -> datetime:
 def duration_of(seconds: float) -> timedelta:
     """A duration as values have it, at most Azure's longest."""
     return timedelta(seconds=max(-FOREVER, min(seconds, FOREVER)))
-
-
-def _number(text: str) -> int | float:
-    return int(text) if text.isdecimal() else float(text)
 
 
 def _signed(sign: str, value: object) -> object:
@@ -522,7 +541,10 @@ def _calculate(sign: str, left: object, right: object) -> object:
     if left is None or right is None:
         return None
     if sign == "+" and (isinstance(left, str) or isinstance(right, str)):
-        return f"{left}{right}"
+        text = f"{left}{right}"
+        if len(text) > MAX_STRING:
+            raise FilterError(f"A string would be longer than {MAX_STRING} characters.")
+        return text
     if not (_kind(left) == _kind(right) == "number"):
         raise FilterError(
             f"The operator '{sign}' cannot be applied to {_kind(left)} and {_kind(right)}."
@@ -530,19 +552,26 @@ def _calculate(sign: str, left: object, right: object) -> object:
     assert isinstance(left, int | float)
     assert isinstance(right, int | float)
     try:
-        match sign:
-            case "+":
-                return left + right
-            case "-":
-                return left - right
-            case "*":
-                return left * right
-        if isinstance(left, float) or isinstance(right, float):
-            return left / right if sign == "/" else math.fmod(left, right)
-        whole = abs(left) // abs(right) * (1 if (left < 0) == (right < 0) else -1)
-        return whole if sign == "/" else left - right * whole
+        result = _arithmetic(sign, left, right)
     except (ZeroDivisionError, OverflowError, ValueError) as error:
         raise FilterError(f"The result of '{sign}' does not exist: {error}.") from None
+    if not _fits(result):
+        raise FilterError(f"The result of '{sign}' does not fit into 64 bits.")
+    return result
+
+
+def _arithmetic(sign: str, left: int | float, right: int | float) -> int | float:
+    match sign:
+        case "+":
+            return left + right
+        case "-":
+            return left - right
+        case "*":
+            return left * right
+    if isinstance(left, float) or isinstance(right, float):
+        return left / right if sign == "/" else math.fmod(left, right)
+    whole = abs(left) // abs(right) * (1 if (left < 0) == (right < 0) else -1)
+    return whole if sign == "/" else left - right * whole
 
 
 @lru_cache(maxsize=256)

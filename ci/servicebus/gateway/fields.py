@@ -7,6 +7,7 @@ type, byte by byte.
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime, timedelta
 
 from ci.servicebus.amqp.codec import EncodeError, decode, decode_all, encoded
@@ -19,6 +20,7 @@ TIME_SPAN = "com.microsoft:timespan"
 DATE_TIME_OFFSET = "com.microsoft:datetime-offset"
 PARTITION_KEY = "x-opt-partition-key"
 _TICKS = 10_000_000  # .NET's steps of 100 ns in a second
+_LONGEST = (1 << 63) - 1
 _TICKS_AT_1970 = 621_355_968_000_000_000
 
 _PLACES = {
@@ -77,7 +79,7 @@ def to_plain(value: object) -> object:
     """A value of the wire as rules compare it."""
     if isinstance(value, Timestamp):
         return time_at(value / 1000)
-    if isinstance(value, Char):
+    if isinstance(value, Char) and value <= sys.maxunicode:
         return chr(value)
     if isinstance(value, Described) and isinstance(value.value, int):
         if value.descriptor == TIME_SPAN:
@@ -94,7 +96,8 @@ def to_wire(value: object) -> object:
     if isinstance(value, datetime):
         return Timestamp(round((value - datetime(1970, 1, 1)) / timedelta(milliseconds=1)))
     if isinstance(value, timedelta):
-        return Described(Symbol(TIME_SPAN), Long(round(value.total_seconds() * _TICKS)))
+        ticks = value // timedelta(microseconds=1) * 10
+        return Described(Symbol(TIME_SPAN), Long(min(ticks, _LONGEST)))
     return value
 
 

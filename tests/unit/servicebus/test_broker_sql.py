@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.servicebus.broker.sql import FilterError, parse_action, parse_condition
+from ci.servicebus.broker.sql import FilterError, check_parameters, parse_action, parse_condition
 from ci.servicebus.errors import ArgumentError
 
 
@@ -134,6 +134,8 @@ def test_unknown(text: str) -> None:
         "property(1) = 2",
         "raw > raw",
         "1e300 * 1e300 % 2 = 1",
+        "9223372036854775807 + 1 = 1",
+        "9223372036854775807 * 9223372036854775807 + 'x' = 'y'",
     ],
 )
 def test_what_cannot_be_evaluated(text: str) -> None:
@@ -174,6 +176,7 @@ def test_what_cannot_be_evaluated(text: str) -> None:
         "[] = 1",
         "color # 1",
         "_a = 1",
+        "9223372036854775808 = 1",
         "x" * 1020 + " = 12",
         "(" * 100 + "1" + ")" * 100 + " = 1",
         "-" * 100 + "1 = 1",
@@ -201,6 +204,18 @@ def test_long_chains_neither_nest_nor_exceed_the_stack() -> None:
 def test_a_hostile_pattern_takes_no_longer_than_the_product_of_the_lengths() -> None:
     pattern = "%a" * 400 + "b"
     assert parse_condition("@text LIKE @p", {"text": "a" * 20_000, "p": pattern})(Fixed()) is False
+
+
+def test_a_string_does_not_grow_without_end() -> None:
+    grown = parse_condition("+".join(["@s"] * 300) + " = 'x'", {"s": "s" * 60_000})
+    with pytest.raises(FilterError):
+        grown(Fixed())
+
+
+@pytest.mark.parametrize("value", [b"x", [1], 1 << 63, None, object()])
+def test_values_that_rules_do_not_know(value: object) -> None:
+    with pytest.raises(ArgumentError):
+        check_parameters({"a": value})
 
 
 def test_actions() -> None:

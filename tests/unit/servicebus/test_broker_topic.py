@@ -147,6 +147,14 @@ def test_a_topic_goes_with_its_subscriptions(namespace: Namespace, topic: Topic)
     namespace.topics.create("t", TopicSettings(), START)
 
 
+def test_everything_can_be_removed_at_once(namespace: Namespace, topic: Topic) -> None:
+    subscribe(namespace, "s")
+    namespace.create("q", QueueSettings(), START)
+    namespace.clear(START)
+    assert list(namespace.entities()) == []
+    assert len(namespace.topics) == 0
+
+
 # --- fan-out -------------------------------------------------------------------------------------
 
 

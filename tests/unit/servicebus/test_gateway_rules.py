@@ -9,7 +9,7 @@ import pytest
 
 from ci.servicebus.amqp import performatives as p
 from ci.servicebus.amqp.codec import decode_all, encoded
-from ci.servicebus.amqp.types import Described, Int, Long, Symbol, Timestamp, ULong
+from ci.servicebus.amqp.types import Char, Described, Int, Long, Symbol, Timestamp, ULong
 from ci.servicebus.broker.model import SubscriptionSettings, TopicSettings
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.broker.rules import Fields
@@ -119,6 +119,15 @@ def test_rules_are_added_listed_and_removed(hub: Hub) -> None:
             SUB,
             400,
         ),
+        (
+            "add-rule",
+            {
+                "rule-name": "r",
+                "rule-description": {"correlation-filter": {"properties": {"a": b"x"}}},
+            },
+            SUB,
+            400,
+        ),
         ("remove-rule", {}, SUB, 400),
         ("enumerate-rules", {"skip": "x"}, SUB, 400),
         ("enumerate-rules", {"skip": Int(-1)}, SUB, 400),
@@ -174,6 +183,8 @@ def test_what_rules_read() -> None:
         offset=Described(
             Symbol("com.microsoft:datetime-offset"), Long(621_355_968_000_000_000 + 10_000_000)
         ),
+        char=Char(0x41),
+        odd=Char(0x7FFF_FFFF),
         uri=Described(Symbol("com.microsoft:uri"), "http://x"),
     ).fields()
     assert found.system == {
@@ -189,6 +200,8 @@ def test_what_rules_read() -> None:
         "at": datetime(1970, 1, 1, 0, 0, 1, 500_000),
         "span": timedelta(hours=1),
         "offset": datetime(1970, 1, 1, 0, 0, 1),
+        "char": "A",
+        "odd": 0x7FFF_FFFF,
         "uri": "http://x",
     }
 

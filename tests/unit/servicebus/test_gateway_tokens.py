@@ -8,7 +8,12 @@ from azure.servicebus._pyamqp.utils import generate_sas_token
 from ci.servicebus.amqp import performatives as p
 from ci.servicebus.amqp.codec import encoded
 from ci.servicebus.amqp.types import Described, ULong
-from ci.servicebus.broker.model import AuthorizationRule, QueueSettings
+from ci.servicebus.broker.model import (
+    AuthorizationRule,
+    QueueSettings,
+    SubscriptionSettings,
+    TopicSettings,
+)
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.errors import Unauthorized
 from ci.servicebus.gateway.hub import Hub
@@ -68,6 +73,18 @@ def test_a_queue_s_own_keys_hold_for_it() -> None:
         assert keys.check(token("rule", key), 0) == Grant("queue", frozenset({"Send"}))
     with pytest.raises(Unauthorized):
         keys.check(token("rule", "third"), 0)
+
+
+def test_a_topic_s_own_keys_hold_for_its_subscriptions(namespace: Namespace) -> None:
+    rule = AuthorizationRule("rule", ("Listen",), "first")
+    namespace.topics.create("Queue", TopicSettings(authorization_rules=(rule,)), 0)
+    namespace.topics.subscribe("Queue", "S", SubscriptionSettings(), 0)
+    keys = SharedKeys((), namespace.authorization_rules)
+    grant = keys.check(token("rule", "first"), 0)
+    for name in ("Queue", "Queue/Subscriptions/S", "queue/subscriptions/s/$DeadLetterQueue"):
+        assert grant.allows("Listen", name)
+        assert namespace.authorization_rules(name) == (rule,)
+    assert namespace.authorization_rules("other/subscriptions/s") == ()
 
 
 def test_links_wait_for_a_good_token(namespace: Namespace) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ci.servicebus.broker.model import (
+    FOREVER,
     AuthorizationRule,
     QueueSettings,
     Status,
@@ -24,6 +26,7 @@ from ci.servicebus.broker.rules import (
     SqlFilter,
     TrueFilter,
 )
+from ci.servicebus.broker.sql import duration_of, time_at
 from ci.servicebus.broker.topic import Subscription
 from ci.servicebus.gateway.rules import pack_rule, unpack_rule
 from tests.unit.servicebus.test_store import Kept, draft, facts, kept
@@ -171,6 +174,13 @@ def test_rules_are_unpacked_as_they_were_packed(rule: Rule) -> None:
     assert unpack_rule(pack_rule(rule)) == rule
 
 
-def test_an_identifier_is_kept() -> None:
-    rule = Rule("r", CorrelationFilter(properties={"id": UUID(int=5)}))
-    assert unpack_rule(pack_rule(rule)) == rule
+@pytest.mark.parametrize("value", [UUID(int=5), duration_of(FOREVER), time_at(1e15)])
+def test_extreme_values_are_kept(value: object) -> None:
+    kept = unpack_rule(pack_rule(Rule("r", CorrelationFilter(properties={"v": value})))).filter
+    assert isinstance(kept, CorrelationFilter)
+    if isinstance(value, timedelta):
+        held = kept.properties["v"]
+        assert isinstance(held, timedelta)
+        assert abs(held - value) <= timedelta(milliseconds=1)
+    else:
+        assert kept.properties == {"v": value}
