@@ -52,6 +52,9 @@ REQUEST_WITHIN = 120.0
 CLOSED_WITHIN = 5.0
 """Seconds in which a client has to take what it is told at the end."""
 
+STREAM_EVERY = 0.2
+"""Seconds between looks at what those who follow the timeline have to be told."""
+
 OUTPUT_LIMIT = 4 << 20
 """Bytes that may wait for a client to read them; above that nothing more is read from it."""
 
@@ -558,6 +561,8 @@ class _HttpTransport(asyncio.Protocol):
             self._transport.write(out)
         if over:
             self._transport.close()
+        elif self._http.is_streaming:
+            self._set_watch(STREAM_EVERY, self._stream)
         elif self._is_full or self._http.has_more:
             self._transport.pause_reading()  # until this has been written
             if not self._is_full:
@@ -580,12 +585,24 @@ class _HttpTransport(asyncio.Protocol):
         self._is_full = False
         self._proceed()
 
-    def _set_watch(self) -> None:
-        """Wait for the next request, but not for ever."""
+    def _stream(self) -> None:
+        """Tell more, unless what was told is still to be read."""
+        if self._is_full:
+            self._set_watch(STREAM_EVERY, self._stream)
+        else:
+            out, over = self._http.stream()
+            if not self._http.is_streaming:
+                self._set_watch()
+            self._answer(out, over)
+
+    def _set_watch(
+        self, within: float | None = None, then: Callable[[], None] | None = None
+    ) -> None:
+        """Wait for the next request, but not for ever; or for what else is next."""
         if self._watch is not None:
             self._watch.cancel()
         loop = asyncio.get_running_loop()
-        self._watch = loop.call_later(REQUEST_WITHIN, self._time_out)
+        self._watch = loop.call_later(within or REQUEST_WITHIN, then or self._time_out)
 
     def _time_out(self) -> None:
         assert self._transport is not None

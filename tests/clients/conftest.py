@@ -25,6 +25,7 @@ NAMESPACE = "contoso"
 HOST = f"{NAMESPACE}.servicebus.windows.net"
 KEY_NAME = "RootManageSharedAccessKey"
 KEY = "b2YgdGhlc2UgdGVzdHMgYWxvbmU="
+ACCESS = (KEY_NAME, KEY)
 BROKER = f"azureservicebus://{KEY_NAME}:{KEY}@{NAMESPACE}"
 PATIENCE = 30.0
 """Seconds that anything may take which does not wait for a lock to run out."""
@@ -41,7 +42,9 @@ class Emulator:
     def timeline(self, queue: str) -> list[dict[str, Any]]:
         """What happened to a queue and its messages, oldest first."""
         asked = {"queue": queue}
-        answer = httpx.get(f"http://{self.address}:443/$emulator/timeline", params=asked)
+        answer = httpx.get(
+            f"http://{self.address}:443/$emulator/timeline", params=asked, auth=ACCESS
+        )
         return [json.loads(line) for line in answer.text.splitlines()]
 
     def kinds(self, queue: str) -> list[str]:
@@ -61,7 +64,8 @@ class Emulator:
 
     def queue(self, name: str) -> dict[str, Any]:
         """A queue with its counts."""
-        queues = httpx.get(f"http://{self.address}:443/$emulator/queues").json()["queues"]
+        found = httpx.get(f"http://{self.address}:443/$emulator/queues", auth=ACCESS)
+        queues = found.json()["queues"]
         return next(queue for queue in queues if queue["name"] == name)
 
     def is_empty(self, queue: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -36,6 +36,9 @@ class Response:
     status: int
     body: bytes = b""
     content_type: str = "text/plain; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
+    more: Iterator[bytes] | None = None
+    """What follows the body, piece by piece as :meth:`HttpPeer.stream` is called."""
 
 
 _WHOLE = re.compile(r"[0-9]{1,18}")
@@ -54,6 +57,7 @@ class HttpPeer:
         self._refused = False
         self.answered = 0
         self.has_more = False
+        self._more: Iterator[bytes] | None = None
 
     def receive(self, data: bytes) -> tuple[bytes, bool]:
         """Bytes from the peer; the bytes to be written, and whether to hang up then.
@@ -71,7 +75,7 @@ class HttpPeer:
         out = bytearray()
         self.has_more = False
         try:
-            while True:
+            while not self.is_streaming:
                 if len(out) > MAX_OUT:
                     self.has_more = True
                     break
@@ -101,6 +105,24 @@ class HttpPeer:
             return bytes(out), True
         return bytes(out), self._http.our_state in (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
 
+    @property
+    def is_streaming(self) -> bool:
+        """The response goes on: call :meth:`stream` from time to time."""
+        return self._more is not None
+
+    def stream(self) -> tuple[bytes, bool]:
+        """The next piece of a response that goes on, as :meth:`proceed` returns its bytes."""
+        assert self._more is not None
+        piece = next(self._more, None)
+        if piece is not None:
+            return self._send(h11.Data(data=piece)) if piece else b"", False
+        self._more = None
+        out = self._send(h11.EndOfMessage())
+        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+            self._http.start_next_cycle()
+        rest, over = self.proceed()
+        return out + rest, over
+
     def time_out(self) -> bytes:
         """What to say to a client whose request does not end; nothing where none has begun."""
         begun = self._http.their_state is h11.SEND_BODY or self._http.trailing_data[0]
@@ -128,12 +150,17 @@ class HttpPeer:
     def _write(self, response: Response, *, head: bool = False) -> bytes:
         headers = [
             ("content-type", response.content_type),
-            ("content-length", str(len(response.body))),
             ("server", "servicebus-emulator"),
+            *response.headers,
         ]
+        if response.more is None:
+            headers.append(("content-length", str(len(response.body))))
         out = self._send(h11.Response(status_code=response.status, headers=headers))
         if response.body and not head:
             out += self._send(h11.Data(data=response.body))
+        if response.more is not None and not head:
+            self._more = response.more
+            return out
         return out + self._send(h11.EndOfMessage())
 
     def _breach(self, error: h11.RemoteProtocolError) -> bytes:

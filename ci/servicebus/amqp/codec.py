@@ -100,8 +100,14 @@ def decode_list(data: bytes, position: int) -> tuple[list[object], int]:
 
 
 def decode_items(data: bytes, count: int) -> list[object]:
-    """So many values, which are all of ``data``; raises ``LookupError`` where they are not."""
-    return _items(data, 0, count, len(data), 1)
+    """So many values, which are all of ``data``.
+
+    Raises ``LookupError`` or :class:`DecodeError` where they are not.
+    """
+    try:
+        return _items(data, 0, count, len(data), 1)
+    except (struct.error, UnicodeDecodeError, TypeError):
+        raise LookupError from None
 
 
 def decode_all(data: bytes) -> list[object]:

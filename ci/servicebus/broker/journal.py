@@ -80,6 +80,11 @@ class Journal:
         if kind in NOTABLE and self.listener is not None:
             self.listener(Event._make(event))
 
+    @property
+    def last(self) -> int:
+        """The number of the latest event; 0 before the first."""
+        return self._number
+
     def forget(self, queue: str) -> None:
         """A queue is gone: its totals go with it, so that they cannot grow without end."""
         for key in [key for key in self.totals if key[0] == queue]:

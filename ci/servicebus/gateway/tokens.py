@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,6 +20,7 @@ from ci.servicebus.broker.namespace import url_path
 from ci.servicebus.errors import Unauthorized
 
 _SECONDS = re.compile(r"[0-9]{1,18}")
+BASIC_PREFIX = "Basic "
 SAS_PREFIX = "SharedAccessSignature "
 RIGHTS = frozenset({"Send", "Listen", "Manage"})
 
@@ -89,6 +90,8 @@ class SharedKeys:
         """See :class:`Policy`."""
         if not token:
             raise Unauthorized("No token was given.")
+        if token.startswith(BASIC_PREFIX):
+            return self._check_key(token)
         if not token.startswith(SAS_PREFIX):
             return Grant()
         fields = {k: v[0] for k, v in parse_qs(token[len(SAS_PREFIX) :]).items()}
@@ -108,6 +111,18 @@ class SharedKeys:
                 if hmac.compare_digest(b64encode(digest), fields.get("sig", "").encode()):
                     return Grant(resource, key.rights)
         raise Unauthorized("InvalidSignature: the token has an invalid signature.")
+
+    def _check_key(self, token: str) -> Grant:
+        """A key's name and the key itself, as a browser sends them."""
+        try:
+            given = b64decode(token[len(BASIC_PREFIX) :], validate=True).decode()
+        except ValueError:
+            raise Unauthorized("The name and the key cannot be read.") from None
+        name, _, secret = given.partition(":")
+        for key in self.keys:
+            if key.name == name and hmac.compare_digest(key.key.encode(), secret.encode()):
+                return Grant("", key.rights)
+        raise Unauthorized(f"InvalidSignature: there is no key named '{name}', or it is another.")
 
     def _known(self, name: str, resource: str) -> Iterator[Key]:
         for key in self.keys:

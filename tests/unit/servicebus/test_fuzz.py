@@ -62,6 +62,14 @@ def test_few_bytes_do_not_become_many_values() -> None:
         decode(array)
 
 
+def test_a_disposition_with_a_text_that_is_none_is_refused() -> None:
+    state = b"\x00\x53\x25\xc0\x0a\x01\x00\x53\x1d\xc0\x04\x01\xa3\x01\xa1"
+    fields = b"\x41\x43\x43\x41" + state + b"\x42"
+    body = b"\x00\x53\x15\xc0" + bytes((len(fields) + 1, 6)) + fields
+    with pytest.raises(DecodeError):
+        p.read_performative(body)
+
+
 # --- connections and links -----------------------------------------------------------------------
 
 
