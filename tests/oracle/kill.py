@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.store import Store
-from tests.unit.servicebus.crash import QUEUE, kill_under_load
+from tests.unit.servicebus.crash import QUEUE, TOPIC, Route, kill_under_load, left_in
 
 
 def main() -> int:
@@ -26,18 +26,27 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--completions", type=int, default=1_000, help="in one round")
     given = parser.parse_args()
+    return max(kill(route, given.rounds, given.completions) for route in (QUEUE, TOPIC))
+
+
+def kill(route: Route, rounds: int, completions: int) -> int:
+    """One way of the messages; 1 where some are lost or back."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        told = asyncio.run(kill_under_load(folder, rounds=given.rounds, enough=given.completions))
+        told = asyncio.run(kill_under_load(folder, route, rounds=rounds, enough=completions))
         namespace, store = Namespace(), Store(folder / "state.db")
         store.load(namespace, 0.0)
-        left = {message.message_id for message in namespace.get(QUEUE).peek(0, 1 << 30, 0.0)}
+        left = left_in(namespace, route.source)
+        untouched: set[str | None] = set(told.accepted)
+        if route.untouched is not None:
+            untouched = left_in(namespace, route.untouched)
         store.close()
-    lost = told.accepted - told.completing - left
+    lost = (told.accepted - told.completing - left) | (told.accepted - untouched)
     back = told.completed & left
     print(
-        f"killed {given.rounds} times: {len(told.accepted)} sends and {len(told.completed)} "
-        f"completions acknowledged; {len(lost)} messages lost, {len(back)} back"
+        f"{route.source}: killed {rounds} times: {len(told.accepted)} sends and "
+        f"{len(told.completed)} completions acknowledged; {len(lost)} messages lost, "
+        f"{len(back)} back"
     )
     return 1 if lost or back else 0
 

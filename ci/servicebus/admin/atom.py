@@ -8,7 +8,13 @@ from xml.etree.ElementTree import Element, ParseError, SubElement, tostring
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from ci.servicebus.admin.descriptions import CONNECT, text, write_description
+from ci.servicebus.admin.descriptions import (
+    CONNECT,
+    COUNTS,
+    INSTANCE,
+    text,
+    write_description,
+)
 from ci.servicebus.admin.durations import write_time
 from ci.servicebus.admin.rules import write_rule
 from ci.servicebus.broker.queue import Queue
@@ -109,7 +115,8 @@ def write_error(status: int, detail: str) -> bytes:
     error = Element("Error")
     SubElement(error, "Code").text = str(status)
     SubElement(error, "Detail").text = detail
-    return _document(error)
+    written: bytes = tostring(error, "utf-8", xml_declaration=True)
+    return written
 
 
 def _shell(title: str, path: str, base: str, created_at: float, updated_at: float) -> Element:
@@ -125,5 +132,27 @@ def _shell(title: str, path: str, base: str, created_at: float, updated_at: floa
 
 
 def _document(element: Element) -> bytes:
-    written: bytes = tostring(element, encoding="utf-8", xml_declaration=True)
+    written: bytes = tostring(_as_azure_writes(element), "utf-8", xml_declaration=True)
+    return written
+
+
+def _as_azure_writes(element: Element, around: str = "") -> Element:
+    """The same XML with Azure's prefixes, which are all that some clients look for.
+
+    A namespace is the default from where it begins; only the counts and the types of values have
+    a prefix.
+    """
+    namespace, _, name = str(element.tag)[1:].rpartition("}")
+    written = Element(f"d2p1:{name}" if namespace == COUNTS else name)
+    if namespace not in (around, COUNTS):
+        written.set("xmlns", namespace)
+        if namespace == CONNECT:
+            written.set("xmlns:i", INSTANCE)
+        around = namespace
+    if name == "CountDetails":
+        written.set("xmlns:d2p1", COUNTS)
+    for key, value in element.items():
+        written.set("i:type" if key == f"{{{INSTANCE}}}type" else key, value)
+    written.text = element.text
+    written.extend(_as_azure_writes(child, around) for child in element)
     return written

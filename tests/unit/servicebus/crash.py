@@ -11,12 +11,39 @@ from pathlib import Path
 from ci.servicebus.amqp import performatives as p
 from ci.servicebus.amqp.codec import encoded
 from ci.servicebus.amqp.types import Described, ULong
+from ci.servicebus.broker.namespace import Namespace
 from tests.unit.servicebus.peer import frame, frames, hello, receiver, sender
 
 ROOT = Path(__file__).parents[3]
-QUEUE = "tasks"
-CONFIG = f'[[queue]]\nname = "{QUEUE}"\nlock_duration = 300\nmax_delivery_count = 2000\n'
+CONFIG = """
+[[queue]]
+name = "tasks"
+lock_duration = 300
+max_delivery_count = 2000
+[[topic]]
+name = "events"
+[[topic.subscription]]
+name = "worked"
+lock_duration = 300
+max_delivery_count = 2000
+[[topic.subscription]]
+name = "untouched"
+"""
 IN_FLIGHT = 50
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where messages are sent, and where they are received."""
+
+    target: str
+    source: str
+    untouched: str | None = None
+    """A subscription from which nothing is received."""
+
+
+QUEUE = Route("tasks", "tasks")
+TOPIC = Route("events", "events/Subscriptions/worked", "events/Subscriptions/untouched")
 
 
 @dataclass
@@ -94,10 +121,10 @@ async def read_frames(
                 return
 
 
-async def send(port: int, names: str, told: Told) -> None:
+async def send(port: int, target: str, names: str, told: Told) -> None:
     """Send until the server is gone."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(hello() + frame(sender("s", QUEUE)))
+    writer.write(hello() + frame(sender("s", target)))
     number = 0
 
     def more() -> None:
@@ -121,11 +148,11 @@ async def send(port: int, names: str, told: Told) -> None:
     writer.close()
 
 
-async def receive(port: int, told: Told, enough: int) -> None:
+async def receive(port: int, source: str, told: Told, enough: int) -> None:
     """Receive and complete until ``enough`` completions were confirmed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     flow = p.Flow(0, 1 << 30, 0, 1_000, 1, 0, 1 << 30)
-    writer.write(hello() + frame(receiver("r", QUEUE)) + frame(flow))
+    writer.write(hello() + frame(receiver("r", source)) + frame(flow))
     held: dict[int, str] = {}
     confirmed = 0
 
@@ -158,15 +185,20 @@ def name_of(payload: bytes) -> str:
     return str(read_message(payload).message_id)
 
 
-async def kill_under_load(folder: Path, *, rounds: int, enough: int) -> Told:
+async def kill_under_load(folder: Path, route: Route, *, rounds: int, enough: int) -> Told:
     """Each round: start, load, SIGKILL in the middle of it."""
     told = Told()
     for number in range(rounds):
         program = await Program.start(folder)
         try:
-            sending = asyncio.create_task(send(program.port, f"{number}", told))
-            await asyncio.wait_for(receive(program.port, told, enough), 60)
+            sending = asyncio.create_task(send(program.port, route.target, f"{number}", told))
+            await asyncio.wait_for(receive(program.port, route.source, told, enough), 60)
         finally:
             await program.kill()
         await sending
     return told
+
+
+def left_in(namespace: Namespace, path: str) -> set[str | None]:
+    """The ids of the messages in a queue or a subscription."""
+    return {message.message_id for message in namespace.resolve(path).peek(0, 1 << 30, 0.0)}

@@ -203,6 +203,21 @@ def metrics(admin: Administration) -> str:
     return write_metrics(Hub(admin.namespace))
 
 
+def test_namespaces_are_written_as_azure_writes_them(made: Administration) -> None:
+    """Azure's JavaScript client looks for names without prefixes, and for these prefixes."""
+    values = CorrelationFilter({"label": "l"}, {"n": 1})
+    made.namespace.topics.get("t").get("s").add_rule(Rule("r", values), 1_000)
+    feed = ask(made, "GET", "/$Resources/topics").body.decode().partition("?>\n")[2]
+    entry = ask(made, "GET", f"{SUB}/rules/r").body.decode().partition("?>\n")[2]
+    connect = f'xmlns="{CONNECT[1:-1]}" xmlns:i="{INSTANCE}"'
+    assert feed.startswith(f'<feed xmlns="{ATOM[1:-1]}"><title')
+    assert f"<TopicDescription {connect}><DefaultMessageTimeToLive>" in feed
+    assert f'<CountDetails xmlns:d2p1="{COUNTS[1:-1]}"><d2p1:ActiveMessageCount>' in feed
+    assert f'<RuleDescription {connect}><Filter i:type="CorrelationFilter"><Label>l<' in entry
+    assert f'<Value xmlns:d6p1="{SCHEMA}" i:type="d6p1:int">1</Value>' in entry
+    assert "ns0:" not in feed + entry
+
+
 def test_people_see_topics_too(made: Administration) -> None:
     [told] = json.loads(ask(made, "GET", "/$emulator/queues").body)["topics"]
     assert told["name"] == "t"

@@ -20,7 +20,7 @@ from ci.servicebus.broker.queue import Queue
 from ci.servicebus.errors import MessageLockLost, ServiceBusError, StartupError
 from ci.servicebus.gateway.message import Content
 from ci.servicebus.store import Store, StoreFailed
-from tests.unit.servicebus.crash import QUEUE, kill_under_load
+from tests.unit.servicebus.crash import QUEUE, TOPIC, Route, kill_under_load, left_in
 
 STEPS = (
     *("send", "send", "schedule", "receive", "receive", "complete", "abandon", "defer"),
@@ -293,11 +293,16 @@ def test_after_a_failed_write_nothing_more_is_written(kept: Kept) -> None:
 
 
 @pytest.mark.program
-async def test_nothing_acknowledged_is_lost_when_it_is_killed(tmp_path: Path) -> None:
-    told = await kill_under_load(tmp_path, rounds=3, enough=150)
+@pytest.mark.parametrize(("route", "rounds"), [(QUEUE, 3), (TOPIC, 2)])
+async def test_nothing_acknowledged_is_lost_when_it_is_killed(
+    tmp_path: Path, route: Route, rounds: int
+) -> None:
+    told = await kill_under_load(tmp_path, route, rounds=rounds, enough=150)
     kept = Kept(tmp_path / "state.db")
-    left = {m.message_id for m in kept.namespace.get(QUEUE).peek(0, 1 << 20, 0.0)}
+    left = left_in(kept.namespace, route.source)
     assert told.accepted - told.completing <= left <= told.sent - told.completed
-    assert len(told.completed) >= 3 * 150
-    assert kept.namespace.get(QUEUE).counts().locked
+    assert len(told.completed) >= rounds * 150
+    assert kept.namespace.resolve(route.source).counts().locked
+    if route.untouched is not None:
+        assert told.accepted <= left_in(kept.namespace, route.untouched) <= told.sent
     kept.store.close()
