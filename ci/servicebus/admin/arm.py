@@ -16,6 +16,7 @@ from ci.servicebus.admin.http import Request, Response, whole
 from ci.servicebus.broker.model import SubscriptionSettings, TopicSettings
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.broker.queue import Queue
+from ci.servicebus.broker.rules import CorrelationFilter, Rule
 from ci.servicebus.broker.topic import Subscription, Topic
 from ci.servicebus.errors import ArgumentError, EntityNotFound
 
@@ -27,6 +28,20 @@ _RESOURCES = re.compile(
     r"/namespaces/[^/]+)/(?P<type>[^/]+)(?:/(?P<name>.+))?",
     re.IGNORECASE,
 )
+_RULES = re.compile(
+    r"(?P<topic>.+)/subscriptions/(?P<subscription>[^/]+)/rules(?:/(?P<rule>[^/]+))?",
+    re.IGNORECASE,
+)
+_CORRELATION = {
+    "correlationId": "correlationid",
+    "messageId": "messageid",
+    "to": "to",
+    "replyTo": "replyto",
+    "label": "label",
+    "sessionId": "sessionid",
+    "replyToSessionId": "replytosessionid",
+    "contentType": "contenttype",
+}
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
 
 
@@ -59,8 +74,8 @@ def answer(namespace: Namespace, request: Request, path: str) -> Response:
         return error(405, "MethodNotAllowed", "Entities can only be read here.")
     try:
         found = _find(namespace, kind, matched["name"])
-        if isinstance(found, Queue):
-            return _json(resource(found, matched["namespace"]))
+        if isinstance(found, Queue | tuple):
+            return _json(_resource(found, matched["namespace"]))
         return _page(found, request, path, matched["namespace"], version)
     except EntityNotFound:
         return error(404, "NotFound", f"The requested resource {matched['name']} does not exist.")
@@ -68,45 +83,80 @@ def answer(namespace: Namespace, request: Request, path: str) -> Response:
         return error(400, "BadRequest", str(problem))
 
 
-def _find(namespace: Namespace, kind: str, name: str | None) -> Queue | Sequence[Queue]:
+Item = Queue | tuple[Subscription, Rule]
+
+
+def _find(namespace: Namespace, kind: str, name: str | None) -> Item | Sequence[Item]:
     """One entity, or those of a list; raises EntityNotFound."""
     if kind.lower() == "queues":
         return list(namespace) if name is None else namespace.get(name)
     topics = namespace.topics
     if name is None:
         return list(topics)
+    if inside := _RULES.fullmatch(name):
+        subscription = topics.get(inside["topic"]).get(inside["subscription"])
+        if inside["rule"] is not None:
+            return subscription, subscription.rule(inside["rule"])
+        return [(subscription, rule) for rule in subscription.rules]
     topic, last, rest = name.lower().rpartition("/subscriptions")
     return topics.get(topic).subscriptions if last and not rest else topics.resolve(name)
 
 
 def _page(
-    queues: Sequence[Queue], request: Request, path: str, namespace_id: str, version: str
+    items: Sequence[Item], request: Request, path: str, namespace_id: str, version: str
 ) -> Response:
     skip = whole(request, "$skip", 0, 1 << 31)
     top = whole(request, "$top", PAGE, MAX_PAGE)
     page: dict[str, object] = {
-        "value": [resource(queue, namespace_id) for queue in queues[skip : skip + top]]
+        "value": [_resource(item, namespace_id) for item in items[skip : skip + top]]
     }
-    if skip + top < len(queues) and top:
+    if skip + top < len(items) and top:
         base = f"https://{request.headers.get('host', 'localhost')}{quote(path)}"
         page["nextLink"] = f"{base}?api-version={version}&$skip={skip + top}&$top={top}"
     return _json(page)
 
 
-def resource(queue: Queue, namespace_id: str) -> dict[str, object]:
-    """One queue, topic or subscription."""
-    path, kind, name = f"queues/{queue.name}", "Queues", queue.name
-    if isinstance(queue, Topic):
-        path, kind = f"topics/{name}", "Topics"
-    elif isinstance(queue, Subscription):
-        name, kind = queue.short_name, "Topics/Subscriptions"
-        path = f"topics/{queue.topic.name}/subscriptions/{name}"
+def _resource(item: Item, namespace_id: str) -> dict[str, object]:
+    if isinstance(item, tuple):
+        subscription, rule = item
+        path = f"topics/{subscription.topic.name}/subscriptions/{subscription.short_name}"
+        name, kind, properties = rule.name, "Topics/Subscriptions/Rules", _rule(rule)
+        path = f"{path}/rules/{name}"
+    else:
+        path, name, kind = f"queues/{item.name}", item.name, "Queues"
+        properties = {**_settings(item), **_received(item), **_runtime(item)}
+        if isinstance(item, Topic):
+            path, kind = f"topics/{name}", "Topics"
+        elif isinstance(item, Subscription):
+            name, kind = item.short_name, "Topics/Subscriptions"
+            path = f"topics/{item.topic.name}/subscriptions/{name}"
     return {
         "id": f"{namespace_id}/{path}",
         "name": name,
         "type": f"Microsoft.ServiceBus/Namespaces/{kind}",
         "location": "local",
-        "properties": {**_settings(queue), **_received(queue), **_runtime(queue)},
+        "properties": properties,
+    }
+
+
+def _rule(rule: Rule) -> dict[str, object]:
+    found: dict[str, object] = {"action": {}}
+    if rule.action is not None:
+        found["action"] = {"sqlExpression": rule.action.expression, "compatibilityLevel": 20}
+    if isinstance(rule.filter, CorrelationFilter):
+        given = rule.filter
+        system = given.system
+        named = {key: system[name] for key, name in _CORRELATION.items() if name in system}
+        properties = {key: str(value) for key, value in given.properties.items()}
+        return {
+            **found,
+            "filterType": "CorrelationFilter",
+            "correlationFilter": {**named, "properties": properties},
+        }
+    return {
+        **found,
+        "filterType": "SqlFilter",
+        "sqlFilter": {"sqlExpression": str(rule.filter), "compatibilityLevel": 20},
     }
 
 

@@ -7,7 +7,7 @@
 ``/$emulator/clock``, ``faults``, ``restart``          see :mod:`ci.servicebus.admin.control`
 entities, Atom                                         see :mod:`ci.servicebus.admin.entities`
 ``GET /subscriptions/.../namespaces/N/queues[/NAME]``  queues as Azure Resource Manager, JSON
-``... /topics[/NAME[/subscriptions[/NAME]]]``          topics and subscriptions likewise
+``... /topics[/NAME[/subscriptions[/NAME ...]]]``      topics, subscriptions and rules likewise
 ====================================================== =========================================
 """
 

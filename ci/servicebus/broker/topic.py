@@ -100,8 +100,8 @@ class Topic(Queue):
         self._note(now, "enqueued", message)
         self._drop(message)
         ttl = self.settings.default_time_to_live
-        if ttl < FOREVER:
-            message.time_to_live = min(ttl, message.time_to_live or ttl)
+        if ttl < FOREVER and (message.time_to_live is None or message.time_to_live > ttl):
+            message.time_to_live = ttl
         view = _LazyView(message)
         for subscription in list(self._subscriptions.values()):
             subscription.distribute(message, view, now)

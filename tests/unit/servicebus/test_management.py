@@ -16,7 +16,13 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.mgmt.servicebus import ServiceBusManagementClient
 from azure.servicebus import ServiceBusClient, ServiceBusMessage
 
-from ci.servicebus.broker.model import QueueSettings
+from ci.servicebus.broker.model import (
+    Draft,
+    QueueSettings,
+    SubscriptionSettings,
+    TopicSettings,
+)
+from ci.servicebus.broker.rules import CorrelationFilter, Rule, SqlAction, SqlFilter
 from tests.unit.servicebus.test_sdk import Emulator
 
 pytestmark = pytest.mark.program  # the SDK's user agent takes the processor's name from uname
@@ -129,3 +135,52 @@ def test_an_api_version_that_is_none_is_refused(emulator: Emulator) -> None:
     assert refused.value.status_code == 400
     assert refused.value.error is not None
     assert refused.value.error.code == "InvalidApiVersionParameter"
+
+
+def test_topics_and_subscriptions_are_listed_and_shown(
+    emulator: Emulator, management: ServiceBusManagementClient
+) -> None:
+    async def work() -> None:
+        topics, now = emulator.server.namespace.topics, emulator.server.clock()
+        topics.create("events", TopicSettings(default_time_to_live=3_600.0), now)
+        for name, lock in (("one", 30.0), ("two", 45.0)):
+            topics.subscribe("events", name, SubscriptionSettings(lock_duration=lock), now)
+        topics.get("events").send(Draft(b"", 5), now)
+        correlated = CorrelationFilter({"label": "l", "replyto": "r"}, {"n": 5})
+        topics.get("events").get("two").add_rule(Rule("a", correlated), now)
+        action = SqlAction("SET b = 1")
+        topics.get("events").get("two").add_rule(Rule("b", SqlFilter("a = 1"), action), now)
+
+    emulator.run(work())
+    [topic] = management.topics.list_by_namespace("group", "contoso")
+    shown = management.topics.get("group", "contoso", "events").properties
+    assert topic.name == "events"
+    assert shown is not None
+    assert shown.default_message_time_to_live == timedelta(hours=1)
+    assert (shown.subscription_count, shown.size_in_bytes) == (2, 10)
+    found = {
+        subscription.name: subscription.properties.lock_duration
+        for subscription in management.subscriptions.list_by_topic("group", "contoso", "events")
+        if subscription.properties is not None
+    }
+    assert found == {"one": timedelta(seconds=30), "two": timedelta(seconds=45)}
+    inner = management.subscriptions.get("group", "contoso", "events", "two")
+    assert inner.id == f"{topic.id}/subscriptions/two"
+    assert inner.properties is not None
+    assert inner.properties.message_count == 1
+    with pytest.raises(ResourceNotFoundError):
+        management.subscriptions.get("group", "contoso", "events", "three")
+    rules = list(management.rules.list_by_subscriptions("group", "contoso", "events", "two"))
+    assert [rule.name for rule in rules] == ["$Default", "a", "b"]
+    assert [rule.sql_filter and rule.sql_filter.sql_expression for rule in rules] == [
+        "1=1",
+        None,
+        "a = 1",
+    ]
+    asked = management.rules.get("group", "contoso", "events", "two", "a").correlation_filter
+    assert asked is not None
+    assert (asked.label, asked.reply_to, asked.properties) == ("l", "r", {"n": "5"})
+    assert rules[2].action is not None
+    assert rules[2].action.sql_expression == "SET b = 1"
+    with pytest.raises(ResourceNotFoundError):
+        management.rules.get("group", "contoso", "events", "two", "c")
