@@ -53,7 +53,8 @@ from ci.servicebus.broker.rules import (
     TrueFilter,
     check_rule_name,
 )
-from ci.servicebus.errors import ArgumentError, StartupError
+from ci.servicebus.broker.topics import Topics
+from ci.servicebus.errors import ArgumentError, EntityExists, StartupError
 
 Entry = dict[str, Any]
 T = TypeVar("T")
@@ -75,6 +76,13 @@ class TopicPlan:
     settings: TopicSettings
     subscriptions: dict[str, SubscriptionPlan] = field(default_factory=dict)
 
+    def make(self, name: str, topics: Topics, now: float) -> None:
+        """Make the topic and its subscriptions where they are not there."""
+        topic = topics.find(name) or topics.create(name, self.settings, now)
+        for short_name, plan in self.subscriptions.items():
+            if topic.find(short_name) is None:
+                topics.subscribe(name, short_name, plan.settings, now, plan.rules)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -84,19 +92,21 @@ class Plan:
     topics: dict[str, TopicPlan] = field(default_factory=dict)
 
     def make(self, namespace: Namespace, now: float) -> None:
-        """Make what is not there; what is there is left as it became."""
-        for name, settings in self.queues.items():
-            if name not in namespace:
-                namespace.create(name, settings, now)
-        for name, plan in self.topics.items():
-            topic = namespace.topics.find(name)
-            if topic is None:
-                topic = namespace.topics.create(name, plan.settings, now)
-            for short_name, subscription in plan.subscriptions.items():
-                if topic.find(short_name) is None:
-                    namespace.topics.subscribe(
-                        name, short_name, subscription.settings, now, subscription.rules
-                    )
+        """Make what is not there; what is there is left as it became.
+
+        Raises :class:`~ci.servicebus.errors.StartupError` where a queue has a topic's name.
+        """
+        try:
+            for name, settings in self.queues.items():
+                if name not in namespace:
+                    namespace.create(name, settings, now)
+            for name, plan in self.topics.items():
+                plan.make(name, namespace.topics, now)
+        except EntityExists as error:
+            raise StartupError(
+                f"the state and the file of --config disagree: {error}",
+                remedy="rename it in the file, or name another file with --state",
+            ) from None
 
 
 def read_config(path: Path, tier: str = "standard") -> Plan:

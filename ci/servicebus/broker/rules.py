@@ -33,7 +33,8 @@ or ``UUID``."""
 class Fields:
     """What a sender wrote that rules read: values as in :data:`Parameters`.
 
-    ``system`` has the keys of :data:`ci.servicebus.broker.sql.SETTABLE`, but no ``subject``.
+    ``system`` has keys of :data:`ci.servicebus.broker.sql.SETTABLE`, but no ``subject``, and
+    ``partitionkey``.
     """
 
     system: dict[str, object]

@@ -164,6 +164,15 @@ def test_what_is_there_is_left_as_it_became(tmp_path: Path) -> None:
     assert [rule.name for rule in topic.get("all").rules] == ["$Default"]
 
 
+def test_a_queue_of_the_state_with_a_topic_s_name_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text(TOPICS)
+    namespace = Namespace()
+    namespace.create("Events", QueueSettings(), 0)
+    with pytest.raises(StartupError, match="already exists"):
+        read_config(file).make(namespace, 0)
+
+
 def test_topics_from_the_json_of_microsoft_s_emulator(tmp_path: Path) -> None:
     file = tmp_path / "t.json"
     rules = [
