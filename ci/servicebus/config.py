@@ -142,6 +142,7 @@ def _named(
 ) -> dict[str, T]:
     """The tables of a kind by their names."""
     found: dict[str, T] = {}
+    known: set[str] = set()
     for number, table in enumerate(parent.pop(kind, []), start=1):
         entry = dict(table)
         name = entry.pop("name", None)
@@ -149,8 +150,9 @@ def _named(
             if not isinstance(name, str):
                 raise ArgumentError(f"a {kind} needs a name")
             check(name)
-            if name.lower() in map(str.lower, found):
+            if name.lower() in known:
                 raise ArgumentError("the name is there twice")
+            known.add(name.lower())
             found[name] = read(entry)
         except ArgumentError as error:
             raise ArgumentError(f"{kind} {name or number}: {error}") from None

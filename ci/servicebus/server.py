@@ -61,6 +61,9 @@ OUTPUT_LIMIT = 4 << 20
 READ_AT_ONCE = 1 << 18
 """Bytes that are taken from a socket in one read."""
 
+DUE_AT_ONCE = 250
+"""Locks and the like that end before clients have their turn again: some 10 ms of work."""
+
 log = logging.getLogger("servicebus")
 
 Clock = Callable[[], float]
@@ -162,7 +165,7 @@ class Server:
         self._ahead += seconds
         if self._timer is not None:
             self._timer.cancel()
-        self.tick()
+        self.tick(most=None)
 
     def restart(self, *, keep: bool) -> None:
         """See :class:`~ci.servicebus.admin.control.Controlled`."""
@@ -342,10 +345,13 @@ class Server:
             delay = max(0.0, due - self.clock())
             self._timer = asyncio.get_running_loop().call_later(delay, self.tick)
 
-    def tick(self) -> None:
-        """Do what is due; the timer calls this, and so may whoever moved the clock."""
+    def tick(self, most: int | None = DUE_AT_ONCE) -> None:
+        """Do what is due; the timer calls this, and so may whoever moved the clock.
+
+        Of very much only a part is done, and the timer set to call again at once.
+        """
         self._timer = None
-        self.hub.advance(self.clock())
+        self.hub.advance(self.clock(), most)
         self.flush()
 
 
@@ -620,6 +626,27 @@ class _HttpTransport(asyncio.Protocol):
 # --- the program ---------------------------------------------------------------------------------
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes what is logged when the event loop comes round, not line by line."""
+
+    _is_due = False
+
+    def flush(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            super().flush()
+            return
+        if not self._is_due:
+            self._is_due = True
+            loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_due = False
+        with contextlib.suppress(OSError):  # that nobody reads it is no reason to end
+            super().flush()
+
+
 class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -641,7 +668,7 @@ def _log_event(event: Event) -> None:
 
 def set_up_log(level: str, stream: TextIO) -> None:
     """One JSON object a line."""
-    handler = logging.StreamHandler(stream)
+    handler = _Lines(stream)
     handler.setFormatter(_JsonLines())
     log.handlers[:] = [handler]
     log.propagate = False

@@ -246,25 +246,23 @@ class Namespace:
 
     # --- what the gateway collects ---------------------------------------------------------------
 
+    def has_news(self) -> bool:
+        """One of the following has something to tell."""
+        return bool(self._touched or self._lost_sessions or self._deleted)
+
     def take_touched(self) -> list[Queue]:
         """Queues where something may have become receivable, once."""
-        if not self._touched:
-            return []
         touched = list(self._touched)
         self._touched.clear()
         return touched
 
     def take_lost_sessions(self) -> list[tuple[Queue, SessionLock]]:
         """Session locks that expired, once."""
-        if not self._lost_sessions:
-            return []
         lost, self._lost_sessions = self._lost_sessions, []
         return lost
 
     def take_deleted(self) -> list[Queue]:
         """Queues that were deleted, sub-queues included, once."""
-        if not self._deleted:
-            return []
         deleted, self._deleted = self._deleted, []
         return deleted
 
@@ -280,13 +278,15 @@ class Namespace:
             heapq.heappop(timers)
         return None
 
-    def advance(self, now: float) -> None:
-        """Do all that is due."""
+    def advance(self, now: float, most: int | None = None) -> None:
+        """Do what is due: all of it, or so many things."""
         timers = self._timers
-        while timers and timers[0][0] <= now:
+        while timers and timers[0][0] <= now and most != 0:
             _, _, queue, kind, key = heapq.heappop(timers)
             if queue.deleted:
                 continue
+            if most is not None:
+                most -= 1
             later = self._idle_due(queue, now) if kind == "idle" else queue.due(kind, key, now)
             if later is not None:
                 self.at(later, queue, kind, key)
@@ -307,7 +307,7 @@ class Namespace:
 
     def _compact(self) -> None:
         """Most locks are settled long before they expire: forget their timers."""
-        self._timers = [
+        self._timers[:] = [
             timer
             for timer in self._timers
             if not timer[2].deleted

@@ -192,9 +192,9 @@ class Hub:
                 due = until
         return due
 
-    def advance(self, now: float) -> None:
-        """Do all that is due."""
-        self.namespace.advance(now)
+    def advance(self, now: float, most: int | None = None) -> None:
+        """Do what is due: all of it, or so many of the queues' things."""
+        self.namespace.advance(now, most)
         for acceptor in [a for a in self._acceptors if a.deadline <= now]:
             self._acceptors.remove(acceptor)
             error = OperationTimeout("No session became available in time.")
@@ -211,7 +211,7 @@ class Hub:
 
     def settle_up(self, now: float) -> None:
         """Hand out what has become receivable, and tell receivers what they have lost."""
-        while True:
+        while self.namespace.has_news():
             for queue, lock in self.namespace.take_lost_sessions():
                 self._notices.append((now + LOST_NOTICE, queue, lock))
             for queue in self.namespace.take_deleted():
@@ -222,10 +222,7 @@ class Hub:
                     self._acceptors.remove(acceptor)
                     acceptor.peer.connection.refuse(acceptor.link, _error(gone))
                     self._dirty[acceptor.peer] = None
-            touched = self.namespace.take_touched()
-            if not touched:
-                return
-            for queue in touched:
+            for queue in self.namespace.take_touched():
                 self.pump(queue, now)
 
     def pump(self, queue: Queue, now: float) -> None:

@@ -142,6 +142,18 @@ def test_a_deleted_queue_has_nothing_due(namespace: Namespace) -> None:
     assert namespace.next_due() is None
 
 
+def test_of_much_that_is_due_a_part_can_be_done(namespace: Namespace) -> None:
+    queue = namespace.create("q", PLAIN, 0)
+    queue.send_all([draft() for _ in range(5)], 0)
+    for _ in range(5):
+        assert queue.receive(0) is not None
+    namespace.advance(60, most=2)
+    assert queue.counts().locked == 3
+    assert namespace.next_due() == 60
+    namespace.advance(60)
+    assert queue.counts().locked == 0
+
+
 def test_settled_locks_leave_no_timers_behind(namespace: Namespace) -> None:
     queue = namespace.create("q", PLAIN, 0)
     for _ in range(25_000):
