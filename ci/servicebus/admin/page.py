@@ -1,7 +1,7 @@
 """What is inside the emulator, for whoever looks: a page, its data as JSON, and the timeline.
 
 ====================================================== =========================================
-``GET /$emulator``                                     the page; ``GET /`` leads there
+``GET /$emulator``                                     the page; ``/`` leads browsers there
 ``GET /$emulator/overview``                            the part of the page that is drawn anew
 ``GET /$emulator/queues``                              queues and topics with counts and locks, JSON
 ``GET /$emulator/timeline?after=N&limit=N&queue=Q``    what has happened, JSON lines

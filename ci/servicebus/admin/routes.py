@@ -57,7 +57,7 @@ class Administration:
             if self.control is None:
                 return to_json({"error": "not offered: start the emulator with --control"}, 404)
             return self.control.handle(request, path)
-        if path == "/" and request.method == "GET":
+        if path == "/" and "text/html" in request.headers.get("accept", ""):
             return Response(302, headers=(("location", "/$emulator"),))
         if path == "/$emulator" or path.startswith("/$emulator/"):
             return self._inside(path, request)

@@ -47,9 +47,13 @@ def test_an_empty_emulator_has_a_page(namespace: Namespace) -> None:
     assert "No message is dead." in page
 
 
-def test_the_root_leads_to_the_page(namespace: Namespace) -> None:
-    response = ask(namespace, "/")
+def test_the_root_leads_a_browser_to_the_page(namespace: Namespace) -> None:
+    routes = Administration(namespace, Clock())
+    response = routes.handle(Request("GET", "/", {}, {"accept": "text/html,*/*;q=0.8"}))
     assert (response.status, dict(response.headers)["location"]) == (302, "/$emulator")
+    assert (
+        ask(namespace, "/").status == 404
+    )  # Azure's client, which asks for an entity without name
 
 
 def test_the_page_needs_nothing_from_elsewhere(namespace: Namespace) -> None:
