@@ -150,6 +150,32 @@ _REQUESTS = tuple(
         ),
     )
 )
+_RULES = tuple(
+    _request(f"com.microsoft:{operation}", body)
+    for operation, body in (
+        (
+            "add-rule",
+            {
+                "rule-name": "r",
+                "rule-description": {
+                    "sql-filter": {"expression": "key = 'value'"},
+                    "sql-rule-action": {"expression": "SET sys.Label = 'x'; REMOVE key"},
+                },
+            },
+        ),
+        (
+            "add-rule",
+            {
+                "rule-name": "c",
+                "rule-description": {
+                    "correlation-filter": {"label": "subject", "properties": {"n": t.Int(5)}}
+                },
+            },
+        ),
+        ("remove-rule", {"rule-name": "$Default"}),
+        ("enumerate-rules", {"top": t.Int(5), "skip": t.Int(0)}),
+    )
+)
 _TOKEN = (
     _section(0x73, [t.ULong(1), None, "$cbs"])
     + _section(0x74, {"operation": "put-token", "type": "servicebus.windows.net:sastoken"})
@@ -197,6 +223,8 @@ _SEEDS: dict[str, list[bytes]] = {
         _step(4, _TOKEN),
         *(_step(1, _section(0x75, b"b")) + _step(3, request) for request in _REQUESTS),
         *(_step(5, request) for request in _REQUESTS),
+        b"".join(_step(8, request) for request in _RULES) + _step(9, _MESSAGE),
+        *(_step(8, request) + _step(9, _MESSAGE) for request in _RULES),
         _step(7, frame(p.Transfer(8, 0, b"t", 0))),
     ],
     "message": [_MESSAGE, _BATCH, *_REQUESTS, _TOKEN],

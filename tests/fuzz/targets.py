@@ -20,7 +20,13 @@ from ci.servicebus.amqp import performatives as p
 from ci.servicebus.amqp.codec import DecodeError, EncodeError, decode, encoded, skip
 from ci.servicebus.amqp.connection import Connection
 from ci.servicebus.amqp.types import Described, Long, Symbol, ULong
-from ci.servicebus.broker.model import Draft, Message, QueueSettings
+from ci.servicebus.broker.model import (
+    Draft,
+    Message,
+    QueueSettings,
+    SubscriptionSettings,
+    TopicSettings,
+)
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.broker.rules import SqlAction, SqlFilter, View
 from ci.servicebus.broker.sql import FilterError
@@ -74,12 +80,14 @@ def connection(data: bytes) -> None:
 
 
 def namespace() -> Namespace:
-    """A queue, one with sessions, and one that forwards."""
+    """A queue, one with sessions, one that forwards, and a topic with a subscription."""
     numbers = count(1)
     made = Namespace(new_token=lambda: UUID(int=next(numbers)))
     made.create("q", QueueSettings(max_delivery_count=2), NOW)
     made.create("s", QueueSettings(requires_session=True), NOW)
     made.create("f", QueueSettings(forward_to="q"), NOW)
+    made.topics.create("t", TopicSettings(), NOW)
+    made.topics.subscribe("t", "a", SubscriptionSettings(), NOW)
     return made
 
 
@@ -104,9 +112,11 @@ _LINKS = {
     3: _node("q/$management", 2),
     4: _node("$cbs", 4),
     5: _node("s/$management", 6) + _SESSIONS,
+    8: _node("t/Subscriptions/a/$management", 10),
+    9: frame(sender("publish", "t", 12)) + frame(receiver("hear", "t/Subscriptions/a", 13)),
 }
 """What is attached before the first step, by the kinds of steps that there are."""
-_TRANSFERS = {1: 0, 2: 0, 3: 2, 4: 4, 5: 6}
+_TRANSFERS = {1: 0, 2: 0, 3: 2, 4: 4, 5: 6, 8: 10, 9: 12}
 """Kinds of steps that are messages, and the handles of their links."""
 _HELLO = hello()
 
@@ -115,8 +125,8 @@ def gateway(data: bytes) -> None:
     """Steps against open links: a byte that says what, two of length, and as many bytes.
 
     0 is the body of a frame, 1 a message, 2 a batch, 3 to 5 requests to ``$management`` of a queue,
-    ``$cbs`` and ``$management`` of a queue with sessions, 6 lets seconds pass, and the rest are
-    bytes as they are.
+    ``$cbs`` and ``$management`` of a queue with sessions, 6 lets seconds pass, 7 are bytes as they
+    are, 8 a request to ``$management`` of a subscription, and 9 a message to its topic.
     """
     hub = Hub(namespace())
     peer, other = hub.connect(), hub.connect()
@@ -142,7 +152,7 @@ def _steps(data: bytes) -> list[tuple[int, bytes]]:
     steps = []
     while len(data) >= 3:
         end = 3 + int.from_bytes(data[1:3], "big")
-        steps.append((data[0] % 8, data[3:end]))
+        steps.append((data[0] % 10, data[3:end]))
         data = data[end:]
     return steps
 
