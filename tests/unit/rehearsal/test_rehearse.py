@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ import pytest
 from ci import flow
 from ci.context import Context
 from ci.errors import (
+    EvidenceRefused,
     Interrupted,
     PipelineError,
     PlanRefused,
@@ -36,9 +37,10 @@ from ci.model import (
     Target,
 )
 from ci.settings import parse
-from ci.stages import rehearse
+from ci.stages import attest, promote, rehearse
 from ci.stages.rehearse import Actors
 from ci.tools.wait import SystemClock
+from tests.unit.evidence.fakes import machine
 from tests.unit.rehearsal.test_condition import account, seen
 
 OLD = Image("registry:5000/engine", "old", "sha256:" + "a" * 64)
@@ -225,3 +227,31 @@ def test_who_wants_a_rehearsal(everywhere: bool, here: bool | None, wanted: bool
     context = cast(Context, SimpleNamespace(settings=settings))
     assert flow.wants_rehearsal(context, "prod") is wanted
     assert flow.wants_rehearsal(context, "launch") is everywhere
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_target_that_asks_for_a_rehearsal_is_not_promoted_without_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, passed: bool
+) -> None:
+    """The signed verdict is looked for before anything else is done."""
+    context = machine(tmp_path / "here", {"rehearsal": {"required": True}})
+    asked: list[tuple[str, int]] = []
+    promoted = Promotion("launch", OLD, NEW, 7, 8, Path("backups"), ())
+
+    def rehearsed(_c: Context, source: Any, _chart: Path, target: str, revision: int) -> None:
+        assert source.by_digest == NEW.by_digest
+        asked.append((target, revision))
+        if not passed:
+            raise EvidenceRefused(f"{target} needs a passed rehearsal")
+
+    monkeypatch.setattr(rehearse, "revision_of", lambda *_: 7)
+    monkeypatch.setattr(attest, "rehearsed", rehearsed)
+    monkeypatch.setattr(promote, "promote", lambda *_a, **_k: promoted)
+    target = replace(TARGET, name="launch")
+    if passed:
+        assert flow.promote(context, target, PROOF) is promoted
+    else:
+        monkeypatch.setattr(promote, "promote", lambda *_a, **_k: pytest.fail("promoted"))
+        with pytest.raises(EvidenceRefused, match="launch needs a passed rehearsal"):
+            flow.promote(context, target, PROOF)
+    assert asked == [("launch", 7)]
