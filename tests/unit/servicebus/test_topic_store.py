@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ci.servicebus.amqp.codec import encoded
+from ci.servicebus.amqp.types import Described, Long, ULong
 from ci.servicebus.broker.model import (
     FOREVER,
     AuthorizationRule,
+    Draft,
     QueueSettings,
     Status,
     SubscriptionSettings,
     TopicSettings,
 )
+from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.broker.rules import (
     CORRELATION,
     CorrelationFilter,
@@ -27,7 +35,9 @@ from ci.servicebus.broker.rules import (
     TrueFilter,
 )
 from ci.servicebus.broker.sql import duration_of, time_at
-from ci.servicebus.broker.topic import Subscription
+from ci.servicebus.broker.topic import Subscription, Topic
+from ci.servicebus.errors import ServiceBusError
+from ci.servicebus.gateway.message import read_message
 from ci.servicebus.gateway.rules import pack_rule, unpack_rule
 from tests.unit.servicebus.test_store import Kept, draft, facts, kept
 
@@ -44,14 +54,14 @@ RULES = [
 
 def test_topics_subscriptions_and_rules_come_back(kept: Kept) -> None:
     key = AuthorizationRule("n", ("Send",), "k")
-    settings = TopicSettings(
+    wanted = TopicSettings(
         default_time_to_live=60.0,
         status=Status.SEND_DISABLED,
         support_ordering=False,
         authorization_rules=(key,),
     )
     topics = kept.namespace.topics
-    topics.create("a/Subscriptions/odd", settings, 1)
+    topics.create("a/Subscriptions/odd", wanted, 1)
     chosen = SubscriptionSettings(
         requires_session=True, dead_lettering_on_filter_evaluation_exceptions=False
     )
@@ -59,7 +69,7 @@ def test_topics_subscriptions_and_rules_come_back(kept: Kept) -> None:
     kept.namespace.create("q", QueueSettings(), 3)
     topics = kept.again(4).topics
     topic = topics.get("a/subscriptions/odd")
-    assert topic.settings == settings
+    assert topic.settings == wanted
     mine = topic.get("mine")
     assert (mine.settings, mine.times.created_at) == (chosen, 2)
     assert [(rule.name, rule.created_at) for rule in mine.rules] == [
@@ -88,8 +98,8 @@ def subscription(kept: Kept, name: str) -> Subscription:
 
 
 def test_copies_and_what_is_scheduled_come_back(kept: Kept) -> None:
-    settings = TopicSettings(requires_duplicate_detection=True)
-    topic = kept.namespace.topics.create("t", settings, 0)
+    remembers = TopicSettings(requires_duplicate_detection=True)
+    topic = kept.namespace.topics.create("t", remembers, 0)
     for name in ("a", "b"):
         kept.namespace.topics.subscribe("t", name, SubscriptionSettings(), 0)
     topic.send_all([draft(message_id="1"), draft(message_id="2", scheduled_for=50.0)], 1)
@@ -184,3 +194,103 @@ def test_extreme_values_are_kept(value: object) -> None:
         assert abs(held - value) <= timedelta(milliseconds=1)
     else:
         assert kept.properties == {"v": value}
+
+
+# --- whatever happened ---------------------------------------------------------------------------
+
+STEPS = (
+    *("send", "send", "schedule", "receive", "receive", "complete", "abandon", "rule", "unrule"),
+    *("subscribe", "unsubscribe", "later", "write", "again", "remake"),
+)
+NAMES = ("a", "b", "c")
+BODY = Described(ULong(0x75), b"body")
+
+
+def whole(namespace: Namespace) -> list[object]:
+    """Every topic with its subscriptions: what has to come back."""
+    found: list[object] = []
+    for queue in namespace.entities():
+        for part in (queue, queue.dead_letters):
+            if part is None or isinstance(part, Topic):
+                found.append((queue.name, queue.settings, queue.last_number, queue.counts()))
+            else:
+                messages = [facts(message) for message in part.peek(0, 1_000, -1.0)]
+                found.append((part.name, part.settings, part.last_number, messages))
+        if isinstance(queue, Subscription):
+            found.append(queue.rules)
+    return found
+
+
+def real(n: int) -> Draft:
+    """A message whose properties the rules can read."""
+    properties = Described(ULong(0x73), ["id", None, None, "l"])
+    application = Described(ULong(0x74), {"a": Long(n), "s": "v", "b": True, "n": Long(5)})
+    return read_message(encoded(properties) + encoded(application) + encoded(BODY))
+
+
+class Steps:
+    """A topic, the time, and what may be done."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
+        self.now = 0.0
+        self.remake()
+
+    @property
+    def topic(self) -> Topic:
+        return self.kept.namespace.topics.get("t")
+
+    def remake(self) -> None:
+        topics = self.kept.namespace.topics
+        if topics.find("t") is not None:
+            topics.delete("t", self.now)
+        topics.create("t", TopicSettings(requires_duplicate_detection=True), self.now)
+
+    def run(self, step: str, choice: int) -> None:
+        topics, name = self.kept.namespace.topics, NAMES[choice % 3]
+        one = self.topic.find(name)
+        tokens = [] if one is None else [lock.token for lock in one.locks()]
+        match step:
+            case "send":
+                self.topic.send(replace(real(choice), message_id=str(choice)), self.now)
+            case "schedule":
+                later = self.now + choice
+                self.topic.send(replace(real(choice), scheduled_for=later), self.now)
+            case "subscribe" if one is None:
+                short = SubscriptionSettings(lock_duration=5.0, max_delivery_count=2)
+                topics.subscribe("t", name, short, self.now)
+            case "unsubscribe" if one is not None:
+                topics.unsubscribe("t", name, self.now)
+            case "receive" if one is not None:
+                one.receive(self.now)
+            case "complete" if one is not None and tokens:
+                one.complete(tokens[0], self.now)
+            case "abandon" if one is not None and tokens:
+                one.abandon(tokens[0], self.now)
+            case "rule" if one is not None and len(one.rules) < 3:
+                one.add_rule(RULES[len(one.rules)], self.now)
+            case "unrule" if one is not None and one.rules:
+                one.remove_rule(one.rules[0].name, self.now)
+            case "later":
+                self.now += 2 * choice
+                self.kept.namespace.advance(self.now)
+            case "write":
+                self.kept.write()
+            case "again":
+                self.kept.again(self.now)
+            case "remake":
+                self.remake()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5)), max_size=40))
+def test_whatever_happened_comes_back(steps: list[tuple[str, int]]) -> None:
+    with TemporaryDirectory() as folder:
+        kept = Kept(Path(folder) / "state.db")
+        work = Steps(kept)
+        for step, choice in steps:
+            with contextlib.suppress(ServiceBusError):
+                work.run(step, choice)
+        before = whole(kept.namespace)
+        assert whole(kept.again(work.now)) == before
+        kept.store.close()
