@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple, cast
 
 from ci import selftest
+from ci.events import Events
+from ci.model import Outcome
+from ci.session import Session
+from ci.tools.wait import SystemClock
 
 REPORTS = Path("/reports")
 
@@ -29,3 +35,39 @@ def test_every_tested_case_is_counted_from_its_report() -> None:
         for check in selftest.checks("/bin/python", REPORTS, **how):
             written = f"--junitxml={REPORTS / check.name}.xml" in check.argv
             assert written == check.counted
+
+
+def test_the_quick_part_of_azures_tests_runs_where_there_is_time() -> None:
+    assert "oracle" in names()
+    assert "oracle" not in names(quick=True)
+
+
+class Said(NamedTuple):
+    """What a program said."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class EndsBadly:
+    """Programs of which each writes a report without a failure, and ends with 3."""
+
+    def __init__(self, report: Path) -> None:
+        self._report = report
+
+    def run(self, *_: object, **__: object) -> Said:
+        self._report.write_text('<testsuite><testcase name="good"/></testsuite>')
+        return Said(3, "stopped half-way", "")
+
+
+def test_a_check_that_ends_badly_has_failed_whatever_its_report_says(tmp_path: Path) -> None:
+    check = selftest.Check("oracle", "a reason", ("program",), counted=True)
+    session = SimpleNamespace(
+        events=Events(SystemClock()), programs=EndsBadly(tmp_path / "oracle.xml"), root=tmp_path
+    )
+    cases = selftest._run(cast(Session, session), check, tmp_path, "auto")
+    assert [(case.name, case.outcome) for case in cases] == [
+        ("good", Outcome.PASSED),
+        ("oracle", Outcome.FAILED),
+    ]
