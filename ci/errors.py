@@ -184,3 +184,14 @@ class Interrupted(PipelineError):
 
     exit_code = 130
     default_remedy = "nothing is left behind; run again when ready"
+
+
+def of_exit_code(code: int) -> type[PipelineError]:
+    """The class that an exit code belongs to; :class:`PipelineError` for one of no other."""
+    kinds: list[type[PipelineError]] = [PipelineError]
+    while kinds:
+        kind = kinds.pop()
+        if kind.exit_code == code and kind is not PipelineError:
+            return kind
+        kinds += kind.__subclasses__()
+    return PipelineError

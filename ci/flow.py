@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Generic, ParamSpec, Self, TypeVar
 
-from ci import notices
+from ci import notices, waves
 from ci.context import Context
 from ci.errors import EvidenceRefused, Interrupted, PipelineError, SettingsError
 from ci.events import Events
@@ -381,6 +381,17 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
         return Result(proof.image, proof, promoted, checks)
 
 
+def promote_to(
+    context: Context, names: Sequence[str], approve: str, image: str, words: Sequence[str]
+) -> Result:
+    """Promote to one target, or to several in order; ``words`` are the options for each."""
+    known = [DEMO_TARGET, *context.settings.targets]
+    chosen = waves.order(names, context.settings, known)
+    if len(chosen.targets) == 1:
+        return promote_only(context, Options(chosen.targets[0], approve=approve), image)
+    return Result(checks=waves.promote(context, chosen, image, words))
+
+
 def plan(context: Context, options: Options, image: str) -> Plan:
     """What promoting a proven image would change on a target. Changes nothing."""
     check_target_name(context, options.target)
@@ -614,6 +625,8 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         probing=Probing(**described.probing.model_dump()),
         soak_seconds=described.soak_seconds,
         gates=gates_of(described),
+        servicebus_env=described.servicebus_connection_string_env,
+        canary_per_second=described.canary_per_second,
     )
 
 
@@ -672,9 +685,7 @@ def promote(context: Context, target: Target, proof: Proof) -> Promotion:
     refuse_unrehearsed(context, target, proof)
 
     def after(release: Release) -> None:
-        described = context.settings.targets.get(target.name)
-        variable = described.servicebus_connection_string_env if described else ""
-        connection = context.programs.env.get(variable, "") if variable else ""
+        connection = context.programs.env.get(target.servicebus_env, "")
         if target.standins is None and not connection:
             context.events.note(
                 "no Service Bus access for the target: the queue-timeout flow is not run there "

@@ -276,6 +276,10 @@ class Target:
     soak_seconds: int = 0
     """How long the new version is watched by ``gates`` before it is called promoted."""
     gates: Gates = Gates()
+    servicebus_env: str = ""
+    """Environment variable with a connection string of the release's Service Bus."""
+    canary_per_second: float = 2.0
+    """Tasks through a canary queue during the change; 0 sends none."""
     standins: StandIns | None = None
     """Of a target the pipeline made itself."""
 

@@ -202,7 +202,10 @@ class TargetSettings(Block):
     approval: bool = False
     """Whether a person has to approve each image before it is promoted there."""
     servicebus_connection_string_env: str = ""
-    """Environment variable with a connection string, for the end-to-end tests on this target."""
+    """Environment variable with a connection string, for the canary queue and the end-to-end
+    tests on this target."""
+    canary_per_second: Annotated[float, Field(ge=0, le=50, strict=False)] = 2
+    """Tasks through a canary queue during the change; 0 sends none."""
 
 
 Occasion = Literal["start", "success", "failure", "rollback"]
@@ -223,6 +226,17 @@ class Notify(Block):
         return self
 
 
+class Wave(Block):
+    """Targets that are promoted together: each inner list is a wave, and the next wave begins
+    when the one before is promoted whole."""
+
+    order: Annotated[
+        tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...], Field(min_length=1)
+    ]
+    at_once: Annotated[int, Field(ge=1, le=16)] = 1
+    """Targets of one wave that are promoted at the same time."""
+
+
 class Settings(Block):
     """All of ``pipeline.toml``."""
 
@@ -234,6 +248,17 @@ class Settings(Block):
     rehearsal: RehearsalSettings = RehearsalSettings()
     notify: tuple[Notify, ...] = ()
     targets: dict[str, TargetSettings] = Field(default_factory=dict)
+    waves: dict[str, Wave] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _waves_of_targets(self) -> Self:
+        for name, wave in self.waves.items():
+            if name in (DEMO_TARGET, *self.targets):
+                raise ValueError(f"waves.{name} has the name of a target")
+            for target in (target for each in wave.order for target in each):
+                if target not in (DEMO_TARGET, *self.targets):
+                    raise ValueError(f"waves.{name} names {target!r}, which is no target")
+        return self
 
     @field_validator("targets")
     @classmethod

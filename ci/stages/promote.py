@@ -32,6 +32,7 @@ from ci.errors import (
 )
 from ci.model import Check, Image, Promotion, Proof, Release, Target
 from ci.promotion import backups, evidence, lease, live, plan, preflight, redaction
+from ci.promotion.canary import Canary
 from ci.promotion.inside import InsideProber
 from ci.promotion.prober import Prober
 from ci.promotion.rollout import (
@@ -126,6 +127,7 @@ def promote(
             before = inspect(context, target, history)
         with step("start the prober", "every request during the change is accounted for"):
             inside = held.enter_context(probing_inside(context, target, before))
+            canary = held.enter_context(Canary(context, target))
         with step("back up", "what a rollback needs, readable without this project"):
             back_up(context, target, before, folder)
         with step("plan", "nothing may change but what derives from the image's tag"):
@@ -133,6 +135,7 @@ def promote(
             refuse_more_than_the_image(context, planned)
         with step("ask the service", "it answers steadily before the change"):
             prober = steady(context, target, inside, held)
+            canary.steady()
             soak = Soak(context, target, prober, before.image, before.pods)
         with step("check again", "nobody changed the release while we looked"):
             refuse_changed(context, target, before.revision)
@@ -151,7 +154,7 @@ def promote(
                 with step("soak", "what shows only with time shows before it is called done"):
                     checks += soak.watch(image)
             with step("count the probes", "no request may be lost in a change"):
-                checks += count_probes(target, prober)
+                checks += count_probes(target, prober) + canary.account()
         except BaseException as problem:
             recover(context, target, before, folder, lock, problem)
         with suppress(PipelineError):

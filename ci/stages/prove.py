@@ -188,8 +188,12 @@ def _target(
             key = standins.servicebus.key
             context.programs.hide(key)
             described["servicebus"] = {
-                "connection_string": _connection(f"localhost:{broker[manifests.AMQP_PORT]}", key),
-                "admin_connection_string": _connection(f"localhost:{broker[443]}", key),
+                "connection_string": manifests.connection_string(
+                    f"localhost:{broker[manifests.AMQP_PORT]}", key
+                ),
+                "admin_connection_string": manifests.connection_string(
+                    f"localhost:{broker[443]}", key
+                ),
                 "ca_file": str(
                     _private(stack, context.run_dir / f"ca-{label}.pem", standins.servicebus.ca_pem)
                 ),
@@ -221,13 +225,6 @@ def _private(stack: ExitStack, path: Path, content: bytes) -> Path:
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
     return path
-
-
-def _connection(host: str, key: str) -> str:
-    return (
-        f"Endpoint=sb://{host};SharedAccessKeyName={manifests.KEY_NAME};"
-        f"SharedAccessKey={key};UseDevelopmentEmulator=true"
-    )
 
 
 def _keep_evidence(

@@ -68,10 +68,15 @@ class Secrets:
     def connection_string(self) -> str:
         """``UseDevelopmentEmulator`` makes the SDKs speak plain AMQP; administration is HTTPS
         at the same host whatever it says."""
-        return (
-            f"Endpoint=sb://{servicebus_host(self.namespace)};SharedAccessKeyName={KEY_NAME};"
-            f"SharedAccessKey={self.servicebus_key};UseDevelopmentEmulator=true"
-        )
+        return connection_string(servicebus_host(self.namespace), self.servicebus_key)
+
+
+def connection_string(host: str, key: str) -> str:
+    """Of the emulator at ``host``, which may have a port."""
+    return (
+        f"Endpoint=sb://{host};SharedAccessKeyName={KEY_NAME};"
+        f"SharedAccessKey={key};UseDevelopmentEmulator=true"
+    )
 
 
 def servicebus_host(namespace: str) -> str:

@@ -52,6 +52,75 @@ def publish(registry: Registry, programs: Programs) -> dict[str, Image]:
         return {tag: _version(into, base, tag, mode) for tag, mode in VERSIONS.items()}
 
 
+SOURCE = Path(__file__).parents[2] / "examples/model-engine/model_engine"
+Patch = tuple[str, str, str]
+"""File, what stands in it, and what shall stand there instead."""
+PATCHES: dict[str, tuple[Patch, ...]] = {
+    "service-v1": (),
+    "service-v2": (),
+    # Every message is worked on and then handed to a second consumer, which works on it, too.
+    "service-twice": (
+        (
+            "worker.py",
+            "            await receiver.complete_message(message)\n",
+            "            await (receiver.complete_message if message.delivery_count"
+            " else receiver.abandon_message)(message)\n",
+        ),
+    ),
+    # Messages are taken off the queue before anybody works on them.
+    "service-loses": (
+        (
+            "worker.py",
+            "        if spec.renew:\n",
+            "        if not spec.renew:\n"
+            "            return await receiver.complete_message(message)\n"
+            "        if spec.renew:\n",
+        ),
+    ),
+    "service-ignores-lock": (
+        (
+            "builder.py",
+            "timedelta(seconds=endpoint.queue_message_timeout_duration)",
+            "timedelta(seconds=30)",
+        ),
+    ),
+}
+"""Versions of the sample service: tag to what is otherwise in them."""
+
+
+def publish_service(registry: Registry, programs: Programs, base_tag: str) -> dict[str, Image]:
+    """Every version of the sample service, by its tag; none when the pipeline has not built it
+    yet."""
+    name = f"{registry.name}/matrix/service"
+    with (
+        open_repository(
+            f"{registry.name}/model-engine", local=registry, programs=programs
+        ) as source,
+        open_repository(name, local=registry, programs=programs) as into,
+    ):
+        base = source.digest(base_tag)
+        if base is None:
+            return {}
+        copy(source, into, Image(into.name, "base", base))
+        return {
+            tag: _derived(into, _amd64(into, base), tag, _patched(patches), {})
+            for tag, patches in PATCHES.items()
+        }
+
+
+def _patched(patches: tuple[Patch, ...]) -> dict[str, bytes]:
+    """Files of a layer; the compiled ones of the image below, which would go before, go."""
+    files: dict[str, bytes] = {}
+    for name, old, new in patches:
+        text = (SOURCE / name).read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            raise LookupError(f"{name} has {old!r} not once")
+        files[f"app/model_engine/{name}"] = text.replace(old, new).encode()
+        stem = name.removesuffix(".py")
+        files[f"app/model_engine/__pycache__/.wh.{stem}.cpython-311.pyc"] = b""
+    return files
+
+
 def _amd64(source: Repository, digest: str) -> str:
     manifest = json.loads(source.manifest(digest)[0])
     for child in manifest.get("manifests", []):
@@ -61,19 +130,28 @@ def _amd64(source: Repository, digest: str) -> str:
 
 
 def _version(into: Repository, base: str, tag: str, mode: str) -> Image:
+    # A layer that nodes know by its content is not even fetched: the broken one has its own.
+    app = APP.read_bytes() if mode != "layer" else b"never unpacked"
+    inner = {"Entrypoint": ["python3", "/app.py"], "Cmd": [], "User": "1000"}
+    return _derived(into, base, tag, {"app.py": app}, inner, mode)
+
+
+def _derived(
+    into: Repository,
+    base: str,
+    tag: str,
+    files: dict[str, bytes],
+    changed: dict[str, Any],
+    mode: str = "",
+) -> Image:
+    """``base`` with one more layer, and ``changed`` in how it is run."""
     manifest = json.loads(into.manifest(base)[0])
     config = json.loads(b"".join(into.read(manifest["config"]["digest"])))
-    # A layer that nodes know by its content is not even fetched: the broken one has its own.
-    plain = _layer(APP.read_bytes() if mode != "layer" else b"never unpacked")
+    plain = _layer(files)
     packed = b"no archive" if mode == "layer" else gzip.compress(plain, mtime=0)
     inner = config.setdefault("config", {})
     environment = [e for e in inner.get("Env") or [] if not e.startswith(("APP_VERSION=", "MODE="))]
-    inner.update(
-        Env=[*environment, f"APP_VERSION={tag}", f"MODE={mode}"],
-        Entrypoint=["python3", "/app.py"],
-        Cmd=[],
-        User="1000",
-    )
+    inner.update(Env=[*environment, f"APP_VERSION={tag}", f"MODE={mode}"], **changed)
     config["rootfs"]["diff_ids"].append(_digest(plain))
     config.pop("history", None)
     content = json.dumps(config, sort_keys=True).encode()
@@ -92,12 +170,13 @@ def _as_oci(layer: dict[str, Any]) -> dict[str, Any]:
     return {**layer, "mediaType": LAYER}
 
 
-def _layer(app: bytes) -> bytes:
+def _layer(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        entry = tarfile.TarInfo("app.py")
-        entry.size, entry.mode = len(app), 0o644
-        archive.addfile(entry, io.BytesIO(app))
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
 
 
