@@ -146,7 +146,14 @@ def promote(
         str,
         typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
     ],
-    target: TargetOption = DEMO_TARGET,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            help="As for the other commands; given again, further targets, one after the other. "
+            "A [waves.NAME] block: its targets, wave by wave.",
+        ),
+    ] = None,
     approve: Annotated[
         str,
         typer.Option(
@@ -163,11 +170,14 @@ def promote(
 
     It may have been proven on any machine. Evidence that is missing, edited, too old, signed by
     a key that is not trusted, of another image or chart, or without a required case is refused.
+    Of several targets, the first that fails stops those that have not begun.
     """
+    words = ["--toolchain", toolchain.value, "--config", str(config)]
+    words += ["--approve", approve] if approve else []
     _work(
         "promote",
         Common(toolchain, config, verbose),
-        lambda c: _flow().promote_only(c, Options(target, approve=approve), image),
+        lambda c: _flow().promote_to(c, target or [DEMO_TARGET], approve, image, words),
         needs_dagger=None,
     )
 

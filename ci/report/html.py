@@ -20,9 +20,9 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ci.errors import PipelineError
+from ci.errors import PipelineError, of_exit_code
 from ci.model import Case, Check, Outcome
-from ci.report.record import Change, Record, Step, Suite, read
+from ci.report.record import TARGETS, Change, Record, Step, Suite, read
 from ci.report.terminal import wall
 
 NAME = "report.html"
@@ -152,6 +152,12 @@ def _environment() -> Environment:
 def verdict(record: Record) -> Verdict:
     """How the run ended, in one sentence that a release can be decided by. Pure."""
     run, name = record.run, target(record)
+    if several := [table for table in record.tables if table.title == TARGETS]:
+        ended = [row[-1] for row in several[0].rows]
+        say = f"{ended.count(True)} of {len(ended)} targets were promoted; each has its own report."
+        if all(ended):
+            return Verdict(Tone.GOOD, "Promoted", say)
+        return Verdict(Tone.BAD, "Not everywhere", say)
     before, after = sides(record)
     upgraded = record.step("upgrade") is not None
     promoted = (done := record.step("promote")) is not None and _passed(done)
@@ -330,12 +336,9 @@ def meaning(exit_code: int) -> str:
     """What an exit code stands for, as the errors themselves say it."""
     if exit_code == 0:
         return "done"
-    kinds: list[type[PipelineError]] = [PipelineError]
-    while kinds:
-        kind = kinds.pop()
-        if kind.exit_code == exit_code and kind is not PipelineError:
-            return " ".join((kind.__doc__ or "").split())
-        kinds += kind.__subclasses__()
+    kind = of_exit_code(exit_code)
+    if kind is not PipelineError:
+        return " ".join((kind.__doc__ or "").split())
     return "a defect of the pipeline itself" if exit_code == 1 else ""
 
 

@@ -24,6 +24,8 @@ from ci.report import junit
 
 T = TypeVar("T")
 
+TARGETS = "Targets"
+"""Title of the table that a promotion of several targets leaves."""
 LONGEST_TEXT = 4000
 """Characters kept of one text: a test's message can be a whole traceback."""
 SMALL_FILE = 1_000_000
