@@ -36,6 +36,7 @@ from ci.servicebus.config import read_config
 from ci.servicebus.errors import StartupError
 from ci.servicebus.gateway.hub import Hub, Peer
 from ci.servicebus.gateway.tokens import AcceptAll, Policy, SharedKeys
+from ci.servicebus.identity import Identity
 from ci.servicebus.settings import Settings
 from ci.servicebus.store import Store, StoreFailed
 from ci.servicebus.websocket import WebSocketPeer, could_be_websocket, is_websocket
@@ -89,9 +90,12 @@ class Server:
         self.is_durable = settings.state != "memory"
         changes = Changes() if self.is_durable else None
         self.namespace = Namespace(tier=settings.tier, changes=changes)
+        self.identity = Identity() if settings.identity else None
         policy: Policy = AcceptAll()
         if settings.auth == "sas":
-            policy = SharedKeys(settings.keys, self.namespace.authorization_rules)
+            policy = SharedKeys(
+                settings.keys, self.namespace.authorization_rules, self.identity or AcceptAll()
+            )
         self.hub = Hub(self.namespace, policy=policy)
         self.administration = Administration(
             self.namespace,
@@ -99,6 +103,7 @@ class Server:
             policy,
             Control(self, self.hub.faults) if settings.control else None,
             lambda: write_metrics(self.hub),
+            self.identity,
         )
         self.amqp_port = 0
         self.amqps_port: int | None = None
@@ -205,17 +210,21 @@ class Server:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         names = (*certificates.DEFAULT_NAMES, *settings.tls_names)
+
+        def use(certificate: Path, key: Path) -> None:
+            context.load_cert_chain(certificate, key)
+            if self.identity is not None:
+                self.identity.use_key(key.read_bytes())
+
         try:
-            if settings.tls_cert is not None:
-                context.load_cert_chain(settings.tls_cert, settings.tls_key)
+            if settings.tls_cert is not None and settings.tls_key is not None:
+                use(settings.tls_cert, settings.tls_key)
             elif settings.tls_dir is not None:
-                certificate, key = certificates.ensure(settings.tls_dir, names)
-                context.load_cert_chain(certificate, key)
+                use(*certificates.ensure(settings.tls_dir, names))
                 self.authority = (settings.tls_dir / "ca.pem").read_bytes()
             else:
                 with tempfile.TemporaryDirectory() as folder:
-                    certificate, key = certificates.ensure(Path(folder), names)
-                    context.load_cert_chain(certificate, key)
+                    use(*certificates.ensure(Path(folder), names))
                     self.authority = (Path(folder) / "ca.pem").read_bytes()
         except (OSError, ValueError) as error:
             raise StartupError(

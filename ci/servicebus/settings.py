@@ -32,6 +32,7 @@ class Settings:
     tier: str = "standard"
     auth: str = "off"
     keys: tuple[Key, ...] = ()
+    identity: bool = False
     control: bool = False
     log_level: str = "info"
 
@@ -109,6 +110,16 @@ def parse(argv: Sequence[str]) -> Settings:
         "between (all)",
     )
     add(
+        "--identity",
+        action="store_true",
+        help="give tokens to DefaultAzureCredential on the administration port, and take no "
+        "other bearer's tokens where --auth is sas. Clients are told by their environment: "
+        "IDENTITY_ENDPOINT=http://HOST:PORT/msi/token and any IDENTITY_HEADER (App Service); "
+        "AZURE_POD_IDENTITY_AUTHORITY_HOST=http://HOST:PORT (IMDS); or "
+        "AZURE_AUTHORITY_HOST=https://HOST:PORT with AZURE_TENANT_ID, AZURE_CLIENT_ID and "
+        "AZURE_FEDERATED_TOKEN_FILE (workload identity)",
+    )
+    add(
         "--control",
         action="store_true",
         help="let tests move the clock and cause faults over the administration port",
@@ -127,8 +138,10 @@ def parse(argv: Sequence[str]) -> Settings:
         if not name or not separator or not key:
             raise StartupError(f"--key {pair!r} is not NAME=KEY", remedy="write it as NAME=KEY")
         keys.append(_key(name, key))
-    if given.auth == "sas" and not keys:
-        raise StartupError("--auth sas knows no key", remedy="give one with --key NAME=KEY")
+    if given.auth == "sas" and not keys and not given.identity:
+        raise StartupError(
+            "--auth sas knows no key", remedy="give one with --key NAME=KEY, or give --identity"
+        )
     return Settings(
         host=given.host,
         amqp_port=given.amqp_port,
@@ -143,6 +156,7 @@ def parse(argv: Sequence[str]) -> Settings:
         tier=given.tier,
         auth=given.auth,
         keys=tuple(keys),
+        identity=given.identity,
         control=given.control,
         log_level=given.log_level,
     )

@@ -27,6 +27,10 @@ KEY_NAME = "RootManageSharedAccessKey"
 KEY = "b2YgdGhlc2UgdGVzdHMgYWxvbmU="
 ACCESS = (KEY_NAME, KEY)
 BROKER = f"azureservicebus://{KEY_NAME}:{KEY}@{NAMESPACE}"
+APP_SERVICE = {"IDENTITY_ENDPOINT": f"http://{HOST}:443/msi/token", "IDENTITY_HEADER": "any"}
+"""The environment of an application that has its tokens from App Service."""
+
+AUTHORITY = "login.microsoftonline.com"
 PATIENCE = 30.0
 """Seconds that anything may take which does not wait for a lock to run out."""
 
@@ -84,6 +88,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
     # This machine's own variables could name a bundle that does not know the emulator.
     trust = {"REQUESTS_CA_BUNDLE": certifi.where(), "SSL_CERT_FILE": certifi.where()}
     environment = {**os.environ, **trust, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    for name in [name for name in environment if name.startswith(("AZURE_", "IDENTITY_"))]:
+        del environment[name]
     return Programs(env=environment, logs=tmp_path_factory.mktemp("logs"))
 
 
@@ -96,8 +102,8 @@ def emulator(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> It
     argv = [
         *(sys.executable, "-m", "ci.servicebus", "--host", address),
         *("--amqp-port", "5672", "--amqps-port", "5671", "--admin-port", "443"),
-        *("--tls-dir", str(folder), "--tls-name", address, "--control"),
-        *("--auth", "sas", "--key", f"{KEY_NAME}={KEY}"),
+        *("--tls-dir", str(folder), "--tls-name", address, "--tls-name", AUTHORITY),
+        *("--auth", "sas", "--key", f"{KEY_NAME}={KEY}", "--identity", "--control"),
     ]
     said: list[str] = []
     with programs.background(argv, log="emulator", on_line=said.append) as running:
@@ -112,7 +118,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> It
 
         wait_until("the emulator", answers, timeout=PATIENCE, clock=SystemClock(), interval=0.05)
         authority = folder / "ca.pem"
-        yield Emulator(address, authority, Inside(folder, address, [HOST], authority))
+        yield Emulator(address, authority, Inside(folder, address, [HOST, AUTHORITY], authority))
 
 
 @pytest.fixture(scope="session")

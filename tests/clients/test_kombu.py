@@ -1,18 +1,19 @@
-"""kombu's own queue interface in a program of its own, unmodified, over TLS."""
+"""kombu's own queue interface in a program of its own, unmodified, over TLS and without a key."""
 
 from __future__ import annotations
 
 import json
 
 from ci.tools.command import Programs
-from tests.clients.conftest import BROKER, PATIENCE, Emulator
+from tests.clients.conftest import APP_SERVICE, NAMESPACE, PATIENCE, Emulator
 
 
 def test_a_message_that_is_not_settled_in_time_comes_again(
     emulator: Emulator, programs: Programs
 ) -> None:
-    argv = emulator.inside.python("tests.clients.kombu_peer", BROKER, "kombu")
-    said = programs.run(argv, log="kombu", timeout=2 * PATIENCE).stdout
+    url = f"azureservicebus://DefaultAzureCredential@{NAMESPACE}"
+    argv = emulator.inside.python("tests.clients.kombu_peer", url, "kombu")
+    said = programs.run(argv, log="kombu", env=APP_SERVICE, timeout=2 * PATIENCE).stdout
     assert [json.loads(line) for line in said.splitlines()] == [
         {"step": "received", "body": {"work": 1}, "delivery_count": 0},
         {"step": "received again", "body": {"work": 1}, "delivery_count": 1},

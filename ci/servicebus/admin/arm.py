@@ -6,13 +6,12 @@ of the API gets the same answer, but a version must be named, as Azure demands.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
 from ci.servicebus.admin.durations import write_duration, write_time
-from ci.servicebus.admin.http import Request, Response, whole
+from ci.servicebus.admin.http import Request, Response, to_json, whole
 from ci.servicebus.broker.model import SubscriptionSettings, TopicSettings
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.broker.queue import Queue
@@ -75,7 +74,7 @@ def answer(namespace: Namespace, request: Request, path: str) -> Response:
     try:
         found = _find(namespace, kind, matched["name"])
         if isinstance(found, Queue | tuple):
-            return _json(_resource(found, matched["namespace"]))
+            return to_json(_resource(found, matched["namespace"]))
         return _page(found, request, path, matched["namespace"], version)
     except EntityNotFound:
         return error(404, "NotFound", f"The requested resource {matched['name']} does not exist.")
@@ -113,7 +112,7 @@ def _page(
     if skip + top < len(items) and top:
         base = f"https://{request.headers.get('host', 'localhost')}{quote(path)}"
         page["nextLink"] = f"{base}?api-version={version}&$skip={skip + top}&$top={top}"
-    return _json(page)
+    return to_json(page)
 
 
 def _resource(item: Item, namespace_id: str) -> dict[str, object]:
@@ -237,8 +236,4 @@ def _runtime(queue: Queue) -> dict[str, object]:
 
 def error(status: int, code: str, message: str) -> Response:
     """An error as Azure Resource Manager words it; clients look at the status first."""
-    return _json({"error": {"code": code, "message": message}}, status)
-
-
-def _json(value: object, status: int = 200) -> Response:
-    return Response(status, json.dumps(value).encode() + b"\n", "application/json; charset=utf-8")
+    return to_json({"error": {"code": code, "message": message}}, status)

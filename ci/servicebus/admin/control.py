@@ -18,7 +18,7 @@ import json
 import math
 from typing import Any, Protocol
 
-from ci.servicebus.admin.http import Request, Response
+from ci.servicebus.admin.http import Request, Response, to_json
 from ci.servicebus.errors import ArgumentError
 from ci.servicebus.gateway.faults import Fault, Faults
 
@@ -64,28 +64,28 @@ class Control:
                     self._controlled.advance(seconds)
                     return self._clock()
                 case "GET", ["faults"]:
-                    return _json([dataclasses.asdict(fault) for fault in self._faults.waiting])
+                    return to_json([dataclasses.asdict(fault) for fault in self._faults.waiting])
                 case "POST", ["faults"]:
                     given = _given(request, _FAULT, need=("on", "do"))
-                    return _json(dataclasses.asdict(self._faults.add(Fault(**given))), 201)
+                    return to_json(dataclasses.asdict(self._faults.add(Fault(**given))), 201)
                 case "DELETE", ["faults"]:
                     self._faults.waiting.clear()
-                    return _json({})
+                    return to_json({})
                 case "DELETE", ["faults", number] if number.isdecimal():
                     gone = self._faults.remove(int(number))
-                    return _json({} if gone else {"error": "no such fault"}, 200 if gone else 404)
+                    return to_json({} if gone else {"error": "no such fault"}, 200 if gone else 404)
                 case "POST", ["restart"]:
                     state = _given(request, {"state": str})["state"]
                     if state not in ("keep", "lose"):
                         raise ArgumentError("'state' must be keep or lose")
                     self._controlled.restart(keep=state == "keep")
-                    return _json({})
+                    return to_json({})
         except ArgumentError as error:
-            return _json({"error": str(error)}, 400)
-        return _json({"error": f"{request.method} {path} is not offered"}, 405)
+            return to_json({"error": str(error)}, 400)
+        return to_json({"error": f"{request.method} {path} is not offered"}, 405)
 
     def _clock(self) -> Response:
-        return _json({"now": self._controlled.now(), "ahead": self._controlled.ahead()})
+        return to_json({"now": self._controlled.now(), "ahead": self._controlled.ahead()})
 
 
 _FAULT: dict[str, type] = {
@@ -131,7 +131,3 @@ _NAMES: dict[type, str] = {
     float: "a number",
     bool: "true or false",
 }
-
-
-def _json(value: object, status: int = 200) -> Response:
-    return Response(status, json.dumps(value).encode() + b"\n", "application/json; charset=utf-8")

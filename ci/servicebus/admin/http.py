@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -189,3 +190,8 @@ def whole(request: Request, key: str, default: int, limit: int) -> int:
     if not _WHOLE.fullmatch(text):
         raise ArgumentError(f"'{key}' must be a whole number.")
     return min(int(text), limit)
+
+
+def to_json(value: object, status: int = 200) -> Response:
+    """A response that says it in JSON."""
+    return Response(status, json.dumps(value).encode() + b"\n", "application/json; charset=utf-8")

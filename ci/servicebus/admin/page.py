@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ci.servicebus.admin.http import Request, Response, whole
+from ci.servicebus.admin.http import Request, Response, to_json, whole
 from ci.servicebus.broker.model import Lock, Message
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.broker.queue import Queue
@@ -170,11 +170,6 @@ def _rule(rule: Rule) -> dict[str, object]:
         "filter": str(rule.filter),
         "action": None if rule.action is None else rule.action.expression,
     }
-
-
-def to_json(value: object, status: int = 200) -> Response:
-    """A response in JSON."""
-    return Response(status, json.dumps(value).encode() + b"\n", "application/json; charset=utf-8")
 
 
 def _locks(queue: Queue) -> list[tuple[Queue, Lock]]:

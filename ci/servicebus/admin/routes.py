@@ -6,6 +6,7 @@
 ``GET /$emulator``, ``/$emulator/...``                 see :mod:`ci.servicebus.admin.page`
 ``/$emulator/clock``, ``faults``, ``restart``          see :mod:`ci.servicebus.admin.control`
 entities, Atom                                         see :mod:`ci.servicebus.admin.entities`
+tokens                                                 see :mod:`ci.servicebus.admin.identity`
 ``GET /subscriptions/.../namespaces/N/queues[/NAME]``  queues as Azure Resource Manager, JSON
 ``... /topics[/NAME[/subscriptions[/NAME ...]]]``      topics, subscriptions and rules likewise
 ====================================================== =========================================
@@ -18,11 +19,13 @@ from collections.abc import Callable
 from ci.servicebus.admin import arm, atom
 from ci.servicebus.admin.control import PATHS, Control
 from ci.servicebus.admin.entities import Entities
-from ci.servicebus.admin.http import Request, Response
-from ci.servicebus.admin.page import Page, to_json
+from ci.servicebus.admin.http import Request, Response, to_json
+from ci.servicebus.admin.identity import IdentityEndpoint
+from ci.servicebus.admin.page import Page
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.errors import ArgumentError, ServiceBusError, Unauthorized
 from ci.servicebus.gateway.tokens import AcceptAll, Policy
+from ci.servicebus.identity import RESOURCE_MANAGER, Identity
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -37,12 +40,15 @@ class Administration:
         policy: Policy | None = None,
         control: Control | None = None,
         metrics: Callable[[], str] | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self.namespace = namespace
         self.clock = clock
         self.policy = policy or AcceptAll()
         self.control = control
         self.metrics = metrics
+        self.identity = identity
+        self._tokens = None if identity is None else IdentityEndpoint(identity, clock)
         self._entities = Entities(namespace, clock)
         self._page = Page(namespace, clock)
 
@@ -61,8 +67,10 @@ class Administration:
             return Response(302, headers=(("location", "/$emulator"),))
         if path == "/$emulator" or path.startswith("/$emulator/"):
             return self._inside(path, request)
+        if self._tokens is not None and self._tokens.offers(path):
+            return self._tokens.handle(request, path)
         if arm.is_resource(path):
-            return arm.answer(self.namespace, request, path)
+            return self._arm(request, path)
         try:
             self._demand_manage(request, path.strip("/"))
             return self._entities.handle(path.lstrip("/"), request)
@@ -70,6 +78,15 @@ class Administration:
             detail = f"SubCode={error.status}00. {error}"
             body = atom.write_error(error.status, detail)
             return Response(error.status, body, atom.ERROR_CONTENT_TYPE)
+
+    def _arm(self, request: Request, path: str) -> Response:
+        if self.identity is not None and self.policy.demanded:
+            token = request.headers.get("authorization", "")
+            try:
+                self.identity.verify(token, self.clock(), RESOURCE_MANAGER)
+            except Unauthorized as error:
+                return arm.error(401, "InvalidAuthenticationToken", str(error))
+        return arm.answer(self.namespace, request, path)
 
     def _inside(self, path: str, request: Request) -> Response:
         try:

@@ -10,7 +10,7 @@ import hmac
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol
 from urllib.parse import parse_qs, unquote_plus
@@ -78,12 +78,14 @@ def no_rules(path: str) -> Iterable[AuthorizationRule]:
 class SharedKeys:
     """Shared access signatures must be signed with a known key and not be over.
 
-    A key is the namespace's, or stands in a rule of the queue that the token names. Bearer tokens
-    are accepted as they are: their signer is not known here.
+    A key is the namespace's, or stands in a rule of the queue that the token names. What is no
+    signature is a bearer's token, and ``bearer`` decides on it: where nobody knows its signer, it
+    is accepted as it is.
     """
 
     keys: Collection[Key]
     rules: Callable[[str], Iterable[AuthorizationRule]] = no_rules
+    bearer: Policy = field(default_factory=AcceptAll)
     demanded = True
 
     def check(self, token: str, now: float) -> Grant:
@@ -93,7 +95,7 @@ class SharedKeys:
         if token.startswith(BASIC_PREFIX):
             return self._check_key(token)
         if not token.startswith(SAS_PREFIX):
-            return Grant()
+            return self.bearer.check(token, now)
         fields = {k: v[0] for k, v in parse_qs(token[len(SAS_PREFIX) :]).items()}
         name, expiry = fields.get("skn", ""), fields.get("se", "")
         resource = resource_path(fields.get("sr", ""))
