@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ci.servicebus.broker.sql import FilterError, check_parameters, parse_action, parse_condition
@@ -241,6 +241,7 @@ def test_what_is_no_action(text: str) -> None:
         parse_action(text, {})
 
 
+@settings(deadline=None)  # other work may take the processor away
 @given(st.text(max_size=60))
 def test_any_text_is_a_condition_or_an_error(text: str) -> None:
     with contextlib.suppress(ArgumentError, FilterError):
@@ -250,6 +251,7 @@ def test_any_text_is_a_condition_or_an_error(text: str) -> None:
 _WORDS = ("color", "absent", "1", "'red'", "=", "<", "(", ")", "AND", "OR", "NOT", "LIKE", "+", "-")
 
 
+@settings(deadline=None)  # other work may take the processor away
 @given(st.lists(st.sampled_from(_WORDS), max_size=14).map(" ".join))
 def test_any_words_are_a_condition_or_an_error(text: str) -> None:
     with contextlib.suppress(ArgumentError, FilterError):
@@ -285,6 +287,7 @@ Logic = st.recursive(
 )
 
 
+@settings(deadline=None)  # other work may take the processor away
 @given(Logic)
 def test_logic_has_three_values(case: tuple[str, bool | None]) -> None:
     text, value = case
@@ -292,6 +295,7 @@ def test_logic_has_three_values(case: tuple[str, bool | None]) -> None:
         assert holds(text) is value
 
 
+@settings(deadline=None)  # other work may take the processor away
 @given(st.integers(-(10**6), 10**6), st.integers(-50, 50).filter(bool))
 def test_whole_numbers_divide_as_in_c(left: int, right: int) -> None:
     quotient = int(left / right)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ci.servicebus.broker.model import (
@@ -435,6 +435,7 @@ def test_idle_entities_go(namespace: Namespace) -> None:
     assert namespace.topics.find("t") is None
 
 
+@settings(deadline=None)  # other work may take the processor away
 @given(
     st.lists(st.integers(0, 5), max_size=12),
     st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=5),

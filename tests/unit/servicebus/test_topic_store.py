@@ -179,6 +179,7 @@ Rules = st.builds(
 )
 
 
+@settings(deadline=None)  # other work may take the processor away
 @given(Rules)
 def test_rules_are_unpacked_as_they_were_packed(rule: Rule) -> None:
     assert unpack_rule(pack_rule(rule)) == rule
