@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -201,7 +201,7 @@ def run(context: Context, options: Options) -> Result:
         )
         image = flow.beside("build", "the one build and the one push", build.build, context, tag)
         place = flow.beside(
-            "gate", "a fresh cluster, beside the build", gate_cluster, flow, context, options
+            "gate", "a fresh cluster, beside the build", gate_cluster, flow, context, options, image
         )
         target = flow.beside(
             "target",
@@ -259,22 +259,39 @@ def prove_on(
     flow: Flow, context: Context, here: Cluster, emulator: Pending[Image], image: Pending[Image]
 ) -> tuple[Release, Proof]:
     """From a cluster to evidence: what ``run`` and ``prove`` have in common."""
-    standins = flow.step(
+    standins = flow.step("keys", "what opens the stand-ins", deploy.prepare_standins, context, here)
+    cloud = flow.beside(
         "stand-ins",
         "the cloud, for the gate",
-        deploy.standins,
+        deploy.start_standins,
         context,
-        here,
+        standins,
         emulator.result(),
     )
-    release = flow.step(
-        "deploy", "the image under test", deploy_gate, context, here, standins, image.result()
+    deployed = flow.beside(
+        "deploy",
+        "the image under test; it waits for its cloud by itself",
+        deploy_gate,
+        context,
+        here,
+        standins,
+        image,
     )
+
+    def released() -> Release:
+        cloud.result()
+        return deployed.result()
+
     proof = flow.step(
-        "prove", "the end-to-end tests decide", proven_here, context, release, standins
+        "prove",
+        "the end-to-end tests decide; they start beside what they test",
+        proven_here,
+        context,
+        released,
+        standins,
     )
     flow.step("attest", "signed, and found by digest from any machine", attested, context, proof)
-    return release, proof
+    return deployed.result(), proof
 
 
 def build_only(context: Context, options: Options) -> Result:
@@ -315,7 +332,9 @@ def prove_only(context: Context, options: Options) -> Result:
         image = flow.beside(
             "build", "unchanged source is not built again", latest_or_built, context
         )
-        here = flow.step("gate", "a kept cluster saves time", kept_cluster, flow, context, options)
+        here = flow.step(
+            "gate", "a kept cluster saves time", kept_cluster, flow, context, options, image
+        )
         release, proof = prove_on(flow, context, here, emulator, image)
         return Result(release.image, proof)
 
@@ -471,33 +490,39 @@ def status(context: Context, options: Options) -> verification.Status:
 # -- what the steps of the lists do ---------------------------------------------------------------
 
 
-def gate_cluster(flow: Flow, context: Context, options: Options) -> Cluster:
+def gate_cluster(
+    flow: Flow, context: Context, options: Options, image: Pending[Image] | None = None
+) -> Cluster:
     """A cluster that nothing was done to yet; with ``--keep-cluster`` one that was kept."""
     name = context.settings.gate.name
     if options.keep_cluster:
-        return cluster.ensure(context, name, wanted_images(context))
+        return cluster.ensure(context, name, wanted_images(context, image))
     flow.cleanup("clean up", cluster.delete, context, name)
-    return cluster.create(context, name, wanted_images(context))
+    return cluster.create(context, name, wanted_images(context, image))
 
 
-def kept_cluster(flow: Flow, context: Context, options: Options) -> Cluster:
+def kept_cluster(
+    flow: Flow, context: Context, options: Options, image: Pending[Image] | None = None
+) -> Cluster:
     """The kept cluster; else one that goes when the run ends, unless it shall be kept."""
     found = cluster.find(context, context.settings.gate.name)
-    return found if found is not None else gate_cluster(flow, context, options)
+    return found if found is not None else gate_cluster(flow, context, options, image)
 
 
-def wanted_images(context: Context) -> tuple[str, ...]:
-    """What a new node can pull before anything is deployed: the stand-ins, and the service's
-    last image, which shares all but its last layers with the one that is being built."""
-    emulator = build.find_emulator(context)
+def wanted_images(context: Context, built: Pending[Image] | None = None) -> Iterator[str]:
+    """What a new node can pull before anything is deployed: the service's last image, which
+    shares all but its last layers with the one that is being built, the stand-ins, and at last
+    what was built."""
     last = build.find(context, context.settings.image.name, PREVIOUS_TAG)
-    images = [
-        *([last.by_digest] if last else []),
-        context.tools.postgres_image,
-        *([emulator.by_digest] if emulator else []),
-        context.tools.redis_image,
-    ]
-    return tuple(images)
+    if last is not None:
+        yield last.by_digest
+    yield context.tools.postgres_image
+    emulator = build.find_emulator(context)
+    if emulator is not None:
+        yield emulator.by_digest
+    yield context.tools.redis_image
+    if built is not None:
+        yield built.result().by_digest
 
 
 def quietly_delete(context: Context, name: str) -> None:
@@ -516,13 +541,15 @@ def latest_or_built(context: Context) -> Image:
     return build.build(context, build.new_tag(context))
 
 
-def deploy_gate(context: Context, here: Cluster, standins: StandIns, image: Image) -> Release:
+def deploy_gate(
+    context: Context, here: Cluster, standins: StandIns, image: Pending[Image]
+) -> Release:
     gate = context.settings.gate
     return deploy.deploy(
         context,
         here,
         standins,
-        image,
+        image.result(),
         namespace=gate.namespace,
         release=gate.release,
         values=gate.values,
@@ -649,7 +676,7 @@ def rehearse(
             promote=promotion.promote,
             roll_back=promotion.rollback,
             use=lambda inside, release, label: prove.prove(
-                inside, release, standins, select=prove.QUICK, label=label
+                inside, lambda: release, standins, select=prove.QUICK, label=label
             ),
         )
         found = rehearsing.rehearse(
@@ -694,7 +721,7 @@ def promote(context: Context, target: Target, proof: Proof) -> Promotion:
             return
         prove.prove(
             context,
-            release,
+            lambda: release,
             target.standins,
             select=prove.QUICK,
             label="target",
@@ -712,7 +739,7 @@ def promote(context: Context, target: Target, proof: Proof) -> Promotion:
     return promoted
 
 
-def proven_here(context: Context, release: Release, standins: StandIns) -> Proof:
+def proven_here(context: Context, released: Callable[[], Release], standins: StandIns) -> Proof:
     """The whole suite; what failed is signed and kept in the run's folder, too."""
 
     def keep(failed: Proof) -> None:
@@ -721,7 +748,7 @@ def proven_here(context: Context, release: Release, standins: StandIns) -> Proof
         except PipelineError as problem:  # the failed cases are the news
             context.events.note(f"the failing evidence was not signed: {problem}")
 
-    return prove.prove(context, release, standins, on_failure=keep)
+    return prove.prove(context, released, standins, on_failure=keep)
 
 
 def attested(context: Context, proof: Proof) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from ci.context import Context
 from ci.errors import ClusterFailed, PipelineError, WaitTimeout
@@ -17,10 +17,11 @@ from ci.tools.wait import wait_until
 READY_SECONDS = 90
 
 
-def create(context: Context, name: str, pull: Sequence[str] = ()) -> Cluster:
+def create(context: Context, name: str, pull: Iterable[str] = ()) -> Cluster:
     """A new cluster. An older one of this name is removed if it is ours.
 
-    ``pull`` are images that the node pulls while the control plane starts. Raises
+    ``pull`` are images that the node pulls while the control plane starts; asking for the next
+    one may take a while. Raises
     :class:`ci.errors.ClusterFailed` when a cluster of this name exists that is not ours.
     """
     kind = _kind(context)
@@ -85,7 +86,7 @@ def find(context: Context, name: str) -> Cluster | None:
     return cluster
 
 
-def ensure(context: Context, name: str, pull: Sequence[str] = ()) -> Cluster:
+def ensure(context: Context, name: str, pull: Iterable[str] = ()) -> Cluster:
     """The kept cluster of this name, made when there is none; it is kept from then on."""
     cluster = find(context, name)
     if cluster is None:
@@ -140,13 +141,13 @@ def _wait_for_accounts(context: Context, cluster: Cluster) -> None:
     )
 
 
-def _pull(kind: Kind, name: str, references: Sequence[str]) -> None:
+def _pull(kind: Kind, name: str, references: Iterable[str]) -> None:
     """One after the other, most wanted first: the disk is what limits them."""
-    for reference in references:
-        try:
+    try:
+        for reference in references:
             kind.pull(name, reference)
-        except PipelineError:
-            return  # best effort: the kubelet pulls them otherwise, and says what is wrong
+    except PipelineError:
+        return  # best effort: the kubelet pulls them otherwise, and says what is wrong
 
 
 def _kind(context: Context) -> Kind:

@@ -53,6 +53,18 @@ def standins(
 
     Raises :class:`ci.errors.DeployFailed`; at once for a cluster that is not disposable.
     """
+    prepared = prepare_standins(context, cluster, namespace=namespace)
+    start_standins(context, prepared, emulator)
+    return prepared
+
+
+def prepare_standins(
+    context: Context, cluster: Cluster, *, namespace: str = manifests.NAMESPACE
+) -> StandIns:
+    """Where the stand-ins will be, and what opens them: a service may be deployed already.
+
+    Raises :class:`ci.errors.DeployFailed` for a cluster that is not disposable.
+    """
     if not cluster.disposable:
         raise DeployFailed(
             f"stand-ins never go into {cluster.name}: the pipeline did not make that cluster",
@@ -62,12 +74,8 @@ def standins(
     values, fresh = _secrets(kube, namespace)
     for secret in (values.postgres_password, values.redis_password, values.servicebus_key):
         context.programs.hide(secret)
-    wanted = manifests.secret(values) if fresh else []
-    wanted += manifests.workloads(
-        context.tools.postgres_image, context.tools.redis_image, emulator.by_digest, namespace
-    )
-    kube.apply(yaml.safe_dump_all(wanted))
-    _wait_ready(context, kube, namespace, timeout=120)
+    if fresh:
+        kube.apply(yaml.safe_dump_all(manifests.secret(values)))
     return StandIns(
         cluster=cluster,
         namespace=namespace,
@@ -79,6 +87,19 @@ def standins(
         database_url=values.database_url,
         redis_url=values.redis_url,
     )
+
+
+def start_standins(context: Context, standins: StandIns, emulator: Image) -> None:
+    """The stand-ins' workloads, until they are ready. Raises :class:`ci.errors.DeployFailed`."""
+    kube = context.kube(standins.cluster)
+    wanted = manifests.workloads(
+        context.tools.postgres_image,
+        context.tools.redis_image,
+        emulator.by_digest,
+        standins.namespace,
+    )
+    kube.apply(yaml.safe_dump_all(wanted))
+    _wait_ready(context, kube, standins.namespace, timeout=120)
 
 
 def deploy(

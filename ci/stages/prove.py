@@ -6,12 +6,14 @@ string in a file. Only here a :class:`ci.model.Proof` is made.
 
 from __future__ import annotations
 
+import contextvars
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,9 @@ from ci.tools.kube import Kube
 QUICK = "test_complete_queue_timeout_flow.py"
 """The upgrade plan's own check, run again after a promotion."""
 
+RELEASE_SECONDS = 600
+"""How long the tests, once started, wait for what they shall test."""
+
 NO_TESTS = 5
 """pytest's status when it collected nothing."""
 
@@ -39,7 +44,7 @@ PROGRESS = re.compile(
 
 def prove(
     context: Context,
-    release: Release,
+    released: Callable[[], Release],
     standins: StandIns | None,
     *,
     select: str | None = None,
@@ -47,8 +52,10 @@ def prove(
     servicebus: str = "",
     on_failure: Callable[[Proof], None] | None = None,
 ) -> Proof:
-    """Run the end-to-end tests (or the one file ``select``) against ``release``.
+    """Run the end-to-end tests (or the one file ``select``) against a release.
 
+    ``released`` returns it, or raises, once it serves: pytest and its workers, which take
+    seconds to start, start meanwhile.
     ``servicebus`` is a connection string for a release without stand-ins; without either, the
     tests that look at the broker are skipped. Raises :class:`ci.errors.ProofFailed` when a case
     failed, none passed, or pytest itself broke down; the evidence is kept before that, and
@@ -58,9 +65,11 @@ def prove(
     tests = context.path(settings.tests)
     report = context.run_dir / ("junit.xml" if select is None else f"junit-{label}.xml")
     report.unlink(missing_ok=True)
-    started = datetime.now(UTC)
-    with _target(context, release, standins, label, servicebus) as target:
-        said = context.programs.run(
+    described = context.run_dir / f"target-{label}.json"
+    described.unlink(missing_ok=True)
+
+    def tests_run() -> Output:
+        return context.programs.run(
             [
                 sys.executable, "-m", "pytest", tests / select if select else tests,
                 "-v", "-n", str(settings.workers if select is None else 0),
@@ -68,13 +77,31 @@ def prove(
             ],
             log=f"pytest-{label}",
             cwd=context.root,
-            # The suite must not be able to sign what it says of itself.
-            env={"E2E_TARGET": str(target), **dict.fromkeys(_key_env(context), "")},
-            timeout=settings.timeout_seconds,
+            env={
+                "E2E_TARGET": str(described),
+                "E2E_TARGET_WAIT": str(RELEASE_SECONDS),
+                # The suite must not be able to sign what it says of itself.
+                **dict.fromkeys(_key_env(context), ""),
+            },
+            timeout=RELEASE_SECONDS + settings.timeout_seconds,
             on_line=_Progress(context).see,
             check=False,
             error=ProofFailed,
         )  # fmt: skip
+
+    inherited = contextvars.copy_context()  # the step that the progress belongs to
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pytest") as pool, ExitStack() as on:
+        on.callback(described.unlink, missing_ok=True)
+        said_ = pool.submit(inherited.run, tests_run)
+        try:
+            release = released()
+            started = datetime.now(UTC)
+            text = json.dumps(_described(context, release, standins, label, servicebus, on))
+        except BaseException:
+            _private(described, b"")  # nothing to wait for: the tests end at once
+            raise
+        _private(described, text.encode())
+        said = said_.result()
     try:
         return judge(release.image, report, said, started)
     except ProofFailed:
@@ -158,56 +185,55 @@ class _Progress:
             )
 
 
-@contextmanager
-def _target(
-    context: Context, release: Release, standins: StandIns | None, label: str, servicebus: str
-) -> Iterator[Path]:
-    """The file that tells the tests where everything is; it holds a key, so it is ours alone
-    and gone afterwards."""
+def _described(
+    context: Context,
+    release: Release,
+    standins: StandIns | None,
+    label: str,
+    servicebus: str,
+    stack: ExitStack,
+) -> dict[str, object]:
+    """What tells the tests where everything is, as long as ``stack`` lasts; it holds a key."""
     service = context.settings.service
     kube = context.kube(release.cluster)
-    with ExitStack() as stack:
-        gateway = stack.enter_context(
-            kube.port_forward(release.namespace, f"svc/{service.gateway}", {service.port: None})
-        )
-        described: dict[str, object] = {
-            "name": release.cluster.name,
-            "gateway_url": f"http://127.0.0.1:{gateway[service.port]}",
-            "image_version": release.image.tag,
-            "health_paths": list(service.health_paths),
-            "cacher": _runs(kube, release.namespace, service.cacher),
-        }
-        if standins is not None:
-            broker = stack.enter_context(
-                kube.port_forward(
-                    standins.namespace,
-                    f"svc/{manifests.SERVICEBUS}",
-                    {manifests.AMQP_PORT: None, 443: None},
-                )
+    gateway = stack.enter_context(
+        kube.port_forward(release.namespace, f"svc/{service.gateway}", {service.port: None})
+    )
+    described: dict[str, object] = {
+        "name": release.cluster.name,
+        "gateway_url": f"http://127.0.0.1:{gateway[service.port]}",
+        "image_version": release.image.tag,
+        "health_paths": list(service.health_paths),
+        "cacher": _runs(kube, release.namespace, service.cacher),
+    }
+    if standins is not None:
+        broker = stack.enter_context(
+            kube.port_forward(
+                standins.namespace,
+                f"svc/{manifests.SERVICEBUS}",
+                {manifests.AMQP_PORT: None, 443: None},
             )
-            key = standins.servicebus.key
-            context.programs.hide(key)
-            described["servicebus"] = {
-                "connection_string": manifests.connection_string(
-                    f"localhost:{broker[manifests.AMQP_PORT]}", key
-                ),
-                "admin_connection_string": manifests.connection_string(
-                    f"localhost:{broker[443]}", key
-                ),
-                "ca_file": str(
-                    _private(stack, context.run_dir / f"ca-{label}.pem", standins.servicebus.ca_pem)
-                ),
-            }
-        elif servicebus:
-            context.programs.hide(servicebus)
-            described["servicebus"] = {
-                "connection_string": servicebus,
-                "admin_connection_string": servicebus,
-                "ca_file": "",
-            }
-        yield _private(
-            stack, context.run_dir / f"target-{label}.json", json.dumps(described).encode()
         )
+        key = standins.servicebus.key
+        context.programs.hide(key)
+        ca = context.run_dir / f"ca-{label}.pem"
+        stack.callback(ca.unlink, missing_ok=True)
+        _private(ca, standins.servicebus.ca_pem)
+        described["servicebus"] = {
+            "connection_string": manifests.connection_string(
+                f"localhost:{broker[manifests.AMQP_PORT]}", key
+            ),
+            "admin_connection_string": manifests.connection_string(f"localhost:{broker[443]}", key),
+            "ca_file": str(ca),
+        }
+    elif servicebus:
+        context.programs.hide(servicebus)
+        described["servicebus"] = {
+            "connection_string": servicebus,
+            "admin_connection_string": servicebus,
+            "ca_file": "",
+        }
+    return described
 
 
 def _runs(kube: Kube, namespace: str, deployment: str) -> bool:
@@ -219,12 +245,13 @@ def _runs(kube: Kube, namespace: str, deployment: str) -> bool:
     return said.stdout.strip() not in ("", "0")
 
 
-def _private(stack: ExitStack, path: Path, content: bytes) -> Path:
-    stack.callback(path.unlink, missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+def _private(path: Path, content: bytes) -> None:
+    """Write a file for this user alone, there whole or not at all."""
+    made = path.with_name(f".{path.name}")
+    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
-    return path
+    made.replace(path)
 
 
 def _keep_evidence(

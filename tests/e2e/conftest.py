@@ -21,7 +21,8 @@ _TARGET = pytest.StashKey[Target]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Without a target nothing is tested, and nothing is skipped silently either."""
-    config.stash[_TARGET] = targets.load(os.environ.get("E2E_TARGET"))
+    if not _patience():
+        config.stash[_TARGET] = targets.load(os.environ.get("E2E_TARGET"))
     # A few cases wait for locks to run out: idle workers take what queues up behind them.
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "worksteal"
@@ -38,8 +39,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items += quick[len(slow) * each :]
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Everything is imported: now the target has to be there. Not in a fixture, for no case
+    shall answer for the time that passes here."""
+    if patience := _patience():
+        targets.wait(os.environ.get("E2E_TARGET"), patience)
+        session.config.stash[_TARGET] = targets.load(os.environ.get("E2E_TARGET"))
+
+
+def _patience() -> float:
+    """Seconds for which the target may not be known yet: the suite may start beside it."""
+    return float(os.environ.get("E2E_TARGET_WAIT") or 0)
+
+
 def pytest_report_header(config: pytest.Config) -> str:
-    target = config.stash[_TARGET]
+    target = config.stash.get(_TARGET, None)
+    if target is None:
+        return f"target: whatever E2E_TARGET describes within {_patience():g} s"
     return f"target: {target.name} at {target.gateway_url}, version {target.image_version}"
 
 

@@ -15,6 +15,7 @@
 
 ``image_version`` may be null (any version is right), ``admin_connection_string`` may be left out
 (the same as ``connection_string``), ``ca_file`` may be null (public certificate authorities).
+With ``E2E_TARGET_WAIT`` the file may appear that many seconds later, at once and whole.
 Without ``servicebus`` the cases that look at the broker are skipped, and say so.
 """
 
@@ -26,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.e2e.waiting import wait_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,12 @@ class Target:
     health_paths: tuple[str, ...]
     servicebus: ServiceBus | None
     cacher: bool
+
+
+def wait(path: str | None, seconds: float) -> None:
+    """Until the file is there."""
+    if path:
+        wait_for(f"{path} to be written", Path(path).exists, bool, timeout=seconds, interval=0.05)
 
 
 def load(path: str | None) -> Target:

@@ -32,6 +32,9 @@ _UNFINISHED = (Status.PENDING, Status.UPDATING, Status.DELETING)
 _OVERDUE = timedelta(seconds=5)
 """A record that nobody applied for so long has lost its message."""
 
+_FIRST_TRY_SECONDS = 0.4
+"""Between two tries to reach the database and Service Bus for the first time."""
+
 
 class Builder:
     def __init__(self, settings: Settings) -> None:
@@ -60,7 +63,8 @@ class Builder:
             except (*DatabaseDown, *BusDown) as problem:
                 log.warning("not usable now: %s", type(problem).__name__)
                 self._settings.ready_file.unlink(missing_ok=True)
-            await self._pause(self._settings.reconcile_seconds)
+            # Until it is reached for the first time there is nothing to spare by waiting long.
+            await self._pause(self._settings.reconcile_seconds if inbox else _FIRST_TRY_SECONDS)
         self._settings.ready_file.unlink(missing_ok=True)
         await self._drain(inbox)
 

@@ -118,7 +118,12 @@ class Bus:
     def _make_admin(self) -> ServiceBusAdministrationClient:
         from azure.servicebus.management import ServiceBusAdministrationClient
 
-        options: dict[str, Any] = {"retry_total": 2, "connection_timeout": 5, "read_timeout": 15}
+        options: dict[str, Any] = {
+            "retry_total": 2,
+            "retry_backoff_factor": 0.2,
+            "connection_timeout": 5,
+            "read_timeout": 15,
+        }
         if self._settings.ca_file:
             options["connection_verify"] = self._settings.ca_file
         text = self._settings.admin_connection_string or self._settings.connection_string

@@ -36,15 +36,20 @@ class Cacher:
             loop.add_signal_handler(sign, stopping.set)
         ready = self._settings.ready_file
         ready.unlink(missing_ok=True)
+        schema = False
         while not stopping.is_set():
             try:
+                if not schema:
+                    await self._database.create_schema()
+                    schema = True
                 await self.write()
                 ready.touch()
             except (*DatabaseDown, RedisError, OSError) as problem:
                 log.warning("not usable now: %s", type(problem).__name__)
                 ready.unlink(missing_ok=True)
+            pause = self._settings.cache_seconds
             try:
-                async with asyncio.timeout(self._settings.cache_seconds):
+                async with asyncio.timeout(pause if ready.exists() else min(pause, 1.0)):
                     await stopping.wait()
             except TimeoutError:
                 continue

@@ -70,7 +70,7 @@ class Gateway:
                 # A refused right is as good a reason to wait as an outage: someone will grant it.
                 log.warning("database not usable yet: %s", type(problem).__name__)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, 3.0)
+                pause = min(pause * 2, 1.0)
 
     async def cached(self, name: str) -> dict[str, Any] | None:
         from redis.asyncio import Redis
