@@ -90,7 +90,7 @@ def prove(
         )  # fmt: skip
 
     inherited = contextvars.copy_context()  # the step that the progress belongs to
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pytest") as pool, ExitStack() as on:
+    with ExitStack() as on, ThreadPoolExecutor(max_workers=1, thread_name_prefix="pytest") as pool:
         on.callback(described.unlink, missing_ok=True)
         said_ = pool.submit(inherited.run, tests_run)
         try:

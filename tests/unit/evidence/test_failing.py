@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,12 @@ import pytest
 
 from ci import flow
 from ci.context import Context
-from ci.errors import ProofFailed
+from ci.errors import DeployFailed, ProofFailed
 from ci.evidence import dsse, statement
 from ci.model import Cluster, Image, Release
 from ci.stages import attest, prove
 from ci.tools.command import Output
+from ci.tools.wait import SystemClock, wait_until
 from tests.unit.evidence.fakes import REPOSITORY, machine
 
 RELEASE = Release(
@@ -35,17 +34,13 @@ def suite(
     """Let pytest be one that leaves ``junit`` and ends with ``status``; the environment it gets."""
     given: dict[str, str] = {}
 
-    @contextmanager
-    def target(*_: Any) -> Iterator[Path]:
-        yield context.run_dir / "target.json"
-
     def run(*_: Any, env: dict[str, str], **__: Any) -> Output:
         given.update(context.programs.env | env)
         if junit:
             (context.run_dir / "junit.xml").write_text(f"<testsuites>{junit}</testsuites>")
         return Output(status, "said", "")
 
-    monkeypatch.setattr(prove, "_target", target)
+    monkeypatch.setattr(prove, "_described", lambda *_: {})
     monkeypatch.setattr(prove, "_keep_evidence", lambda *_: None)
     monkeypatch.setattr(context.programs, "run", run)
     return given
@@ -57,7 +52,7 @@ def test_failing_evidence_stays_in_the_runs_folder(
     context = machine(tmp_path)
     suite(monkeypatch, context, CASE.format(1, "") + CASE.format(2, FAILED), 1)
     with pytest.raises(ProofFailed, match="1 of 2 cases failed"):
-        flow.proven_here(context, RELEASE, None)  # type: ignore[arg-type]
+        flow.proven_here(context, lambda: RELEASE, None)  # type: ignore[arg-type]
     kept = dsse.parse((context.run_dir / attest.FILE).read_bytes())
     stated = statement.read_result(kept.payload)
     assert stated.result == "FAILED"
@@ -75,7 +70,7 @@ def test_what_is_no_result_is_not_stated(
     context = machine(tmp_path)
     suite(monkeypatch, context, junit, status)
     with pytest.raises(ProofFailed):
-        flow.proven_here(context, RELEASE, None)  # type: ignore[arg-type]
+        flow.proven_here(context, lambda: RELEASE, None)  # type: ignore[arg-type]
     assert not (context.run_dir / attest.FILE).exists()
 
 
@@ -85,12 +80,34 @@ def test_a_key_that_is_gone_does_not_hide_what_failed(
     context = machine(tmp_path, {"evidence": {"key_file": "nowhere.pem"}})
     suite(monkeypatch, context, CASE.format(1, FAILED), 1)
     with pytest.raises(ProofFailed, match="1 of 1 cases failed"):
-        flow.proven_here(context, RELEASE, None)  # type: ignore[arg-type]
+        flow.proven_here(context, lambda: RELEASE, None)  # type: ignore[arg-type]
     assert "was not signed" in context.events.all[-1].text
 
 
 def test_the_suite_is_not_given_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = machine(tmp_path, {"evidence": {"key_env": "TEAM_KEY"}}, {"TEAM_KEY": "secret pem"})
     given = suite(monkeypatch, context, CASE.format(1, ""), 0)
-    assert flow.proven_here(context, RELEASE, None).passed  # type: ignore[arg-type]
+    assert flow.proven_here(context, lambda: RELEASE, None).passed  # type: ignore[arg-type]
     assert given["TEAM_KEY"] == ""
+
+
+def test_tests_that_started_early_end_at_once_when_there_is_nothing_to_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = machine(tmp_path)
+    seen: list[bytes] = []
+
+    def run(*_: Any, env: dict[str, str], **__: Any) -> Output:
+        described = Path(env["E2E_TARGET"])
+        wait_until("the target's file", described.exists, timeout=10, clock=SystemClock())
+        seen.append(described.read_bytes())
+        return Output(3, "", "")
+
+    def no_release() -> Release:
+        raise DeployFailed("no release")
+
+    monkeypatch.setattr(context.programs, "run", run)
+    with pytest.raises(DeployFailed, match="no release"):
+        flow.proven_here(context, no_release, None)  # type: ignore[arg-type]
+    assert seen == [b""]
+    assert not (context.run_dir / "target-prove.json").exists()
