@@ -1,10 +1,12 @@
 """A target's live values -> values for a release of the same chart on the gate cluster. Pure.
 
-Everything stays but three kinds of values, and each change is shown:
+Everything stays but four kinds of values, and each change is shown:
 
 ======================  =====================================================================
 what leads to a cloud   is led to the stand-ins, as the caller's ``redirect`` says; names of
                         cloud hosts that are left are shown, too: nothing answers to them here
+secrets                 are not taken along: a rehearsed service that could log in to the target's
+                        queues would take its messages
 replicas                at most ``Limits.replicas``; 0 stays 0
 requested resources     at most ``Limits.cpu`` and ``Limits.memory``; devices, node selectors and
                         affinities, which name another cluster's machines, go
@@ -28,6 +30,7 @@ Path = tuple[str, ...]
 REDIRECTED = "led to the stand-ins"
 SCALED = "scaled to the machine"
 PLACED = "names machines of the target"
+SECRET = "a secret of the target: not taken along"
 LEFT = "a cloud's name that nothing here answers to: left as it is"
 
 _REPLICAS = re.compile(r"^(min|max)?_?replicas?(_?count)?$", re.IGNORECASE)
@@ -65,9 +68,8 @@ class Adaptation:
 @dataclass(frozen=True, slots=True)
 class Adapted:
     values: dict[str, Any]
-    """For ``helm install``; they hold the live ones' secrets."""
+    """For ``helm install``."""
     changes: tuple[Adaptation, ...]
-    """Secrets left out."""
 
 
 def adapt(
@@ -77,8 +79,9 @@ def adapt(
     limits: Limits,
 ) -> Adapted:
     """``supplied`` are the release's own values, ``every`` these over the chart's defaults."""
-    over: dict[str, Any] = {}
     changes: list[Adaptation] = []
+    kept = _without_secrets((), supplied, "", changes)
+    over: dict[str, Any] = {}
     for path, live, here, why in _scaled((), every, limits):
         _put(over, path, here)
         changes.append(_change(path, live, here, why))
@@ -86,11 +89,32 @@ def adapt(
         live = _at(every, path)
         if live != here:
             changes.append(_change(path, live, here, REDIRECTED))
-    values = merge(merge(dict(supplied), over), redirect)
+    values = merge(merge(kept, over), redirect)
     for path, live in _leaves((), merge(merge(dict(every), over), redirect)):
         if isinstance(live, str) and _CLOUD.search(live):
             changes.append(_change(path, live, live, LEFT))
     return Adapted(values, tuple(changes))
+
+
+def _without_secrets(path: Path, value: Any, name: str, changes: list[Adaptation]) -> Any:
+    """A copy. ``name`` tells a secret, as its shape does; numbers are none (``max_tokens``)."""
+    if isinstance(value, Mapping):
+        entry = {"value": str(value["name"])} if set(value) == {"name", "value"} else {}
+        return {
+            key: _without_secrets((*path, str(key)), inner, entry.get(key, str(key)), changes)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [
+            _without_secrets((*path, str(number)), inner, name, changes)
+            for number, inner in enumerate(value)
+        ]
+    if not isinstance(value, str):
+        return value
+    here: str = redaction.tree(value, name=name)
+    if here != value:
+        changes.append(Adaptation(".".join(path), redaction.HIDDEN, here, SECRET))
+    return here
 
 
 def _scaled(

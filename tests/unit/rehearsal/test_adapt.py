@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ci.rehearsal.adapt import LEFT, PLACED, REDIRECTED, SCALED, Limits, adapt
+from ci.rehearsal.adapt import LEFT, PLACED, REDIRECTED, SCALED, SECRET, Limits, adapt
 
 LIMITS = Limits(replicas=1, cpu="50m", memory="128Mi")
 
@@ -87,10 +87,26 @@ def test_a_cloud_name_that_was_redirected_is_not_left() -> None:
     assert [change.why for change in found.changes] == [REDIRECTED]
 
 
-def test_secrets_are_never_shown() -> None:
-    live = {"password": "hunter2", "url": "redis://:hunter2@prod.redis.cache.windows.net"}
-    found = adapted(live, password="stand-in-password")
-    shown = " ".join(map(str, found.changes))
-    assert "hunter2" not in shown
-    assert "stand-in-password" not in shown
-    assert "password" in shown
+def test_secrets_of_the_target_are_neither_taken_along_nor_shown() -> None:
+    live = {
+        "password": "hunter2",
+        "url": "redis://user:hunter2@prod.redis.example.com",
+        "bus": ["Endpoint=sb://prod.example.com;SharedAccessKey=hunter2"],
+        "env": [{"name": "DB_PASSWORD", "value": "hunter2"}, {"name": "MODE", "value": "x"}],
+        "max_tokens": 4096,
+        "databaseSecretName": "prod-db",
+    }
+    found = adapted(live)
+    assert "hunter2" not in str(found.values)
+    assert "hunter2" not in str(found.changes)
+    assert {c.path for c in found.changes} == {"password", "url", "bus.0", "env.0.value"}
+    assert {c.why for c in found.changes} == {SECRET}
+    assert found.values["env"][1] == {"name": "MODE", "value": "x"}
+    assert found.values["max_tokens"] == 4096
+    assert found.values["databaseSecretName"] == "prod-db"
+
+
+def test_a_secret_may_be_given_for_the_rehearsal() -> None:
+    found = adapted({"password": "hunter2"}, password="of-the-stand-in")
+    assert found.values == {"password": "of-the-stand-in"}
+    assert "of-the-stand-in" not in str(found.changes)
