@@ -685,6 +685,7 @@ def rehearse(
             target,
             proof,
             actors,
+            standins=standins,
             redirect=deploy.TO_STANDINS,
             prepare=lambda namespace: deploy.connect(context, standins, namespace),
         )

@@ -25,7 +25,7 @@ from ci.errors import (
     PromotionFailed,
     RehearsalFailed,
 )
-from ci.model import Check, Cluster, Image, Promotion, Proof, Rehearsal, Release, Target
+from ci.model import Check, Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns, Target
 from ci.promotion import live, plan, preflight
 from ci.promotion.rollout import Expected, Snapshot, Watch, troubles
 from ci.rehearsal import condition
@@ -40,6 +40,12 @@ from ci.tools.registry import copy, open_repository
 ON_PURPOSE = "made to fail by the rehearsal"
 UPGRADE, AGAIN, FAILURE, RETURN = "upgrade", "unchanged upgrade", "failed upgrade", "return"
 """The steps, as they stand before the names of their checks."""
+ACCOUNTS = (
+    "requests during the change",
+    "tasks through the canary queue",
+    "the queue is as the new version was asked for",
+)
+"""Checks of the promotion that say more than that it succeeded."""
 
 
 class Promote(Protocol):
@@ -90,13 +96,15 @@ def rehearse(
     proof: Proof,
     actors: Actors,
     *,
+    standins: StandIns | None = None,
     redirect: Mapping[str, Any],
     prepare: Callable[[str], None] = lambda namespace: None,
 ) -> Rehearsal:
     """Rehearse the promotion of the proven image to ``target`` on ``cluster``.
 
-    ``redirect`` are the values that lead the release to the stand-ins; ``prepare`` puts what they
-    name into the namespace. The verdict may be a failed one. Raises :class:`RehearsalFailed` when
+    ``redirect`` are the values that lead the release to the ``standins``, which its canary and
+    ``actors.use`` look at; ``prepare`` puts what the values name into the namespace. The verdict
+    may be a failed one. Raises :class:`RehearsalFailed` when
     the live release does not even come up here, and :class:`PlanRefused` when it is not fit to be
     changed.
     """
@@ -113,7 +121,8 @@ def rehearse(
         image_repository=image.repository,
         login=None,
         deployments=found.deployments,
-        standins=None,
+        standins=standins,
+        servicebus_env="",
         soak_seconds=0,  # what shows only with time is for the target
     )
     kube = live.private_kube(context, there)
@@ -330,9 +339,9 @@ class _Stage:
         except PipelineError as problem:
             self.found(name, Check("the promotion succeeds", False, live.failed_to_text(problem)))
             raise _Over from problem
-        requests = [c for c in promoted.checks if c.name == "requests during the change"]
+        accounts = [check for check in promoted.checks if check.name in ACCOUNTS]
         revisions = f"revision {promoted.from_revision} -> {promoted.to_revision}"
-        self.found(name, Check("the promotion succeeds", True, revisions), *requests)
+        self.found(name, Check("the promotion succeeds", True, revisions), *accounts)
 
     def fail(self, proof: Proof) -> None:
         """A promotion whose last check fails, and its rollback."""
