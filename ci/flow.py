@@ -654,6 +654,10 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         gates=gates_of(described),
         servicebus_env=described.servicebus_connection_string_env,
         canary_per_second=described.canary_per_second,
+        pull_on_nodes=described.pull_on_nodes,
+        allow_migrations=described.allow_migrations,
+        migration_command=described.migration_command,
+        openapi_path=described.openapi_path,
     )
 
 

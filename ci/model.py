@@ -169,6 +169,8 @@ class Promotion:
     to_revision: int
     backups: Path
     checks: tuple[Check, ...]
+    checklist: tuple[Check, ...] = ()
+    """The upgrade plan's own, before the change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,14 @@ class Target:
     """Environment variable with a connection string of the release's Service Bus."""
     canary_per_second: float = 2.0
     """Tasks through a canary queue during the change; 0 sends none."""
+    pull_on_nodes: bool = True
+    """Whether the nodes pull the image before the change."""
+    allow_migrations: bool = False
+    """Whether the chart may migrate a database at an upgrade."""
+    migration_command: tuple[str, ...] = ()
+    """Ends with another status than 0 when the image needs a database migration."""
+    openapi_path: str = "/openapi.json"
+    """Where the service describes its API; not compared when empty or not there."""
     standins: StandIns | None = None
     """Of a target the pipeline made itself."""
 

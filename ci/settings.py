@@ -194,6 +194,14 @@ class TargetSettings(Block):
     soak_seconds: Annotated[int, Field(ge=0, le=86400)] = 0
     """How long the new version is watched before it is called promoted."""
     gates: GatesSettings = GatesSettings()
+    pull_on_nodes: bool = True
+    """Whether the target's nodes pull the image before the change."""
+    allow_migrations: bool = False
+    """Whether the chart may have hooks that migrate a database."""
+    migration_command: tuple[str, ...] = ()
+    """Program that ends with another status than 0 when the image needs a database migration."""
+    openapi_path: Annotated[str, Field(pattern=r"^(/[^\s]*)?$")] = "/openapi.json"
+    """Where the service describes its API, which must stay compatible; empty: not compared."""
     repository_values: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Helm values that hold the image repository, where a chart has several;
     ``service.repository_value`` when empty."""

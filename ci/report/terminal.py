@@ -229,6 +229,8 @@ def closing(record: RunRecord) -> Iterator[str]:
         yield (f"promoted   {moved.target}: revision {moved.from_revision} -> {moved.to_revision}")
         yield f"  from     {moved.before.tag}  {moved.before.digest}"
         yield f"  to       {moved.after.tag}  {moved.after.digest}"
+        for item in moved.checklist:
+            yield f"  [{'x' if item.ok else ' '}]      {item.name}: {item.evidence}"
     for check in record.checks:
         yield f"  {'ok  ' if check.ok else 'FAIL'}     {check.name}: {check.evidence}"
     yield f"run        {record.folder}"

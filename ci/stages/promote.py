@@ -7,6 +7,7 @@ From the moment the upgrade begins every way out but success is the same: eviden
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,9 +33,11 @@ from ci.errors import (
 )
 from ci.model import Check, Image, Promotion, Proof, Release, Target
 from ci.promotion import backups, evidence, lease, live, plan, preflight, redaction
+from ci.promotion import checks as checks_
 from ci.promotion.canary import Canary
 from ci.promotion.inside import InsideProber
 from ci.promotion.prober import Prober
+from ci.promotion.pull import Pull
 from ci.promotion.rollout import (
     Expected,
     Snapshot,
@@ -82,6 +85,8 @@ class Before:
     values: dict[str, Any]
     accounts: dict[str, str]
     """UID of every ServiceAccount, by name."""
+    openapi: dict[str, Any] | None
+    """How the service describes its API, where it does."""
     checks: tuple[Check, ...]
 
     @property
@@ -128,11 +133,16 @@ def promote(
         with step("start the prober", "every request during the change is accounted for"):
             inside = held.enter_context(probing_inside(context, target, before))
             canary = held.enter_context(Canary(context, target))
+            gateway = before.snapshot.deployments[target.gateway]
+            pull = held.enter_context(Pull(context, target, image, gateway, before.pods))
         with step("back up", "what a rollback needs, readable without this project"):
             back_up(context, target, before, folder)
         with step("plan", "nothing may change but what derives from the image's tag"):
             planned = make_plan(context, target, before, image, history)
             refuse_more_than_the_image(context, planned)
+        with step("tick the checklist", "the plan's own, each item with its evidence"):
+            asked = (checks_.no_migration(context, target, before.rendered), pull.check())
+            ticked = tick(context, proof, image, folder, asked)
         with step("ask the service", "it answers steadily before the change"):
             prober = steady(context, target, inside, held)
             canary.steady()
@@ -146,7 +156,7 @@ def promote(
             with step("judge the pods", "the proven digest on every pod, old pods gone"):
                 release, checks = settled(context, target, before, image, accepted)
             with step("ask for health", "as a client sees it"):
-                checks += healthy(context, target)
+                checks += healthy(context, target, before.openapi)
             if after is not None:
                 with step("prove on the target", "queue time-outs work where it counts"):
                     after(release)
@@ -166,7 +176,8 @@ def promote(
         from_revision=before.revision.number,
         to_revision=release.revision,
         backups=folder,
-        checks=before.checks + checks,
+        checks=before.checks + asked + checks,
+        checklist=ticked,
     )
 
 
@@ -230,10 +241,12 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
         stored_ = pool.submit(live.stored_chart, kube, target, revision.number)
         hpas_ = pool.submit(kube.get, "hpa", namespace=target.namespace)
         accounts_ = pool.submit(live.accounts, kube, target)
+        openapi_ = pool.submit(live.openapi, kube, target)
         now = live.snapshot(kube, target.namespace)
         values, stored = values_.result(), stored_.result()
         rendered = plan.parse(manifest_.result(), hooks_.result())
         hpas, accounts = hpas_.result()["items"], accounts_.result()
+        api = openapi_.result()
     checks = [
         Check("latest revision is the deployed one", True, f"revision {revision.number}"),
         Check("chart is the live one", True, revision.chart),
@@ -270,7 +283,7 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
         )
     checks.append(Check("every pod serves before the change", True, "; ".join(judged.evidence)))
     return Before(
-        revision, image, digests, deployments, rendered, now, values, accounts, tuple(checks)
+        revision, image, digests, deployments, rendered, now, values, accounts, api, tuple(checks)
     )
 
 
@@ -322,6 +335,31 @@ def back_up(context: Context, target: Target, before: Before, folder: Path) -> N
     for words in (["--help"], ["--dry-run", "--with", "helm"], ["--dry-run", "--with", "kubectl"]):
         context.programs.run(["sh", script, *words], log="quick-rollback", timeout=20)
     context.events.note(f"backups in {folder}; quick-rollback.sh tried dry")
+
+
+def tick(
+    context: Context, proof: Proof, image: Image, folder: Path, asked: tuple[Check, ...]
+) -> tuple[Check, ...]:
+    """The plan's checklist, for the terminal and, as a table, for the report."""
+    ticked = checks_.checklist(
+        proof,
+        asked,
+        files=sorted(path.name for path in folder.iterdir()),
+        pushed=f"{image.by_tag} is {image.digest}",
+        told=sum("start" in whom.on for whom in context.settings.notify),
+    )
+    for item in ticked:
+        context.events.note(f"[{'x' if item.ok else ' '}] {item.name}: {item.evidence}")
+    described = {
+        "title": "Pre-upgrade checklist",
+        "note": "The upgrade plan's own; an item without a tick says why.",
+        "columns": ("item", "evidence", "ok"),
+        "rows": [[item.name, item.evidence, item.ok] for item in ticked],
+    }
+    path = context.run_dir / "tables" / "checklist.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(described, indent=1), encoding="utf-8")
+    return ticked
 
 
 def sets_of(target: Target, before: Image, after: Image) -> dict[str, str]:
@@ -631,8 +669,9 @@ def settled(
     )
 
 
-def healthy(context: Context, target: Target) -> tuple[Check, ...]:
+def healthy(context: Context, target: Target, api: dict[str, Any] | None) -> tuple[Check, ...]:
     checks = live.health(context, target)
+    checks += (live.compatible(live.private_kube(context, target), target, api),)
     failed = [f"{check.name}: {check.evidence}" for check in checks if not check.ok]
     if failed:
         raise PromotionFailed(f"the new release is not healthy: {'; '.join(failed)}")

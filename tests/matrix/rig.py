@@ -157,6 +157,7 @@ class Place:
             "health_paths": ("/health", "/readyz"),
             "deployments": ("engine", "engine-builder"),
             "probing": Probing(path="/work"),
+            "allow_migrations": True,
         }
         return Target(**{**described, **changed})
 

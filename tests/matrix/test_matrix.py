@@ -167,6 +167,32 @@ def test_drift_by_hand(place: Place) -> None:
 
 
 @pytest.mark.end(UNTOUCHED)
+def test_image_that_no_node_can_pull(place: Place) -> None:
+    place.install()
+    refused = place.refused(PlanRefused, "cannot pull", "ImagePull")
+    refused(place.promote, "bad-layer")
+    place.ends("v1", 1)
+
+
+@pytest.mark.end(ROLLED_BACK)
+def test_image_that_cannot_be_pulled_and_was_not_tried(place: Place) -> None:
+    place.install()
+    place.watch()
+    refused = place.refused(PromotionFailed, "cannot start", "ImagePull", "rolled back")
+    refused(place.promote, "bad-layer", pull_on_nodes=False)
+    place.ends("v1", 3)
+    place.nothing_lost()
+
+
+@pytest.mark.end(UNTOUCHED)
+def test_migration_hook(place: Place) -> None:
+    place.install()
+    refused = place.refused(PlanRefused, "migrates a database", "Job/migration-1", "pre-upgrade")
+    refused(place.promote, "v2", allow_migrations=False)
+    place.ends("v1", 1)
+
+
+@pytest.mark.end(UNTOUCHED)
 def test_autoscaler(place: Place) -> None:
     place.install()
     place.kubectl("autoscale", "deployment/engine", "--min=2", "--max=3", "--cpu=80")
@@ -202,14 +228,12 @@ def test_latest_revision(place: Place, status: str) -> None:
     ("version", "says", "timeout"),
     [
         ("bad-crash", ("CrashLoopBackOff", "'LOCK_DURATION' is not set"), 150),
-        ("bad-layer", ("cannot start", "ImagePull"), 150),
         ("bad-unready", ("readiness probe failed", "statuscode: 503"), 25),
         ("bad-unhealthy", ("not healthy", "/health", "HTTP 500"), 150),
         ("bad-slow-ready", ("not healthy", "/readyz", "the limit is 1 s"), 150),
     ],
     ids=[
         "crashes on start",
-        "cannot be pulled",
         "never ready",
         "health answers 500",
         "readyz takes longer than a second",

@@ -244,8 +244,9 @@ def go(context: Context, after: promote.After | None = None) -> Promotion:
     root = context.root
     cluster = Cluster("launch", root / "kubeconfig", "launch", True)
     target = Target(
-        "prod", cluster, "launch", "rel", root / "chart", REPOSITORY, probing=Probing(per_second=0)
-    )
+        "prod", cluster, "launch", "rel", root / "chart", REPOSITORY,
+        probing=Probing(per_second=0), pull_on_nodes=False,
+    )  # fmt: skip
     image = Image(REPOSITORY, "new", NEW)
     passed = (Case("test", Outcome.PASSED, 0.1),)
     proof = Proof(image, passed, Path("junit.xml"), datetime(2026, 11, 23, tzinfo=UTC))

@@ -1,0 +1,129 @@
+"""The named checks before a change: migrations, the image on the nodes, the checklist."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ci.context import Context
+from ci.errors import PlanRefused
+from ci.model import Case, Check, Cluster, Image, Outcome, Proof, Target
+from ci.promotion import checks, pull
+from ci.promotion.plan import parse
+from ci.tools.command import Output
+
+IMAGE = Image("r/engine", "new", "sha256:" + "b" * 64)
+
+
+def hook(
+    name: str = "job", when: str = "pre-upgrade", command: str = "run", kind: str = "Job"
+) -> str:
+    return (
+        f"apiVersion: batch/v1\nkind: {kind}\nmetadata:\n  name: {name}\n"
+        f'  annotations: {{"helm.sh/hook": "{when}"}}\nspec:\n  template:\n    spec:\n'
+        f"      containers: [{{name: main, image: x, command: [{command}]}}]\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (hook(name="engine-database-migration"), "Job/engine-database-migration"),
+        (hook(command="alembic, upgrade, head"), "Job/job"),
+        (hook(when="pre-install,post-upgrade", command="/bin/migrate.sh"), "Job/job"),
+        (hook(), ""),
+        (hook(name="migration", when="pre-install"), ""),
+        (hook(name="migration", kind="ConfigMap"), ""),
+    ],
+)
+def test_hooks_that_migrate_are_named(text: str, named: str) -> None:
+    found = checks.migrations(parse("", text))
+    assert [each.split(" ")[0] for each in found] == ([named] if named else [])
+
+
+def ask(text: str, status: int = 0, **changed: Any) -> Check:
+    target = Target(
+        "prod",
+        Cluster("c", Path("k"), "c", True),
+        "launch",
+        "rel",
+        Path("x"),
+        "r/engine",
+        **changed,
+    )
+    programs = SimpleNamespace(run=lambda *_, **__: Output(status, "table jobs: + column\n", ""))
+    context = cast(Context, SimpleNamespace(programs=programs))
+    return checks.no_migration(context, target, parse("", text))
+
+
+def test_a_migration_hook_is_refused_unless_it_is_allowed() -> None:
+    with pytest.raises(PlanRefused, match=r"migrates a database.*Job/migration \(pre-upgrade"):
+        ask(hook(name="migration"))
+    assert "allowed: Job/migration" in ask(hook(name="migration"), allow_migrations=True).evidence
+
+
+def test_the_configured_command_decides() -> None:
+    assert "check agrees" in ask("", migration_command=("check",)).evidence
+    with pytest.raises(PlanRefused, match=r"says check \(status 3\): table jobs: \+ column"):
+        ask("", status=3, migration_command=("check",))
+
+
+def pod(**state: Any) -> dict[str, Any]:
+    return {"status": {"containerStatuses": [{"name": "pull", "state": state}]}}
+
+
+@pytest.mark.parametrize(
+    ("seen", "there"),
+    [
+        (pod(terminated={"exitCode": 0}), True),
+        (pod(terminated={"exitCode": 128, "reason": "StartError"}), True),
+        (pod(waiting={"reason": "RunContainerError"}), True),
+        (pod(waiting={"reason": "CreateContainerConfigError"}), True),
+        (pod(waiting={"reason": "ContainerCreating"}), False),
+        (pod(waiting={"reason": "ErrImagePull"}), False),
+        (pod(waiting={"reason": "ImagePullBackOff"}), False),
+        ({"status": {"phase": "Pending"}}, False),
+    ],
+)
+def test_an_image_is_there_once_its_container_got_further(
+    seen: dict[str, Any], there: bool
+) -> None:
+    assert pull.pulled(seen) is there
+
+
+def test_a_node_that_takes_no_pod_says_why() -> None:
+    assert pull.rejected({"status": {"phase": "Failed", "reason": "OutOfpods"}}).startswith("OutOf")
+    assert pull.rejected(pod(terminated={})) == ""
+
+
+def test_the_pulling_pod_has_the_releases_rights_and_no_more() -> None:
+    target = Target("p", Cluster("c", Path("k"), "c", True), "n", "rel", Path("x"), "r/engine")
+    own = {"imagePullSecrets": [{"name": "login"}], "serviceAccountName": "engine"}
+    made = pull.manifest(target, "x", {"spec": {"template": {"spec": own}}}, IMAGE, "node-1")[
+        "spec"
+    ]
+    assert made["imagePullSecrets"] == own["imagePullSecrets"]
+    assert (made["serviceAccountName"], made["nodeName"]) == ("engine", "node-1")
+    assert made["automountServiceAccountToken"] is False
+    assert made["containers"][0]["image"] == IMAGE.by_digest
+
+
+def test_the_checklist_is_the_plans_with_a_tick_or_the_reason() -> None:
+    cases = (Case("test_health::test_health_paths", Outcome.PASSED, 0.1),)
+    proof = Proof(IMAGE, cases, Path("x"), datetime(2026, 1, 1, tzinfo=UTC))
+    asked = [Check(pull.NAME, True, "on n1"), Check(checks.NO_MIGRATION, True, "none")]
+    files = ["current-image.txt", "quick-rollback.sh"]
+    ticked = checks.checklist(proof, asked, files=files, pushed="r/engine:new", told=2)
+    assert len(ticked) == 9
+    assert [item.name for item in ticked if not item.ok] == ["Code changes are backward compatible"]
+    asked[0] = Check(pull.NAME, True, "not tried: turned off (pull_on_nodes)")
+    bare = checks.checklist(proof, asked, files=files, pushed="r/engine:new", told=0)
+    assert {item.name: item.evidence for item in bare if not item.ok} == {
+        "Image can be pulled from ECR": "not tried: turned off (pull_on_nodes)",
+        "Code changes are backward compatible": ticked[5].evidence,
+        "Team notified about upgrade": "nobody is configured ([[notify]])",
+    }
