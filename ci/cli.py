@@ -561,7 +561,9 @@ def _interrupted(problem: Exception) -> Exception:
     if isinstance(problem, RollbackFailed | Interrupted):
         return problem
     if isinstance(problem, PromotionFailed):
-        return Interrupted(f"interrupted; {problem}", remedy=problem.remedy)
+        told = Interrupted(f"interrupted; {problem}", remedy=problem.remedy)
+        told.found = problem.found
+        return told
     return Interrupted("interrupted")
 
 
@@ -604,6 +606,7 @@ def _record(
         cases=result.proof.cases if result.proof else (),
         promotion=result.promotion,
         checks=result.checks,
+        attempted=problem.found if isinstance(problem, PipelineError) else (),
         versions=versions,
         error=_said(problem),
         remedy=problem.remedy if isinstance(problem, PipelineError) else "",

@@ -6,7 +6,7 @@ Nothing else in ``ci`` prints an error or calls :func:`sys.exit`; the command li
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class PipelineError(Exception):
@@ -21,6 +21,8 @@ class PipelineError(Exception):
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message)
+        self.found: tuple[Any, ...] = ()
+        """The checks (:class:`ci.model.Check`) that were made before it failed."""
         self.remedy = remedy if remedy is not None else self.default_remedy
 
 

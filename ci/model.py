@@ -320,6 +320,8 @@ class RunRecord:
     cases: tuple[Case, ...] = ()
     promotion: Promotion | None = None
     checks: tuple[Check, ...] = ()
+    attempted: tuple[Check, ...] = ()
+    """What a promotion that failed had found out until then."""
     versions: tuple[tuple[str, str], ...] = ()
     error: str = ""
     remedy: str = ""

@@ -437,6 +437,7 @@ def checks(record: Record) -> list[tuple[str, tuple[Check, ...]]]:
         after = tuple(Check(m[2], m[1] == "ok", m[3]) for m in found if m)
     groups = [
         ("Before and during the change", run.promotion.checks if run.promotion else ()),
+        ("Until it failed", run.attempted),
         ("On the live state", after),
     ]
     return [(name, group) for name, group in groups if group]

@@ -317,6 +317,7 @@ def _summary(folder: Path, raw: Mapping[str, Any]) -> RunRecord:
         cases=tuple(filter(None, (_case(c) for c in _dicts(raw.get("cases"))))),
         promotion=_promotion(raw.get("promotion")),
         checks=_checks(raw.get("checks")),
+        attempted=_checks(raw.get("attempted")),
         versions=_or(lambda: tuple((str(n), str(v)) for n, v in raw.get("versions") or ()), ()),
         error=_clean(str(raw.get("error") or "")),
         remedy=_clean(str(raw.get("remedy") or "")),
@@ -498,7 +499,7 @@ def _probes(run: RunRecord, steps: Iterable[Step]) -> tuple[Probes, ...]:
 
 
 def _all_checks(run: RunRecord) -> tuple[Check, ...]:
-    return (run.promotion.checks if run.promotion else ()) + run.checks
+    return (run.promotion.checks if run.promotion else run.attempted) + run.checks
 
 
 def _suites(folder: Path, unreadable: list[str]) -> tuple[Suite, ...]:

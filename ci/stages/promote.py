@@ -150,11 +150,13 @@ def promote(
         with step("check again", "nobody changed the release while we looked"):
             refuse_changed(context, target, before.revision)
             note_begin(lock, before, image)
+        checks: tuple[Check, ...] = ()
         try:
             with step("upgrade", "helm upgrade --reuse-values, with only the tag"):
                 upgrade(context, target, before, image)
             with step("judge the pods", "the proven digest on every pod, old pods gone"):
-                release, checks = settled(context, target, before, image, accepted)
+                release, settled_checks = settled(context, target, before, image, accepted)
+                checks += settled_checks
             with step("ask for health", "as a client sees it"):
                 checks += healthy(context, target, before.openapi)
             if after is not None:
@@ -166,7 +168,8 @@ def promote(
             with step("count the probes", "no request may be lost in a change"):
                 checks += count_probes(target, prober) + canary.account()
         except BaseException as problem:
-            recover(context, target, before, folder, lock, problem)
+            found = before.checks + asked + checks + so_far(prober, problem)
+            recover(context, target, before, folder, lock, problem, found)
         with suppress(PipelineError):
             lock.note(step="done")
     return Promotion(
@@ -701,8 +704,10 @@ def recover(
     folder: Path,
     lock: lease.Lease,
     problem: BaseException,
+    found: tuple[Check, ...],
 ) -> NoReturn:
-    """Evidence, rollback, verification; then raise what is to be told."""
+    """Evidence, rollback, verification; then raise what is to be told, with what was ``found``
+    out until then."""
     step, where = context.events.step, context.run_dir / "evidence"
     because = redaction.text(cause(problem))
     context.events.note(f"the promotion failed: {because}")
@@ -721,19 +726,34 @@ def recover(
             verified = verify_old(context, target, before.expected(target))
             verify_restored(context, target, before)
     except BaseException as second:
-        raise RollbackFailed(
+        worst = RollbackFailed(
             f"the promotion failed ({because}) and the rollback failed, too:"
             f" {live.failed_to_text(second)}",
             remedy="act now: " + commands_for_a_human(context, target, before, folder),
-        ) from second
+        )
+        worst.found = found
+        raise worst from second
     with suppress(PipelineError):
         lock.note(step="rolled back")
     did = f"rolled back to revision {before.revision.number}" if changed else "nothing was changed"
     context.events.note(verified)
-    raise PromotionFailed(
+    failure = PromotionFailed(
         f"{because}; {did}: {before.image.tag} ({short(before.image.digest)}) serves again",
         remedy=f"the evidence is in {where}",
-    ) from problem
+    )
+    failure.found = found
+    raise failure from problem
+
+
+def so_far(prober: Prober | InsideProber | None, problem: BaseException) -> tuple[Check, ...]:
+    """What ended the promotion, and the account of the requests until then."""
+    failed = Check("the change came to its end", False, redaction.text(cause(problem)))
+    with suppress(PipelineError):
+        now = prober.account() if prober is not None else None
+        if prober is not None and now is not None:
+            account = f"{now}, {prober.where}"
+            return (failed, Check("requests until it failed", now.failed == 0, account))
+    return (failed,)
 
 
 def short(digest: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
@@ -104,3 +104,16 @@ def scratch_queue(broker: Broker) -> Iterator[str]:
     yield name
     broker.delete(name)
     wait_for(f"queue {name} to be gone", lambda: broker.queue(name), lambda seen: seen is None)
+
+
+@pytest.fixture
+def same_lock(record_property: Callable[[str, object], None]) -> Callable[[int, timedelta], None]:
+    """Asserts that the broker has the lock duration that was asked for, in seconds; both go into
+    the report."""
+
+    def check(asked: int, seen: timedelta) -> None:
+        record_property("lock_duration_asked", f"{asked} s")
+        record_property("lock_duration_seen", f"{seen.total_seconds():g} s")
+        assert seen == timedelta(seconds=asked)
+
+    return check

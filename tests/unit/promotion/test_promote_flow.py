@@ -347,6 +347,9 @@ def test_any_failure_takes_evidence_then_rolls_back_to_the_recorded_revision(
     where = context.run_dir / "evidence"
     assert caught.value.remedy == f"the evidence is in {where}"
     assert said in (where / "cause.txt").read_text()
+    found = {check.name: check for check in caught.value.found}
+    assert found["every pod serves before the change"].ok
+    assert said in found["the change came to its end"].evidence
     assert lease.journal(world.lease)["step"] == "rolled back"
 
 

@@ -10,7 +10,7 @@ import pytest
 from ci.model import Outcome
 from ci.promotion.inside import InsideProber
 from ci.promotion.prober import Account, Prober
-from ci.report import record
+from ci.report import html, record
 from ci.report.record import Note
 from tests.unit.report.folders import (
     ACCOUNT,
@@ -21,6 +21,7 @@ from tests.unit.report.folders import (
     REFUSED,
     REPOSITORY,
     Folder,
+    failed,
     promoted,
 )
 
@@ -45,6 +46,16 @@ def test_the_summary_becomes_the_models_record_again(tmp_path: Path) -> None:
     assert (run.image.tag, run.folder) == (NEW, tmp_path / "1")
     assert run.versions == (("helm", "3.21.4"),)
     assert [check.name for check in run.checks] == ["release is deployed"]
+
+
+def test_what_a_failed_promotion_had_found_out_is_shown(tmp_path: Path) -> None:
+    folder = failed(tmp_path, 32, "requests were lost")
+    said = {"name": "requests until it failed", "ok": False, "evidence": ACCOUNT}
+    folder.summary(outcome="failed", exit_code=32, attempted=[said])
+    found = record.read(tmp_path)
+    (probes,) = found.probes
+    assert probes.where == "requests until it failed"
+    assert html.checks(found)[0][0] == "Until it failed"
 
 
 def test_steps_have_a_beginning_an_end_a_parent_and_notes(tmp_path: Path) -> None:
