@@ -46,7 +46,7 @@ tag=$TAG_PREFIX-$(date -u +%Y%m%d-%H%M%S)
 image=$REGISTRY/model-engine:$tag
 
 step build and push
-printf '{host{directory(path:"%s"){dockerBuild(buildArgs:[{name:"APP_VERSION",value:"%s"}]){publish(address:"%s")}}}}' \
+printf '{host{directory(path:"%s"){dockerBuild(buildArgs:[{name:"APP_VERSION",value:"%s"}]){publish(address:"%s",forcedCompression:Zstd)}}}}' \
   "$SOURCE" "$tag" "$image" | "$DAGGER" --silent query >"$work/published"
 digest=$(grep -o 'sha256:[0-9a-f]*' "$work/published")
 

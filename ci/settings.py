@@ -89,7 +89,7 @@ class ProveSettings(Block):
     """The end-to-end tests."""
 
     tests: Annotated[Path, Field(strict=False)] = Path("tests/e2e")
-    workers: Annotated[int, Field(ge=1, le=32)] = 8
+    workers: Annotated[int, Field(ge=1, le=32)] = 10
     timeout_seconds: Seconds = 600
 
 

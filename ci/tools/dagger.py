@@ -57,7 +57,11 @@ def build_and_publish(recipe: Recipe, cancel: threading.Event) -> str:
             except dagger.QueryError as problem:
                 raise _build_failure(problem) from problem
             try:
-                return await container.publish(recipe.reference)
+                # Every node unpacks it: zstd takes a third of gzip's time, and what runs
+                # containerd 1.5 or newer reads it.
+                return await container.publish(
+                    recipe.reference, forced_compression=dagger.ImageLayerCompression.Zstd
+                )
             except dagger.QueryError as problem:
                 raise _publish_failure(recipe.reference, str(problem)) from problem
 

@@ -29,14 +29,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Spread the slow cases evenly, so that every worker begins with one of them."""
+    """Let every worker begin with a slow case, as far as there are any.
+
+    xdist's work stealing gives each worker a contiguous part first (``scheduler/worksteal.py``),
+    and a slow case that has to wait behind others is what everybody waits for in the end.
+    """
     slow = [item for item in items if item.get_closest_marker("slow")]
     quick = [item for item in items if not item.get_closest_marker("slow")]
-    each = len(quick) // max(len(slow), 1)
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)
+    left = len(items)
     items[:] = []
-    for number, item in enumerate(slow):
-        items += [item, *quick[number * each : (number + 1) * each]]
-    items += quick[len(slow) * each :]
+    for worker in range(workers):
+        part = left // (workers - worker)
+        left -= part
+        first = slow[: max(1, len(slow) // (workers - worker))] if slow else []
+        del slow[: len(first)]
+        others = quick[: max(0, part - len(first))]
+        del quick[: len(others)]
+        items += first + others
+    items += slow + quick
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

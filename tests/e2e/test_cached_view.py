@@ -12,6 +12,7 @@ from tests.e2e.target import Target
 from tests.e2e.waiting import wait_for
 
 
+@pytest.mark.slow
 def test_the_cached_view_follows_the_record(
     endpoints: Endpoints, gateway: Gateway, target: Target
 ) -> None:

@@ -71,7 +71,7 @@ def test_the_run_keeps_what_it_signed(registry: FakeRegistry, tmp_path: Path) ->
     assert stated.run == here.run_dir.name
     assert stated.tools == (("helm", "3.19.0"),)
     assert stated.subjects[1].name == "model-engine-0.1.13"
-    assert json.loads(stated.settings)["prove"]["workers"] == 8
+    assert json.loads(stated.settings)["prove"]["workers"] == 10
     assert b"pw1" not in kept
     assert "pw1" not in stated.settings
 
