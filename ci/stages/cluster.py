@@ -57,6 +57,7 @@ def create(context: Context, name: str, pull: Iterable[str] = ()) -> Cluster:
         on_line=see,
     )
     cluster = _cluster(context, name)
+    _answer_names_early(context, cluster)
     _wait_for_accounts(context, cluster)
     return cluster
 
@@ -122,6 +123,15 @@ def remove_stale(context: Context) -> None:
     for name in stale(context):
         context.events.note(f"removing the {name} cluster of a run that died")
         delete(context, name)
+
+
+def _answer_names_early(context: Context, cluster: Cluster) -> None:
+    """CoreDNS answers within seconds, but kubeadm's manifest has its readiness asked every 10 s;
+    until then queries are dropped, and a resolver tries again only after 5 s."""
+    context.kube(cluster).run(
+        "patch", "service", "kube-dns", "--namespace", "kube-system",
+        "--patch", '{"spec": {"publishNotReadyAddresses": true}}',
+    )  # fmt: skip
 
 
 def _wait_for_accounts(context: Context, cluster: Cluster) -> None:
