@@ -123,6 +123,7 @@ def prepared(tools: Tools, home: Home) -> dict[str, str]:
         "service-secrets.yaml": made,
         "values.yaml": [
             {
+                **settings.gate.values,
                 "image": {"repository": f"{tools.registry.name}/{settings.image.name}"},
                 "secrets": {
                     "databaseSecretName": deploy.DATABASE_SECRET,

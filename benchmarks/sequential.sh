@@ -18,7 +18,12 @@ target_helm() {
 forward() { # kubectl-function namespace resource local remote
   "$1" port-forward -n "$2" --address 127.0.0.1 "$3" "$4:$5" >"$work/forward-$4" 2>&1 &
   pids="$pids $!"
-  until grep -q Forwarding "$work/forward-$4"; do sleep 0.1; done
+  tries=0
+  until grep -q Forwarding "$work/forward-$4"; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 200 ] || { cat "$work/forward-$4"; echo "no way to $3"; exit 1; }
+    sleep 0.1
+  done
 }
 prove() { # kubectl-function name pytest-arguments...
   where=$1 name=$2; shift 2
@@ -30,7 +35,7 @@ prove() { # kubectl-function name pytest-arguments...
   access="SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=$where_key;UseDevelopmentEmulator=true"
   cat >"$work/$name.json" <<JSON
 {"name": "$name", "gateway_url": "http://127.0.0.1:$PORT", "image_version": "$tag",
- "health_paths": ["/health", "/healthz", "/readyz"], "cacher": false,
+ "health_paths": ["/health", "/healthz", "/readyz"], "cacher": $cacher,
  "servicebus": {"connection_string": "Endpoint=sb://localhost:$((PORT + 1));$access",
    "admin_connection_string": "Endpoint=sb://localhost:$((PORT + 2));$access",
    "ca_file": "$work/ca.pem"}}
@@ -67,6 +72,7 @@ gate apply --server-side -f "$SERVICE_SECRETS" >/dev/null
   launch-inference "$CHART" --values "$VALUES" --set "tag=$tag" --wait --timeout 3m >/dev/null
 
 step prove
+cacher=true
 prove gate gate tests/e2e -n "$WORKERS"
 
 step back up
@@ -93,11 +99,15 @@ for name in model-engine model-engine-endpoint-builder; do
 done
 
 step verify
+tries=0
 until [ "$(target get pods -n launch -l app=model-engine --no-headers | wc -l)" -eq 2 ]; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 120 ] || { target get pods -n launch; echo "old pods remain"; exit 1; }
   sleep 0.5
 done
 target get pods -n launch -o jsonpath='{range .items[*]}{.status.containerStatuses[0].imageID}{"\n"}{end}' \
   | grep -v "$digest" && { echo "a pod runs another image than $digest"; exit 1; }
+cacher=false
 prove target launch tests/e2e/test_complete_queue_timeout_flow.py
 target logs -n launch -l app=model-engine --tail 100 >"$work/logs"
 target_helm status launch-inference | grep -q 'STATUS: deployed'
