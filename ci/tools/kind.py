@@ -11,6 +11,8 @@ from ci.errors import ClusterFailed
 from ci.tools.command import Programs
 
 CERTS_D = "/etc/containerd/certs.d"
+FREEZER = Path("/sys/fs/cgroup/freezer/docker")
+"""Where cgroup v1 keeps whether a container's processes are frozen."""
 
 
 def configuration(node_certs: Path, kubelet_patch: str, *, brings_cni: bool) -> str:
@@ -109,13 +111,20 @@ class Kind:
 
     def delete(self, name: str, kubeconfig: Path) -> None:
         """Also works on a half-made cluster, and after the run was cancelled."""
-        self._programs.run(
-            [self._kind, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig],
-            log=f"kind-{name}",
-            env={"KUBECONFIG": str(kubeconfig)},
-            timeout=120,
-            during_cleanup=True,
-        )
+
+        def attempt(*, check: bool) -> int:
+            return self._programs.run(
+                [self._kind, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig],
+                log=f"kind-{name}",
+                env={"KUBECONFIG": str(kubeconfig)},
+                timeout=120,
+                check=check,
+                during_cleanup=True,
+            ).status
+
+        if attempt(check=False) != 0:
+            thaw(FREEZER, self._id(f"{name}-control-plane"))
+            attempt(check=True)
 
     def export_logs(self, name: str, folder: Path) -> None:
         self._programs.run(
@@ -134,6 +143,15 @@ class Kind:
             check=False,
         )
         return said.status == 0 and said.stdout.strip() == "true"
+
+    def _id(self, container: str) -> str:
+        """The container's id, empty when there is none."""
+        return self._programs.run(
+            [self._docker, "inspect", "--format", "{{.Id}}", container],
+            timeout=30,
+            check=False,
+            during_cleanup=True,
+        ).stdout.strip()
 
     def start(self, name: str) -> None:
         """Start a stopped node again (after a reboot)."""
@@ -157,3 +175,21 @@ class Kind:
             timeout=120,
             check=False,
         )  # fmt: skip
+
+
+def thaw(freezer: Path, container: str) -> list[Path]:
+    """Wake what is frozen in a container, and say which cgroups that were.
+
+    runc freezes a cgroup of version 1 while it sets it up. Ended in that moment, it leaves
+    processes that not even SIGKILL ends, and the daemon cannot remove their container.
+    """
+    if not container:
+        return []
+    frozen = [
+        state
+        for state in sorted((freezer / container).glob("**/freezer.state"))
+        if state.read_text(encoding="ascii").strip() == "FROZEN"
+    ]
+    for state in frozen:
+        state.write_text("THAWED", encoding="ascii")
+    return frozen

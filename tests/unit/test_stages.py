@@ -15,7 +15,7 @@ from ci.stages import build, deploy, prove
 from ci.tools import chart as charts
 from ci.tools.command import Output
 from ci.tools.dagger import build_failure
-from ci.tools.kind import configuration
+from ci.tools.kind import configuration, thaw
 
 IMAGE = Image("registry.gate.internal:5000/model-engine", "t", "sha256:" + "a" * 64)
 
@@ -159,6 +159,23 @@ def test_the_certificate_holds_for_the_service_and_for_a_port_forward() -> None:
 
 
 # -- kind -----------------------------------------------------------------------------------------
+
+
+def test_what_is_frozen_in_a_container_is_woken_and_nothing_else(tmp_path: Path) -> None:
+    def state(container: str, pod: str, text: str) -> Path:
+        folder = tmp_path / container / "kubelet" / pod
+        folder.mkdir(parents=True)
+        (folder / "freezer.state").write_text(f"{text}\n")
+        return folder / "freezer.state"
+
+    frozen, running = state("ours", "a", "FROZEN"), state("ours", "b", "THAWED")
+    other = state("other", "a", "FROZEN")
+    assert thaw(tmp_path, "ours") == [frozen]
+    assert frozen.read_text() == "THAWED"
+    assert running.read_text() == "THAWED\n"
+    assert other.read_text() == "FROZEN\n"
+    assert thaw(tmp_path, "") == []
+    assert thaw(tmp_path / "cgroup v2 has none", "ours") == []
 
 
 def test_kinds_network_is_left_out_only_where_the_image_brings_one() -> None:
