@@ -19,6 +19,14 @@ from ci.tools.wait import SystemClock, wait_until
 
 LABEL = "queue-timeout-gate/prober"
 _SCRIPT = Path(__file__).parent / "probe_pod.py"
+UNPRIVILEGED = {
+    "allowPrivilegeEscalation": False,
+    "runAsNonRoot": True,
+    "runAsUser": 65534,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""What a pod of ours may do on a target: nothing that its admission could refuse."""
 
 
 def manifest(target: Target, name: str, gateway: Mapping[str, Any], image: str) -> dict[str, Any]:
@@ -56,13 +64,7 @@ def manifest(target: Target, name: str, gateway: Mapping[str, Any], image: str) 
                         "requests": {"cpu": "20m", "memory": "32Mi"},
                         "limits": {"memory": "128Mi"},
                     },
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "runAsNonRoot": True,
-                        "runAsUser": 65534,
-                        "capabilities": {"drop": ["ALL"]},
-                        "seccompProfile": {"type": "RuntimeDefault"},
-                    },
+                    "securityContext": UNPRIVILEGED,
                 }
             ],
         },

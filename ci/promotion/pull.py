@@ -16,6 +16,7 @@ from ci.context import Context
 from ci.errors import CommandFailed, PlanRefused
 from ci.model import Check, Image, Target
 from ci.promotion import live
+from ci.promotion.inside import UNPRIVILEGED
 from ci.promotion.rollout import Watch, troubles
 from ci.tools.wait import wait_until
 
@@ -57,13 +58,7 @@ def manifest(
                         "requests": {"cpu": "5m", "memory": "8Mi"},
                         "limits": {"memory": "64Mi"},
                     },
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "runAsNonRoot": True,
-                        "runAsUser": 65534,
-                        "capabilities": {"drop": ["ALL"]},
-                        "seccompProfile": {"type": "RuntimeDefault"},
-                    },
+                    "securityContext": UNPRIVILEGED,
                 }
             ],
         },
