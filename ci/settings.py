@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,6 +18,17 @@ from ci.errors import SettingsError
 
 DEMO_TARGET = "launch"
 """The default target: a second kind cluster that the pipeline makes itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line chose."""
+
+    target: str = DEMO_TARGET
+    keep_cluster: bool = False
+    approve: str = ""
+    """Who approves the promotion, where the target asks for it."""
+
 
 Seconds = Annotated[int, Field(gt=0, le=7200)]
 QUANTITY = r"^\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"

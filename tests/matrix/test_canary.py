@@ -14,8 +14,8 @@ import pytest
 
 from ci.context import Context
 from ci.errors import PromotionFailed
-from ci.flow import PREVIOUS_TAG
 from ci.model import Image, Probing, Promotion, StandIns
+from ci.places import PREVIOUS_TAG
 from ci.promotion.canary import LOCK_AFTER, broker
 from ci.stages import build, deploy
 from tests.matrix import images

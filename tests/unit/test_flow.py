@@ -8,7 +8,7 @@ import pytest
 
 from ci.errors import BuildFailed, ClusterFailed, Interrupted
 from ci.events import Events
-from ci.flow import Flow
+from ci.steps import Flow
 from ci.tools.command import Programs
 from ci.tools.wait import SystemClock
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ci import flow
+from ci import flow, joints
 from ci.context import Context
 from ci.errors import EvidenceRefused, SettingsError
-from ci.flow import Options
+from ci.settings import Options
 from ci.stages import attest
 from tests.unit.evidence.fakes import REPOSITORY, FakeRegistry, machine, proof
 
@@ -32,19 +32,19 @@ def here(folder: Path, **target: Any) -> Context:
 
 def proven(context: Context, registry: FakeRegistry) -> str:
     made = proof(registry.image("new"))
-    flow.attested(context, made)
+    joints.attested(context, made)
     return made.image.by_digest
 
 
 def ask(context: Context, image: str, **options: Any) -> Any:
     chosen = Options("production", **options)
-    return flow.evidence(context, flow.source(context, image, chosen.target), chosen)
+    return joints.evidence(context, joints.source(context, image, chosen.target), chosen)
 
 
 def test_last_is_a_name_and_no_proof(registry: FakeRegistry, tmp_path: Path) -> None:
     context = here(tmp_path)
     with pytest.raises(EvidenceRefused, match="nothing was proven on this machine"):
-        flow.source(context, "last", "launch")
+        joints.source(context, "last", "launch")
     image = proven(context, registry)
     assert ask(context, "last").image.by_digest == image
     registry.tags.clear()
@@ -60,20 +60,20 @@ def test_last_is_a_name_and_no_proof(registry: FakeRegistry, tmp_path: Path) -> 
 )
 def test_an_image_is_named_by_digest(tmp_path: Path, image: str) -> None:
     with pytest.raises(SettingsError, match="not an image by digest"):
-        flow.source(here(tmp_path), image, "production")
+        joints.source(here(tmp_path), image, "production")
 
 
 def test_a_tag_beside_the_digest_is_left_out(tmp_path: Path) -> None:
     digest = f"sha256:{'a' * 64}"
-    found = flow.source(here(tmp_path), f"host:5000/a/b:tag@{digest}", "production")
+    found = joints.source(here(tmp_path), f"host:5000/a/b:tag@{digest}", "production")
     assert (found.repository, found.digest) == ("host:5000/a/b", digest)
 
 
 def test_the_login_of_a_target_goes_to_its_registry_only(tmp_path: Path) -> None:
     context, digest = here(tmp_path), f"sha256:{'a' * 64}"
-    assert flow.source(context, f"{REPOSITORY}@{digest}", "production").login is not None
-    assert flow.source(context, f"elsewhere:5000/x@{digest}", "production").login is None
-    assert flow.source(context, f"{REPOSITORY}@{digest}", "launch").login is None
+    assert joints.source(context, f"{REPOSITORY}@{digest}", "production").login is not None
+    assert joints.source(context, f"elsewhere:5000/x@{digest}", "production").login is None
+    assert joints.source(context, f"{REPOSITORY}@{digest}", "launch").login is None
 
 
 def test_a_target_that_needs_approval(registry: FakeRegistry, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from ci import flow
+from ci import joints, places
 from ci.context import Context
 from ci.errors import (
     EvidenceRefused,
@@ -225,8 +225,8 @@ def test_who_wants_a_rehearsal(everywhere: bool, here: bool | None, wanted: bool
         {"rehearsal": {"required": everywhere}, "targets": {"prod": block}}, origin="test"
     )
     context = cast(Context, SimpleNamespace(settings=settings))
-    assert flow.wants_rehearsal(context, "prod") is wanted
-    assert flow.wants_rehearsal(context, "launch") is everywhere
+    assert places.wants_rehearsal(context, "prod") is wanted
+    assert places.wants_rehearsal(context, "launch") is everywhere
 
 
 @pytest.mark.parametrize("passed", [True, False])
@@ -249,9 +249,9 @@ def test_a_target_that_asks_for_a_rehearsal_is_not_promoted_without_one(
     monkeypatch.setattr(promote, "promote", lambda *_a, **_k: promoted)
     target = replace(TARGET, name="launch")
     if passed:
-        assert flow.promote(context, target, PROOF) is promoted
+        assert joints.promote(context, target, PROOF) is promoted
     else:
         monkeypatch.setattr(promote, "promote", lambda *_a, **_k: pytest.fail("promoted"))
         with pytest.raises(EvidenceRefused, match="launch needs a passed rehearsal"):
-            flow.promote(context, target, PROOF)
+            joints.promote(context, target, PROOF)
     assert asked == [("launch", 7)]

@@ -1,0 +1,175 @@
+"""Where stages meet: what a step of :mod:`ci.flow` does when one stage alone cannot do it.
+
+Stages never import each other; what one of them needs of another is handed to it here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+
+from ci import notices
+from ci.context import Context
+from ci.errors import EvidenceRefused, PipelineError, SettingsError
+from ci.model import Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns, Target
+from ci.places import chart_of, login_of, wants_rehearsal
+from ci.settings import Options
+from ci.stages import attest, build, deploy, prove
+from ci.stages import promote as promotion
+from ci.stages import rehearse as rehearsing
+from ci.steps import Pending
+
+
+def latest_or_built(context: Context) -> Image:
+    found = build.latest(context)
+    if found is not None:
+        context.events.note(f"source unchanged: {found.by_tag}")
+        return found
+    return build.build(context, build.new_tag(context))
+
+
+def deploy_gate(
+    context: Context, here: Cluster, standins: StandIns, image: Pending[Image]
+) -> Release:
+    gate = context.settings.gate
+    return deploy.deploy(
+        context,
+        here,
+        standins,
+        image.result(),
+        namespace=gate.namespace,
+        release=gate.release,
+        values=gate.values,
+    )
+
+
+def rehearse(
+    context: Context, here: Cluster, target: Target, emulator: Image, proof: Proof
+) -> Rehearsal:
+    """The rehearsal, with stand-ins of its own beside the gate's. Its verdict, whatever it is, is
+    signed and attached to the image; raises :class:`ci.errors.RehearsalFailed`."""
+    place = f"standins-{target.name}"[:63].rstrip("-")
+    try:
+        standins = deploy.standins(context, here, emulator, namespace=place)
+        actors = rehearsing.Actors(
+            promote=promotion.promote,
+            roll_back=promotion.rollback,
+            use=lambda inside, release, label: prove.prove(
+                inside, lambda: release, standins, select=prove.QUICK, label=label
+            ),
+        )
+        found = rehearsing.rehearse(
+            context,
+            here,
+            target,
+            proof,
+            actors,
+            standins=standins,
+            redirect=deploy.TO_STANDINS,
+            prepare=lambda namespace: deploy.connect(context, standins, namespace),
+        )
+    finally:
+        with suppress(PipelineError):
+            rehearsing.remove(context.kube(here).for_cleanup(), place)
+    wanted = source(context, proof.image.by_digest, target.name)
+    attest.attach_rehearsal(context, wanted, chart_of(context, target.name), found)
+    rehearsing.refuse_failed(found)
+    return found
+
+
+def refuse_unrehearsed(context: Context, target: Target, proof: Proof) -> None:
+    """Raises :class:`EvidenceRefused` where a rehearsal is asked for and no passed one of this
+    image with the target's release as it is now is attached to the image."""
+    if not wants_rehearsal(context, target.name):
+        return
+    wanted = source(context, proof.image.by_digest, target.name)
+    revision = rehearsing.revision_of(context, target)
+    attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, revision)
+
+
+def promote(context: Context, target: Target, proof: Proof) -> Promotion:
+    """The promotion, with the plan's own queue-timeout check on the target at its end."""
+    refuse_unrehearsed(context, target, proof)
+
+    def after(release: Release) -> None:
+        connection = context.programs.env.get(target.servicebus_env, "")
+        if target.standins is None and not connection:
+            context.events.note(
+                "no Service Bus access for the target: the queue-timeout flow is not run there "
+                "(servicebus_connection_string_env)"
+            )
+            return
+        prove.prove(
+            context,
+            lambda: release,
+            target.standins,
+            select=prove.QUICK,
+            label="target",
+            servicebus=connection,
+        )
+
+    with notices.told(context, target, proof.image) as done:
+        promoted = promotion.promote(context, target, proof, after=after)
+        done.append(promoted)
+    if promoted.after.repository != proof.image.repository:
+        try:
+            attest.follow(context, proof.image, promoted.after, target.login)
+        except PipelineError as problem:  # the image is promoted; its evidence is where it was
+            context.events.note(f"the evidence was not copied along: {problem}")
+    return promoted
+
+
+def proven_here(context: Context, released: Callable[[], Release], standins: StandIns) -> Proof:
+    """The whole suite; what failed is signed and kept in the run's folder, too."""
+
+    def keep(failed: Proof) -> None:
+        try:
+            attest.write(context, failed)
+        except PipelineError as problem:  # the failed cases are the news
+            context.events.note(f"the failing evidence was not signed: {problem}")
+
+    return prove.prove(context, released, standins, on_failure=keep)
+
+
+def attested(context: Context, proof: Proof) -> None:
+    """Sign what was proven and attach it to the image."""
+    attest.attach(context, proof.image, attest.write(context, proof))
+    prove.record(context, proof)
+
+
+def evidence(context: Context, wanted: attest.Source, options: Options) -> Proof:
+    """The proof that allows a promotion, from the registry; approved where the target asks for
+    it. Raises :class:`ci.errors.EvidenceRefused`."""
+    proof = attest.verified(context, wanted, chart_of(context, options.target))
+    if options.approve:
+        attest.approve(context, wanted, options.target, options.approve)
+    described = context.settings.targets.get(options.target)
+    if described is not None and described.approval:
+        attest.approved(context, wanted, options.target)
+    return proof
+
+
+def source(context: Context, image: str, target: str) -> attest.Source:
+    """Where the image that a person named is looked for: REPOSITORY@DIGEST, or ``last``."""
+    if image == "last":
+        found = prove.last(context)
+        if found is None:
+            raise EvidenceRefused(
+                "nothing was proven on this machine yet",
+                remedy="prove it: `python3 pipeline.py prove`, or name an image by digest",
+            )
+        image = found.by_digest
+    repository, _, digest = image.rpartition("@")
+    if not repository or not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+        raise SettingsError(
+            f"{image!r} is not an image by digest",
+            remedy="give REPOSITORY@sha256:…, or `last` for what was proven last",
+        )
+    described = context.settings.targets.get(target)
+    login = None
+    if described is not None:
+        same = described.image_repository.partition("/")[0] == repository.partition("/")[0]
+        login = login_of(described) if same else None
+    host, slash, path = repository.rpartition("/")
+    return attest.Source(f"{host}{slash}{path.partition(':')[0]}", digest, login)
