@@ -112,6 +112,14 @@ def snapshot(kube: Kube, namespace: str) -> Snapshot:
     return Snapshot.of(kube.get(KINDS, namespace=namespace)["items"])
 
 
+def look(kube: Kube, target: Target) -> Snapshot | None:
+    """The live objects; ``None`` when the API did not answer this time (Helm waits on)."""
+    try:
+        return snapshot(kube, target.namespace)
+    except CommandFailed:
+        return None
+
+
 def accounts(kube: Kube, target: Target) -> dict[str, str]:
     """UID of every ServiceAccount in the namespace, by name; empty when they may not be read."""
     answer = kube.run(

@@ -1,0 +1,248 @@
+"""Before the change: questions only, and what a rollback will need. A wrong answer raises, and
+the target is as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ci.context import Context
+from ci.errors import PlanRefused, ProofFailed, WaitTimeout
+from ci.model import Check, Image, Proof, Target
+from ci.promotion import backups, lease, live, plan, preflight
+from ci.promotion import checks as checks_
+from ci.promotion.rollout import Expected, Snapshot
+from ci.tools import chart as charts
+from ci.tools.helm import Revision
+from ci.tools.registry import copy, open_repository
+
+SERVING_SECONDS = 30
+"""How long pods of an earlier change may take to go before the release is called unfit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The target as it was found: all that the plan, the backups and a rollback need."""
+
+    revision: Revision
+    image: Image
+    digests: frozenset[str]
+    deployments: tuple[str, ...]
+    rendered: plan.Rendered
+    snapshot: Snapshot
+    values: dict[str, Any]
+    accounts: dict[str, str]
+    """UID of every ServiceAccount, by name."""
+    openapi: dict[str, Any] | None
+    """How the service describes its API, where it does."""
+    checks: tuple[Check, ...]
+
+    @property
+    def pods(self) -> list[Mapping[str, Any]]:
+        """Of every Deployment of the service."""
+        return [pod for name in self.deployments for pod in self.snapshot.pods_of(name)]
+
+    def expected(self, target: Target) -> Expected:
+        return Expected(
+            self.deployments, target.gateway, self.image.repository, self.image.tag, self.digests
+        )
+
+
+def refuse_unproven(proof: Proof) -> None:
+    """Raise :class:`ProofFailed` unless the proof passed."""
+    if proof.passed:
+        return
+    if proof.failed:
+        names = ", ".join(case.name for case in proof.failed[:3])
+        more = f" and {len(proof.failed) - 3} more" if len(proof.failed) > 3 else ""
+        raise ProofFailed(f"the proof of {proof.image.by_tag} failed: {names}{more}")
+    raise ProofFailed(f"nothing was proven about {proof.image.by_tag}: no test case passed")
+
+
+def proven_image(context: Context, target: Target, proof: Proof) -> tuple[Image, frozenset[str]]:
+    """The proven image as the target pulls it, and the digests its nodes may report.
+
+    An image that the target's registry does not have yet is copied there by digest, bit for
+    bit. A tag that resolves to anything else is refused.
+    """
+    proven = proof.image
+    image = Image(target.image_repository, proven.tag, proven.digest)
+    local = context.tools.registry
+    with open_repository(
+        image.repository, local=local, login=target.login, programs=context.programs
+    ) as there:
+        found = there.digest(image.tag)
+        if found is None and image.repository != proven.repository:
+            context.events.note(f"copying {proven.digest[:19]} to {image.repository}")
+            with open_repository(proven.repository, local=local, programs=context.programs) as here:
+                copy(here, there, image)
+            found = there.digest(image.tag)
+        if found != image.digest:
+            raise PlanRefused(
+                f"{image.by_tag} is {found or 'not in the registry'}, proven was {image.digest}",
+                remedy="tags must not move: build and prove again, under a new tag",
+            )
+        return image, there.equivalents(image.digest)
+
+
+def inspect(context: Context, target: Target, history: list[Revision]) -> Before:
+    """Read the release, and refuse one that is not fit to be changed."""
+    revision = preflight.deployed_revision(history, rollback=rollback_command(target))
+    chart = context.path(target.chart)
+    preflight.same_chart(revision.chart, charts.metadata(chart))
+    kube, helm = live.private_kube(context, target), live.private_helm(context, target)
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="inspect") as pool:
+        values_ = pool.submit(helm.values, target.release, target.namespace)
+        manifest_ = pool.submit(helm.manifest, target.release, target.namespace)
+        hooks_ = pool.submit(helm.hooks, target.release, target.namespace)
+        stored_ = pool.submit(live.stored_chart, kube, target, revision.number)
+        hpas_ = pool.submit(kube.get, "hpa", namespace=target.namespace)
+        accounts_ = pool.submit(live.accounts, kube, target)
+        openapi_ = pool.submit(live.openapi, kube, target)
+        now = live.snapshot(kube, target.namespace)
+        values, stored = values_.result(), stored_.result()
+        rendered = plan.parse(manifest_.result(), hooks_.result())
+        hpas, accounts = hpas_.result()["items"], accounts_.result()
+        api = openapi_.result()
+    checks = [
+        Check("latest revision is the deployed one", True, f"revision {revision.number}"),
+        Check("chart is the live one", True, revision.chart),
+    ]
+    checks.append(preflight.chart_is_live(stored, chart, values))
+    scaled = preflight.autoscaled(hpas, list(rendered.objects.values()))
+    if scaled:
+        raise PlanRefused(
+            f"the chart sets the replicas of {', '.join(scaled)}, an autoscaler does, too:"
+            " the upgrade would reset them",
+            remedy="leave replicas out of the chart where an HPA is, or remove the HPA",
+        )
+    checks.append(Check("no autoscaler is overruled", True, f"{len(hpas)} HPAs in the namespace"))
+    as_released(target, revision, rendered, now)
+    deployments = live.deployments_of(target, rendered.objects)
+    checks.append(Check("live objects are as released", True, f"{len(deployments)} Deployments"))
+    asked, _ = live.running_image(target, now)
+    expected = Expected(deployments, target.gateway, asked.repository, asked.tag, frozenset())
+    try:
+        # Pods of a change just before this one may still be ending.
+        judged, now = live.wait_complete(
+            kube, target, expected, timeout=SERVING_SECONDS, clock=context.clock
+        )
+    except WaitTimeout as problem:
+        raise PlanRefused(
+            f"the release does not serve as it should: {live.failed_to_text(problem)}",
+            remedy="repair it first: from a broken release there is nothing to roll back to",
+        ) from problem
+    image, digests = live.running_image(target, now)
+    if len(digests) > 1:
+        raise PlanRefused(
+            f"the release's pods run {len(digests)} different digests of {image.by_tag}",
+            remedy="its tag was moved: restart the Deployments, so that all run the same",
+        )
+    checks.append(Check("every pod serves before the change", True, "; ".join(judged.evidence)))
+    return Before(
+        revision, image, digests, deployments, rendered, now, values, accounts, api, tuple(checks)
+    )
+
+
+def as_released(target: Target, revision: Revision, rendered: plan.Rendered, now: Snapshot) -> None:
+    """Raise :class:`PlanRefused` when somebody changed a live Deployment by hand."""
+    drifted: list[str] = []
+    for key, released in rendered.objects.items():
+        if key[1] != "Deployment":
+            continue
+        present = now.deployments.get(key[3])
+        if present is None:
+            drifted.append(f"Deployment/{key[3]} is gone")
+        else:
+            drifted += [
+                f"Deployment/{key[3]} {path}" for path in preflight.drift(released, present)
+            ]
+    if drifted:
+        raise PlanRefused(
+            f"live objects were changed by hand since the release: {'; '.join(drifted[:4])}",
+            remedy="put the change into the release's values, or undo it with"
+            f" `{rollback_command(target)} --revision {revision.number}`",
+        )
+
+
+def back_up(context: Context, target: Target, before: Before, folder: Path) -> None:
+    """Write the plan's backups, for this user only, and try the rollback script's dry run."""
+    recorded = backups.Recorded(
+        kubeconfig=str(target.cluster.kubeconfig.resolve()),
+        context=target.cluster.context,
+        namespace=target.namespace,
+        release=target.release,
+        revision=before.revision.number,
+        timeout_seconds=target.timeout_seconds,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        values=before.values,
+        deployments={n: before.snapshot.deployments[n] for n in before.deployments},
+        gateway=target.gateway,
+        image=before.image.by_tag,
+        digest=before.image.digest,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    for file in backups.make(recorded):
+        path = folder / file.name
+        path.touch(mode=0o600)
+        path.write_text(file.text, encoding="utf-8")
+        path.chmod(0o700 if file.executable else 0o600)
+    script = str(folder / "quick-rollback.sh")
+    for words in (["--help"], ["--dry-run", "--with", "helm"], ["--dry-run", "--with", "kubectl"]):
+        context.programs.run(["sh", script, *words], log="quick-rollback", timeout=20)
+    context.events.note(f"backups in {folder}; quick-rollback.sh tried dry")
+
+
+def tick(
+    context: Context, proof: Proof, image: Image, folder: Path, asked: tuple[Check, ...]
+) -> tuple[Check, ...]:
+    """The plan's checklist, for the terminal and, as a table, for the report."""
+    ticked = checks_.checklist(
+        proof,
+        asked,
+        files=sorted(path.name for path in folder.iterdir()),
+        pushed=f"{image.by_tag} is {image.digest}",
+        told=sum("start" in whom.on for whom in context.settings.notify),
+    )
+    for item in ticked:
+        context.events.note(f"[{'x' if item.ok else ' '}] {item.name}: {item.evidence}")
+    described = {
+        "title": "Pre-upgrade checklist",
+        "note": "The upgrade plan's own; an item without a tick says why.",
+        "columns": ("item", "evidence", "ok"),
+        "rows": [[item.name, item.evidence, item.ok] for item in ticked],
+    }
+    path = context.run_dir / "tables" / "checklist.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(described, indent=1), encoding="utf-8")
+    return ticked
+
+
+def refuse_changed(context: Context, target: Target, recorded: Revision) -> None:
+    latest = context.helm(target.cluster).history(target.release, target.namespace)[-1]
+    if (latest.number, latest.status) != (recorded.number, recorded.status):
+        raise PlanRefused(
+            f"the release is now at revision {latest.number} ({latest.status}), it was at"
+            f" {recorded.number}: somebody else changes it",
+            remedy="find out who, then promote again",
+        )
+
+
+def note_begin(lock: lease.Lease, before: Before, image: Image) -> None:
+    """Into the cluster's journal: what to return to, should this run be killed."""
+    lock.note(
+        step="upgrading",
+        revision=str(before.revision.number),
+        digests=",".join(sorted(before.digests)),
+        image=image.by_digest,
+    )
+
+
+def rollback_command(target: Target) -> str:
+    return f"python3 pipeline.py rollback --target {target.name}"

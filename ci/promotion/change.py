@@ -1,0 +1,150 @@
+"""The change itself, and whether it came to its end: by our own judgement, not Helm's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ci.context import Context
+from ci.errors import Interrupted, PromotionFailed
+from ci.model import Check, Image, Release, Target
+from ci.promotion import live, preflight
+from ci.promotion.before import Before
+from ci.promotion.planning import sets_of
+from ci.promotion.rollout import (
+    Expected,
+    Snapshot,
+    Trouble,
+    Watch,
+    judge,
+    misplaced,
+    new_pods,
+    troubles,
+)
+from ci.tools.wait import wait_until
+
+SETTLE_SECONDS = 120
+"""How long old pods may take to drain and go after Helm says that it is done, or rolled back."""
+
+
+class Hopeless(Exception):
+    """A new pod is in a state that waiting does not heal. Never leaves the promotion."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a pod may be in a state before the upgrade is given up."""
+
+    broken: Watch = field(default_factory=Watch)
+    misplaced: Watch = field(default_factory=lambda: Watch(patience=30))
+
+
+def upgrade(context: Context, target: Target, before: Before, image: Image) -> None:
+    """``helm upgrade --reuse-values --wait``; ended at once when a new pod is hopeless."""
+    helm = context.helm(target.cluster)
+    words = helm.upgrade_words(
+        target.release,
+        context.path(target.chart),
+        sets_of(target, before.image, image),
+        description=f"promoted {image.digest}",
+    )
+    argv = helm.argv(
+        *words, "--wait", "--timeout", f"{target.timeout_seconds}s", namespace=target.namespace
+    )
+    kube, watch = live.private_kube(context, target), Patience()
+    said: list[str] = []
+    expected = Expected(
+        before.deployments, target.gateway, image.repository, image.tag, frozenset()
+    )
+    progress = [""]
+
+    with context.programs.background(
+        argv, log=f"helm-upgrade-{target.cluster.name}", on_line=said.append
+    ) as process:
+
+        def finished() -> bool:
+            if process.poll() is not None:
+                return True
+            now = live.look(kube, target)
+            if now is not None:
+                give_up_on_hopeless(now, expected, watch, context)
+                seen = str(judge(now, expected)).split("; ")[0]
+                if seen != progress[0]:
+                    progress[0] = seen
+                    context.events.note(seen)
+            return False
+
+        wait_until(
+            "helm upgrade to end",
+            finished,
+            timeout=target.timeout_seconds + 60,
+            clock=context.clock,
+            interval=0.5,
+            diagnose=lambda: progress[0] or "nothing",
+        )
+    if process.returncode != 0:
+        if context.programs.cancel.is_set():
+            raise Interrupted("interrupted during helm upgrade")
+        begin = next((n for n, line in enumerate(said) if line.startswith("Error:")), -1)
+        text = " ".join(" ".join(said[begin:]).split()).removeprefix("Error: ") or "no output"
+        seen = f"; last seen: {progress[0]}" if progress[0] else ""
+        status = process.returncode
+        ended = f"ended with {status}" if status > 0 else f"was ended by signal {-status}"
+        raise PromotionFailed(f"helm upgrade {ended}: {text}{seen}")
+
+
+def give_up_on_hopeless(
+    now: Snapshot, expected: Expected, patience: Patience, context: Context
+) -> None:
+    """Raise :class:`Hopeless` when a new pod has been hopeless for several seconds."""
+    new = new_pods(now, expected)
+    moment = context.clock.monotonic()
+    trouble = patience.broken.see(moment, troubles(new))
+    trouble = trouble or patience.misplaced.see(moment, misplaced(now, expected.deployments))
+    if trouble is not None:
+        raise Hopeless(trouble)
+
+
+def settled(
+    context: Context, target: Target, before: Before, image: Image, accepted: frozenset[str]
+) -> tuple[Release, tuple[Check, ...]]:
+    """Our own check after Helm's: complete by digest, and recorded as deployed."""
+    kube, watch = live.private_kube(context, target), Patience()
+    expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
+    judged, now = live.wait_complete(
+        kube,
+        target,
+        expected,
+        timeout=SETTLE_SECONDS,
+        clock=context.clock,
+        look=lambda seen: give_up_on_hopeless(seen, expected, watch, context),
+    )
+    latest = context.helm(target.cluster).history(target.release, target.namespace)[-1]
+    if latest.status != "deployed":
+        raise PromotionFailed(f"revision {latest.number} is {latest.status}, not deployed")
+    release = Release(target.cluster, target.namespace, target.release, latest.number, image)
+    pods = sum(len(now.pods_of(name)) for name in before.deployments)
+    recreated = preflight.recreated(before.accounts, live.accounts(kube, target))
+    if recreated:
+        context.events.note(
+            f"ServiceAccount {', '.join(recreated)} was re-created by the upgrade: pods of others"
+            " that use it lose access; the cure is the annotation helm.sh/hook: pre-install"
+        )
+    return release, (
+        Check("the proven digest runs on every pod", True, "; ".join(judged.evidence)),
+        Check("old pods are gone", True, f"{pods} pods, all new; EndpointSlices name only these"),
+        Check("the release is deployed", True, f"revision {latest.number}"),
+    )
+
+
+def healthy(context: Context, target: Target, api: dict[str, Any] | None) -> tuple[Check, ...]:
+    checks = live.health(context, target)
+    checks += (live.compatible(live.private_kube(context, target), target, api),)
+    failed = [f"{check.name}: {check.evidence}" for check in checks if not check.ok]
+    if failed:
+        raise PromotionFailed(f"the new release is not healthy: {'; '.join(failed)}")
+    return checks

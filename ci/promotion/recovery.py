@@ -1,0 +1,189 @@
+"""The way back: evidence first, then the recorded revision, then proof that the old image serves
+as it did."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from ci.context import Context
+from ci.errors import CommandFailed, PipelineError, PromotionFailed, RollbackFailed
+from ci.model import Check, Target
+from ci.promotion import evidence, lease, live, preflight, redaction
+from ci.promotion.before import Before
+from ci.promotion.cause import cause, with_last_words
+from ci.promotion.change import SETTLE_SECONDS
+from ci.promotion.inside import InsideProber
+from ci.promotion.prober import Prober
+from ci.promotion.rollout import Expected
+from ci.tools.helm import Revision
+from ci.tools.wait import SystemClock, wait_until
+
+HISTORY_SECONDS = 60
+"""How long the cluster's API may be away before a rollback is given up."""
+
+
+def recover(
+    context: Context,
+    target: Target,
+    before: Before,
+    folder: Path,
+    lock: lease.Lease,
+    problem: BaseException,
+    found: tuple[Check, ...],
+) -> NoReturn:
+    """Evidence, rollback, verification; then raise what is to be told, with what was ``found``
+    out until then."""
+    step, where = context.events.step, context.run_dir / "evidence"
+    because = redaction.text(cause(problem))
+    context.events.note(f"the promotion failed: {because}")
+    with suppress(PipelineError, OSError), step("keep the evidence", "before it is rolled back"):
+        private_helm = live.private_helm(context, target).for_cleanup()
+        private_kube = live.private_kube(context, target, during_cleanup=True)
+        now = live.look(private_kube, target)
+        evidence.collect(private_kube, private_helm, target, now, where)
+        because = redaction.text(with_last_words(because, problem, where))
+        (where / "cause.txt").write_text(because + "\n", encoding="utf-8")
+    try:
+        with step("roll back", f"to the recorded revision {before.revision.number}"):
+            changed = roll_back(context, target, before.revision)
+            restart_refused(context, target, before)
+        with step("verify the rollback", "the old digest on every pod, and it answers"):
+            verified = verify_old(context, target, before.expected(target))
+            verify_restored(context, target, before)
+    except BaseException as second:
+        worst = RollbackFailed(
+            f"the promotion failed ({because}) and the rollback failed, too:"
+            f" {live.failed_to_text(second)}",
+            remedy="act now: " + commands_for_a_human(context, target, before, folder),
+        )
+        worst.found = found
+        raise worst from second
+    with suppress(PipelineError):
+        lock.note(step="rolled back")
+    did = f"rolled back to revision {before.revision.number}" if changed else "nothing was changed"
+    context.events.note(verified)
+    failure = PromotionFailed(
+        f"{because}; {did}: {before.image.tag} ({_short(before.image.digest)}) serves again",
+        remedy=f"the evidence is in {where}",
+    )
+    failure.found = found
+    raise failure from problem
+
+
+def so_far(prober: Prober | InsideProber | None, problem: BaseException) -> tuple[Check, ...]:
+    """What ended the promotion, and the account of the requests until then."""
+    failed = Check("the change came to its end", False, redaction.text(cause(problem)))
+    with suppress(PipelineError):
+        now = prober.account() if prober is not None else None
+        if prober is not None and now is not None:
+            account = f"{now}, {prober.where}"
+            return (failed, Check("requests until it failed", now.failed == 0, account))
+    return (failed,)
+
+
+def _short(digest: str) -> str:
+    return digest[:19] or "digest unknown"
+
+
+def roll_back(context: Context, target: Target, recorded: Revision) -> bool:
+    """``helm rollback`` to the recorded revision; ``False`` when nothing had been changed.
+
+    The API may be away for a moment (that may be why we are here), so the history is asked for
+    until it comes.
+    """
+    helm = context.helm(target.cluster).for_cleanup()
+
+    def history() -> list[Revision] | None:
+        try:
+            return helm.history(target.release, target.namespace)
+        except CommandFailed:
+            return None
+
+    found = wait_until(
+        "the release's history",
+        history,
+        timeout=HISTORY_SECONDS,
+        clock=SystemClock(),
+        interval=2,
+        diagnose=lambda: "no answer from the cluster",
+    )
+    latest = found[-1]
+    if latest.number == recorded.number and latest.status == "deployed":
+        return False
+    helm.rollback(target.release, recorded.number, target.namespace, timeout=target.timeout_seconds)
+    return True
+
+
+def restart_refused(context: Context, target: Target, before: Before) -> None:
+    """Restart the service when the upgrade re-created a ServiceAccount (some charts make it in
+    a hook): the old pods' tokens are refused from then on, and no rollback repairs that."""
+    kube = live.private_kube(context, target, during_cleanup=True)
+    names = preflight.recreated(before.accounts, live.accounts(kube, target))
+    if not names:
+        return
+    context.events.note(
+        f"ServiceAccount {', '.join(names)} was re-created by the upgrade: restarting the pods,"
+        " whose tokens are refused; the cure is the annotation helm.sh/hook: pre-install"
+    )
+    for name in before.deployments:
+        kube.run("rollout", "restart", f"deployment/{name}", "--namespace", target.namespace)
+        kube.run(
+            "rollout", "status", f"deployment/{name}", "--namespace", target.namespace,
+            f"--timeout={target.timeout_seconds}s", timeout=target.timeout_seconds + 30,
+        )  # fmt: skip
+
+
+def verify_old(context: Context, target: Target, expected: Expected) -> str:
+    """Wait until the old digest serves from every pod; the evidence in short."""
+    kube = live.private_kube(context, target, during_cleanup=True)
+    judged, _ = live.wait_complete(
+        kube, target, expected, timeout=SETTLE_SECONDS, clock=SystemClock()
+    )
+
+    def answers() -> bool | None:
+        return all(c.ok for c in live.health_without_forward(kube, target)) or None
+
+    wait_until(
+        f"{', '.join(target.health_paths)} of the old version",
+        answers,
+        timeout=30,
+        clock=SystemClock(),
+        diagnose=lambda: "; ".join(
+            f"{c.name}: {c.evidence}" for c in live.health_without_forward(kube, target) if not c.ok
+        ),
+    )
+    return "; ".join(judged.evidence)
+
+
+def verify_restored(context: Context, target: Target, before: Before) -> None:
+    """Raise unless the live Deployments are what was recorded before the change."""
+    kube = live.private_kube(context, target, during_cleanup=True)
+    now = live.snapshot(kube, target.namespace)
+    left = [
+        f"Deployment/{name} {path}"
+        for name in before.deployments
+        for path in preflight.unrestored(before.snapshot.deployments[name], now.deployments[name])
+    ]
+    if left:
+        raise RollbackFailed(f"the rollback left {'; '.join(left[:4])} otherwise than before")
+
+
+def commands_for_a_human(context: Context, target: Target, before: Before, folder: Path) -> str:
+    """The exact commands that do by hand what failed here."""
+    helm = context.helm(target.cluster)
+    by_hand = shlex.join(
+        helm.argv(
+            "rollback",
+            target.release,
+            str(before.revision.number),
+            "--wait",
+            "--timeout",
+            f"{target.timeout_seconds}s",
+            namespace=target.namespace,
+        )
+    )
+    script = shlex.quote(str(folder / "quick-rollback.sh"))
+    return f"`{script}`, or `{by_hand}`; without helm: `{script} --with kubectl`"
