@@ -138,6 +138,8 @@ class Proof:
     junit: Path
     finished: datetime
     started: datetime | None = None
+    api: str = ""
+    """How the image describes its API (OpenAPI, as JSON); empty where it does not."""
 
     @property
     def failed(self) -> tuple[Case, ...]:

@@ -139,6 +139,7 @@ def demo_target(context: Context, here: Cluster, standins: StandIns | None) -> T
         deployments=service.deployments,
         tag_value=service.tag_value,
         repository_values=(service.repository_value,),
+        openapi_path=service.openapi_path,
         standins=standins,
     )
 
@@ -173,7 +174,7 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         pull_on_nodes=described.pull_on_nodes,
         allow_migrations=described.allow_migrations,
         migration_command=described.migration_command,
-        openapi_path=described.openapi_path,
+        openapi_path=service.openapi_path,
     )
 
 

@@ -75,6 +75,8 @@ class ServiceSettings(Block):
     """Helm value that holds the image tag."""
     repository_value: str = "image.repository"
     """Helm value that holds the image repository."""
+    openapi_path: Annotated[str, Field(pattern=r"^(/[^\s]*)?$")] = "/openapi.json"
+    """Where the service describes its API, which must stay compatible; empty: not compared."""
 
     @field_validator("health_paths")
     @classmethod
@@ -212,8 +214,6 @@ class TargetSettings(Block):
     """Whether the chart may have hooks that migrate a database."""
     migration_command: tuple[str, ...] = ()
     """Program that ends with another status than 0 when the image needs a database migration."""
-    openapi_path: Annotated[str, Field(pattern=r"^(/[^\s]*)?$")] = "/openapi.json"
-    """Where the service describes its API, which must stay compatible; empty: not compared."""
     repository_values: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Helm values that hold the image repository, where a chart has several;
     ``service.repository_value`` when empty."""

@@ -63,6 +63,8 @@ class TestResult:
     """The settings of the proof as JSON, without secrets."""
     suite: str = ""
     """Digest of the suite's files."""
+    api: str = ""
+    """How the image described its API; empty where it did not."""
 
     def of(self, digest: str) -> Subject | None:
         """The subject with this digest (with or without its ``sha256:``)."""
@@ -84,6 +86,7 @@ class TestResult:
                 }
                 for case in self.cases
             ],
+            **({"api": _resource("api", self.api)} if self.api else {}),
         }
         named = {
             outcome: [case.name for case in self.cases if case.outcome is outcome]
@@ -92,12 +95,7 @@ class TestResult:
         predicate = {
             "result": self.result,
             "configuration": [
-                {
-                    "name": "settings",
-                    "digest": {"sha256": hashlib.sha256(self.settings.encode()).hexdigest()},
-                    "mediaType": "application/json",
-                    "content": base64.b64encode(self.settings.encode()).decode(),
-                },
+                _resource("settings", self.settings),
                 {"name": "suite", "digest": {"sha256": self.suite}},
             ],
             "passedTests": named[Outcome.PASSED],
@@ -175,15 +173,10 @@ def read_result(payload: bytes) -> TestResult:
         str(entry.get("name")): entry
         for entry in (_mapping(e, "a configuration") for e in _list(predicate, "configuration"))
     }
-    settings = configuration.get("settings", {}).get("content", "")
     cases = tuple(_case(_mapping(entry, "a case")) for entry in _list(run, "cases"))
     failed = {_text(name, "a failed test") for name in _list(predicate, "failedTests")}
     if failed != {case.name for case in cases if case.outcome is Outcome.FAILED}:
         raise NotUnderstood("its failed tests are not the failed ones of its cases")
-    try:
-        decoded = base64.b64decode(_text(settings, "settings"), validate=True).decode()
-    except ValueError:
-        raise NotUnderstood("its settings are damaged") from None
     tools = _mapping(run.get("tools", {}), "tools")
     return TestResult(
         subjects=subjects,
@@ -193,8 +186,9 @@ def read_result(payload: bytes) -> TestResult:
         finished=_time(run, "finishedOn"),
         run=_text(run.get("runId"), "runId"),
         tools=tuple((str(name), str(version)) for name, version in tools.items()),
-        settings=decoded,
+        settings=_content(configuration.get("settings", {}), "settings"),
         suite=_sha256(configuration.get("suite", {})),
+        api=_content(_mapping(run["api"], "its API"), "API") if "api" in run else "",
     )
 
 
@@ -250,6 +244,25 @@ def _statement(subjects: tuple[Subject, ...], kind: str, predicate: Mapping[str,
         },
         indent=1,
     ).encode()
+
+
+def _resource(name: str, text: str) -> dict[str, Any]:
+    """JSON as in-toto's ResourceDescriptor carries it."""
+    content = text.encode()
+    return {
+        "name": name,
+        "digest": {"sha256": hashlib.sha256(content).hexdigest()},
+        "mediaType": "application/json",
+        "content": base64.b64encode(content).decode(),
+    }
+
+
+def _content(entry: Mapping[str, Any], name: str) -> str:
+    """What a ResourceDescriptor carries."""
+    try:
+        return base64.b64decode(_text(entry.get("content", ""), name), validate=True).decode()
+    except ValueError:
+        raise NotUnderstood(f"its {name} are damaged") from None
 
 
 def _parsed(payload: bytes, kind: str) -> tuple[tuple[Subject, ...], Mapping[str, Any]]:

@@ -16,6 +16,7 @@ from ci.errors import PlanRefused, ProofFailed, WaitTimeout
 from ci.model import Check, Image, Proof, Target
 from ci.promotion import backups, lease, live, plan, preflight
 from ci.promotion import checks as checks_
+from ci.promotion.compat import Document
 from ci.promotion.rollout import Expected, Snapshot
 from ci.tools import chart as charts
 from ci.tools.helm import Revision
@@ -38,7 +39,7 @@ class Before:
     values: dict[str, Any]
     accounts: dict[str, str]
     """UID of every ServiceAccount, by name."""
-    openapi: dict[str, Any] | None
+    openapi: Document | None
     """How the service describes its API, where it does."""
     checks: tuple[Check, ...]
 

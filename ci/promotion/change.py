@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from ci.context import Context
 from ci.errors import Interrupted, PromotionFailed
 from ci.model import Check, Image, Release, Target
 from ci.promotion import live, preflight
 from ci.promotion.before import Before
+from ci.promotion.compat import Document
 from ci.promotion.planning import sets_of
 from ci.promotion.rollout import (
     Expected,
@@ -141,7 +141,7 @@ def settled(
     )
 
 
-def healthy(context: Context, target: Target, api: dict[str, Any] | None) -> tuple[Check, ...]:
+def healthy(context: Context, target: Target, api: Document | None) -> tuple[Check, ...]:
     checks = live.health(context, target)
     checks += (live.compatible(live.private_kube(context, target), target, api),)
     failed = [f"{check.name}: {check.evidence}" for check in checks if not check.ok]

@@ -10,11 +10,14 @@ from typing import Any
 from ci.context import Context
 from ci.errors import PlanRefused
 from ci.model import Check, Outcome, Proof, Target
+from ci.promotion import compat
+from ci.promotion.compat import Document
 from ci.promotion.plan import Rendered
 
 MIGRATION = re.compile(r"migrat|alembic|flyway|liquibase|db[-_]?upgrade|schema", re.IGNORECASE)
 """What a Job that changes a database is called, or runs."""
 NO_MIGRATION = "no database migration required"
+API = "API is backward compatible"
 
 
 def migrations(rendered: Rendered) -> list[str]:
@@ -65,6 +68,26 @@ def no_migration(context: Context, target: Target, rendered: Rendered) -> Check:
     return Check(NO_MIGRATION, True, said)
 
 
+def api_kept(target: Target, proof: Proof, live: Document | None) -> Check:
+    """The proven image's API, as it was described on the gate, held against the ``live`` one.
+    Raises :class:`PlanRefused` with what would break a client."""
+    proven = compat.read(proof.api)
+    if not target.openapi_path:
+        missing = "turned off (service.openapi_path)"
+    elif live is None:
+        missing = f"the version that serves describes none at {target.openapi_path}"
+    else:
+        missing = "the evidence describes none; it is compared once the new version serves"
+    found = compat.check(API, live, proven, missing=missing)
+    if not found.ok:
+        raise PlanRefused(
+            f"the new version's API would break clients of the one that serves: {found.evidence}",
+            remedy="keep the old API beside the new one; where no client uses it, turn the"
+            ' comparison off for this change with service.openapi_path = ""',
+        )
+    return found
+
+
 def checklist(
     proof: Proof,
     checks: Sequence[Check],
@@ -81,7 +104,7 @@ def checklist(
     healthy = [c for c in health if c.outcome is Outcome.PASSED]
     pull = by_name.get("image can be pulled on the target's nodes")
     none = by_name.get(NO_MIGRATION)
-    api = by_name.get("API is backward compatible")
+    api = by_name[API]
     return (
         Check("All backups created", bool(files), ", ".join(files)),
         Check(
@@ -98,8 +121,8 @@ def checklist(
         ),
         Check(
             "Code changes are backward compatible",
-            api is not None,
-            api.evidence if api else "not known yet: the API is compared once the new one serves",
+            not api.evidence.startswith(compat.NOT_COMPARED),
+            api.evidence,
         ),
         Check(
             "Health check endpoint works in your code",

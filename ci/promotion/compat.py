@@ -7,11 +7,42 @@ field of a request that is newly required, each breaks a client. What is added d
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ci.model import Check
+
 Document = Mapping[str, Any]
+LIMIT = 1 << 20
+"""Bytes of a description at most, where it is kept: ten times that of a large service."""
+NOT_COMPARED = "not compared: "
+"""How the evidence of a check begins that could find nothing."""
 METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
+
+
+def read(text: str) -> Document | None:
+    """A description from what a service answers; ``None`` when it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    described = isinstance(found, dict) and isinstance(found.get("paths"), dict)
+    return found if described else None
+
+
+def check(name: str, old: Document | None, new: Document | None, *, missing: str) -> Check:
+    """Whether clients of the old API can go on. Where there is nothing to compare it is not
+    failed, and its evidence says so with ``missing``."""
+    if old is None or new is None:
+        return Check(name, True, f"{NOT_COMPARED}{missing}")
+    try:
+        broken = breaking(old, new)
+    except (AttributeError, KeyError, TypeError):
+        return Check(name, True, f"{NOT_COMPARED}a description is no OpenAPI document")
+    more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
+    said = "; ".join(broken[:5]) + more
+    return Check(name, not broken, said or f"{len(old['paths'])} paths compared")
 
 
 def breaking(old: Document, new: Document) -> list[str]:

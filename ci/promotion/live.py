@@ -14,6 +14,7 @@ from ci.context import Context
 from ci.errors import CommandFailed, PipelineError, TargetNotFound
 from ci.model import Check, Image, Target
 from ci.promotion import compat, preflight, redaction
+from ci.promotion.compat import Document
 from ci.promotion.plan import Key, Rendered
 from ci.promotion.prober import Send
 from ci.promotion.rollout import (
@@ -266,29 +267,22 @@ def service_path(target: Target, path: str) -> str:
     )
 
 
-def openapi(kube: Kube, target: Target) -> dict[str, Any] | None:
+def openapi(kube: Kube, target: Target) -> Document | None:
     """How the service describes its API; ``None`` when it does not."""
     if not target.openapi_path:
         return None
     path = service_path(target, target.openapi_path)
     answer = kube.run("get", "--raw", path, check=False, timeout=15)
-    try:
-        found = json.loads(answer.stdout)
-    except ValueError:
-        return None
-    described = answer.status == 0 and isinstance(found, dict) and "paths" in found
-    return found if described else None
+    return compat.read(answer.stdout) if answer.status == 0 else None
 
 
-def compatible(kube: Kube, target: Target, before: dict[str, Any] | None) -> Check:
+def compatible(kube: Kube, target: Target, before: Document | None) -> Check:
     """The API that serves now, held against the one that served ``before``."""
-    name = "API is backward compatible"
-    now = openapi(kube, target)
-    if before is None or now is None:
-        return Check(name, True, f"not compared: no description at {target.openapi_path or '-'}")
-    broken = compat.breaking(before, now)
-    return Check(
-        name, not broken, "; ".join(broken[:5]) or f"{len(before['paths'])} paths compared"
+    return compat.check(
+        "the API that serves is backward compatible",
+        before,
+        openapi(kube, target),
+        missing=f"no description at {target.openapi_path or '-'}",
     )
 
 

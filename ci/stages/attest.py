@@ -176,6 +176,7 @@ def stated(context: Context, proof: Proof) -> TestResult:
         tools=context.tools.versions,
         settings=json.dumps(redaction.tree(described), sort_keys=True),
         suite=packing.digest(context.path(settings.prove.tests), without=packing.MADE_BY_TOOLS),
+        api=context.programs.redact(proof.api),
     )
 
 
@@ -269,5 +270,10 @@ def _proof(context: Context, source: Source, accepted: Accepted) -> Proof:
     image = Image(source.repository, accepted.tag, source.digest)
     result = accepted.result
     return Proof(
-        image, result.cases, context.run_dir / FILE, result.finished, started=result.started
+        image,
+        result.cases,
+        context.run_dir / FILE,
+        result.finished,
+        started=result.started,
+        api=result.api,
     )

@@ -79,7 +79,11 @@ def promote(
             planned = make_plan(context, target, before, image, history)
             refuse_more_than_the_image(context, planned)
         with step("tick the checklist", "the plan's own, each item with its evidence"):
-            asked = (checks_.no_migration(context, target, before.rendered), pull.check())
+            asked = (
+                checks_.api_kept(target, proof, before.openapi),
+                checks_.no_migration(context, target, before.rendered),
+                pull.check(),
+            )
             ticked = tick(context, proof, image, folder, asked)
         with step("ask the service", "it answers steadily before the change"):
             prober = steady(context, target, inside, held)

@@ -14,14 +14,17 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+import httpx
 
 from ci import standins as manifests
 from ci.context import Context
 from ci.errors import ProofFailed
 from ci.model import Image, Proof, Release, StandIns
+from ci.promotion import compat
 from ci.report import junit
 from ci.tools import evidence
 from ci.tools.command import Output
@@ -96,14 +99,16 @@ def prove(
         try:
             release = released()
             started = datetime.now(UTC)
-            text = json.dumps(_described(context, release, standins, label, servicebus, on))
+            target = _described(context, release, standins, label, servicebus, on)
+            text = json.dumps(target)
         except BaseException:
             _private(described, b"")  # nothing to wait for: the tests end at once
             raise
         _private(described, text.encode())
+        api = "" if select else _api(context, str(target["gateway_url"]))
         said = said_.result()
     try:
-        return judge(release.image, report, said, started)
+        return replace(judge(release.image, report, said, started), api=api)
     except ProofFailed:
         _keep_evidence(context, release, standins, label)
         if on_failure is not None and (failed := _failed(release.image, report, started)):
@@ -234,6 +239,28 @@ def _described(
             "ca_file": "",
         }
     return described
+
+
+def _api(context: Context, gateway_url: str) -> str:
+    """How the gateway describes its API, for comparison with what serves on a target; empty where
+    it does not, or at too great length."""
+    path = context.settings.service.openapi_path
+    if not path:
+        return ""
+    try:
+        answer = httpx.get(f"{gateway_url}{path}", timeout=10, trust_env=False)
+        said = f"HTTP {answer.status_code}"
+        text = answer.text if answer.status_code == 200 else ""
+    except httpx.HTTPError as problem:
+        text, said = "", str(problem) or type(problem).__name__
+    if compat.read(text) is None:
+        said = f"no API is described at {path} ({said}): it is not compared before the change"
+    elif len(text.encode()) > compat.LIMIT:
+        said = f"the description of the API is longer than {compat.LIMIT >> 20} MiB: left out"
+    else:
+        return text
+    context.events.note(said)
+    return ""
 
 
 def _runs(kube: Kube, namespace: str, deployment: str) -> bool:

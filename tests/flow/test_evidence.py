@@ -4,6 +4,7 @@ a public key, and nothing else of the machine that proved the image."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -75,11 +76,35 @@ def proven(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"{image['repository']}@{image['digest']}"
 
 
-def test_a_digest_and_a_public_key_are_enough(elsewhere: Elsewhere, proven: str) -> None:
+def back_from(digest: str, pipeline: Pipeline) -> None:
+    """Until the target serves another image: several revisions may be of this one."""
+    for _ in range(5):
+        if digest not in pipeline.live()["digests"]:
+            return
+        ended = pipeline("rollback")
+        assert ended.status == 0, ended.stderr
+    raise AssertionError(f"no revision of another image than {digest}")
+
+
+def test_a_digest_and_a_public_key_are_enough(
+    elsewhere: Elsewhere, proven: str, pipeline: Pipeline
+) -> None:
+    digest = proven.rpartition("@")[2]
+    back_from(digest, pipeline)
     ended = elsewhere("promote", "--image", proven)
     assert ended.status == 0, ended.stderr
-    assert ended.summary["promotion"]["after"]["digest"] == proven.rpartition("@")[2]
+    promotion = ended.summary["promotion"]
+    assert promotion["before"]["digest"] != promotion["after"]["digest"] == digest
+    assert pipeline.live()["digests"] == {digest}
+    assert ended.run_dir.is_relative_to(elsewhere.folder), "its runs are its own"
     assert not list(elsewhere.home.rglob("evidence-key.pem")), "it needs no private key"
+    compared = [
+        check["evidence"]
+        for check in promotion["checks"]
+        if check["name"] == "API is backward compatible"
+    ]
+    assert len(compared) == 1
+    assert re.fullmatch(r"\d+ paths compared", compared[0]), "from the evidence alone"
 
 
 def test_what_does_not_hold_elsewhere_is_refused(

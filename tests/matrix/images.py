@@ -30,6 +30,7 @@ VERSIONS = {
     "bad-late-leak": "late-leak",
     "bad-logs": "logs",
     "bad-layer": "layer",
+    "bad-api": "good",
 }
 """Tag to the way it behaves; ``layer`` does not even unpack."""
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -50,6 +51,18 @@ def publish(registry: Registry, programs: Programs) -> dict[str, Image]:
         base = _amd64(source, digest)
         copy(source, into, Image(into.name, "base", base))
         return {tag: _version(into, base, tag, mode) for tag, mode in VERSIONS.items()}
+
+
+def api(tag: str) -> str:
+    """How a version describes its API, as it serves it; one of them has lost a field."""
+    if tag not in VERSIONS:
+        return ""
+    fields = {"id": {"type": "string"}, "status": {"type": "string"}}
+    if tag == "bad-api":
+        del fields["status"]
+    body = {"application/json": {"schema": {"type": "object", "properties": fields}}}
+    task = {"get": {"responses": {"200": {"content": body}}}}
+    return json.dumps({"openapi": "3.1.0", "paths": {"/tasks": task, "/readyz": {"get": {}}}})
 
 
 SOURCE = Path(__file__).parents[2] / "examples/model-engine/model_engine"
@@ -132,8 +145,9 @@ def _amd64(source: Repository, digest: str) -> str:
 def _version(into: Repository, base: str, tag: str, mode: str) -> Image:
     # A layer that nodes know by its content is not even fetched: the broken one has its own.
     app = APP.read_bytes() if mode != "layer" else b"never unpacked"
+    files = {"app.py": app, "api.json": api(tag).encode()}
     inner = {"Entrypoint": ["python3", "/app.py"], "Cmd": [], "User": "1000"}
-    return _derived(into, base, tag, {"app.py": app}, inner, mode)
+    return _derived(into, base, tag, files, inner, mode)
 
 
 def _derived(

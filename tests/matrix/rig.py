@@ -39,6 +39,7 @@ from ci.tools.command import Programs
 from ci.tools.helm import Helm, Revision
 from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock, wait_until
+from tests.matrix import images
 
 ROOT = Path(__file__).parents[2]
 CHART = Path(__file__).parent / "chart"
@@ -92,7 +93,8 @@ class End:
 def proof(image: Image) -> Proof:
     """What a passing proof of the image would be: how it comes about is tested elsewhere."""
     case = Case("test_of_the_matrix", Outcome.PASSED, 1.0)
-    return Proof(image, (case,), Path("junit.xml"), datetime.now(UTC))
+    api = images.api(image.tag)
+    return Proof(image, (case,), Path("junit.xml"), datetime.now(UTC), api=api)
 
 
 @dataclass(slots=True)
@@ -179,10 +181,12 @@ class Place:
         *,
         after: Callable[[Release], None] | None = None,
         context: Context | None = None,
+        proven: Callable[[Image], Proof] = proof,
         **changed: Any,
     ) -> Promotion:
         image = self.rig.images[version] if isinstance(version, str) else version
-        return promote(context or self.context(), self.target(**changed), proof(image), after=after)
+        target = self.target(**changed)
+        return promote(context or self.context(), target, proven(image), after=after)
 
     def rehearse(self, version: str) -> Rehearsal:
         """On this very cluster, in a namespace beside the release's own."""

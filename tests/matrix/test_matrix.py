@@ -28,7 +28,7 @@ from ci.errors import (
 )
 from ci.model import Probing, Release
 from tests.matrix.charts import account_that_is_an_upgrade_hook, add, copied, replace
-from tests.matrix.rig import RELEASE, Place, at_step, kill, processes, until
+from tests.matrix.rig import RELEASE, Place, at_step, kill, processes, proof, until
 from tests.matrix.victim import killed
 
 pytestmark = pytest.mark.timeout(600)
@@ -248,6 +248,30 @@ def test_new_version(place: Place, version: str, says: tuple[str, ...], timeout:
     place.nothing_lost()
     evidence = place.rig.folder / place.namespace / "run-1" / "evidence"
     assert (evidence / "cause.txt").read_text(encoding="utf-8").strip()
+
+
+@pytest.mark.end(UNTOUCHED)
+def test_api_that_breaks_clients(place: Place) -> None:
+    """Known from the proof, so no client ever meets it."""
+    place.install()
+    place.watch()
+    refused = place.refused(PlanRefused, "break clients", "GET /tasks, 200: the field status")
+    refused(place.promote, "bad-api")
+    place.ends("v1", 1)
+    place.nothing_lost()
+
+
+@pytest.mark.end(ROLLED_BACK)
+def test_api_that_the_proof_does_not_describe(place: Place) -> None:
+    """Older evidence: what breaks clients shows once it serves."""
+    place.install()
+    place.watch()
+    refused = place.refused(PromotionFailed, "the field status is gone", "rolled back")
+    refused(
+        place.promote, "bad-api", proven=lambda image: dataclasses.replace(proof(image), api="")
+    )
+    place.ends("v1", 3)
+    place.nothing_lost()
 
 
 @pytest.mark.end("rolled back; v1 serves")

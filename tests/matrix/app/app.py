@@ -3,12 +3,14 @@
 import http.server
 import itertools
 import os
+import pathlib
 import signal
 import sys
 import threading
 import time
 
 VERSION, MODE = os.environ["APP_VERSION"], os.environ["MODE"]
+API = pathlib.Path("/api.json").read_bytes()
 asked = itertools.count(1)
 begun = time.monotonic()
 
@@ -31,7 +33,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             status = 500 if next(asked) % 10 == 0 else 200
         if MODE == "leak" and self.path == "/work" and next(asked) % 20 == 0:
             status = 500
-        body = VERSION.encode()
+        body = API if self.path == "/openapi.json" else VERSION.encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

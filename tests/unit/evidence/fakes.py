@@ -24,6 +24,7 @@ from ci.tools.wait import SystemClock
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 REPOSITORY = "registry.example:5000/model-engine"
+API = '{"paths": {"/tasks": {}}}'
 
 
 def sha(content: bytes) -> str:
@@ -178,4 +179,4 @@ def proof(digest: str, *outcomes: Outcome, finished: datetime | None = None) -> 
     )
     when = finished or datetime.now(UTC)
     image = Image(REPOSITORY, "queue-timeout-20261123-100000", digest)
-    return Proof(image, cases, Path("junit.xml"), when, started=when)
+    return Proof(image, cases, Path("junit.xml"), when, started=when, api=API)

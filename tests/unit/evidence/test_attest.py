@@ -17,7 +17,7 @@ from ci.evidence import dsse, keys, statement
 from ci.model import Image, Outcome
 from ci.stages import attest
 from ci.stages.attest import Source
-from tests.unit.evidence.fakes import REPOSITORY, FakeRegistry, machine, proof
+from tests.unit.evidence.fakes import API, REPOSITORY, FakeRegistry, machine, proof
 
 
 def prove(context: Context, registry: FakeRegistry, **options: Any) -> Source:
@@ -50,6 +50,7 @@ def test_evidence_is_found_and_verified_from_another_machine(
     assert found.passed
     assert found.image == Image(REPOSITORY, "queue-timeout-20261123-100000", source.digest)
     assert [case.name for case in found.cases] == [f"test_it::test_{n}" for n in range(3)]
+    assert found.api == API
     assert not (there.home.state / "keys").exists(), "who only promotes needs no private key"
     assert not (there.home.state / "proofs").exists()
 

@@ -29,7 +29,11 @@ FAILED = '<failure message="no">no</failure>'
 
 
 def suite(
-    monkeypatch: pytest.MonkeyPatch, context: Context, junit: str, status: int
+    monkeypatch: pytest.MonkeyPatch,
+    context: Context,
+    junit: str,
+    status: int,
+    gateway_url: str = "http://127.0.0.1:1",
 ) -> dict[str, str]:
     """Let pytest be one that leaves ``junit`` and ends with ``status``; the environment it gets."""
     given: dict[str, str] = {}
@@ -40,7 +44,7 @@ def suite(
             (context.run_dir / "junit.xml").write_text(f"<testsuites>{junit}</testsuites>")
         return Output(status, "said", "")
 
-    monkeypatch.setattr(prove, "_described", lambda *_: {})
+    monkeypatch.setattr(prove, "_described", lambda *_: {"gateway_url": gateway_url})
     monkeypatch.setattr(prove, "_keep_evidence", lambda *_: None)
     monkeypatch.setattr(context.programs, "run", run)
     return given

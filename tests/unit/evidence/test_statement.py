@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,12 +34,15 @@ RESULT = TestResult(
     tools=(("helm", "3.19.0"), ("kind", "0.30.0")),
     settings='{"gate": {"name": "gate"}}',
     suite="c" * 64,
+    api='{"paths": {}}',
 )
 
 
 def test_a_result_round_trips() -> None:
     assert statement.read_result(RESULT.to_json()) == RESULT
     assert statement.kind(RESULT.to_json()) == statement.TEST_RESULT
+    undescribed = replace(RESULT, api="")
+    assert statement.read_result(undescribed.to_json()) == undescribed
 
 
 def test_it_says_to_others_what_the_specifications_ask_for() -> None:
@@ -112,6 +116,14 @@ def test_a_result_at_odds_with_its_cases_is_not_understood() -> None:
     raw = json.loads(RESULT.to_json())
     raw["predicate"]["failedTests"] = []
     with pytest.raises(NotUnderstood, match="not the failed ones"):
+        statement.read_result(json.dumps(raw).encode())
+
+
+@pytest.mark.parametrize("content", [3, "no base64!", "/w=="])
+def test_an_api_that_is_damaged_is_not_understood(content: object) -> None:
+    raw = json.loads(RESULT.to_json())
+    raw["predicate"][statement.TEST_RUN]["api"]["content"] = content
+    with pytest.raises(NotUnderstood, match="API"):
         statement.read_result(json.dumps(raw).encode())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,8 @@ from ci.promotion.plan import parse
 from ci.tools.command import Output
 
 IMAGE = Image("r/engine", "new", "sha256:" + "b" * 64)
+CLUSTER = Cluster("c", Path("k"), "c", True)
+TARGET = Target("prod", CLUSTER, "launch", "rel", Path("x"), IMAGE.repository)
 
 
 def hook(
@@ -46,15 +50,7 @@ def test_hooks_that_migrate_are_named(text: str, named: str) -> None:
 
 
 def ask(text: str, status: int = 0, **changed: Any) -> Check:
-    target = Target(
-        "prod",
-        Cluster("c", Path("k"), "c", True),
-        "launch",
-        "rel",
-        Path("x"),
-        "r/engine",
-        **changed,
-    )
+    target = replace(TARGET, **changed)
     programs = SimpleNamespace(run=lambda *_, **__: Output(status, "table jobs: + column\n", ""))
     context = cast(Context, SimpleNamespace(programs=programs))
     return checks.no_migration(context, target, parse("", text))
@@ -112,18 +108,47 @@ def test_the_pulling_pod_has_the_releases_rights_and_no_more() -> None:
     assert made["containers"][0]["image"] == IMAGE.by_digest
 
 
+API: dict[str, Any] = {"paths": {"/tasks": {"get": {"responses": {"200": {}}}}}}
+
+
+def api(proven: str, live: Any, **changed: Any) -> Check:
+    target = replace(TARGET, **changed)
+    proof = Proof(IMAGE, (), Path("x"), datetime(2026, 1, 1, tzinfo=UTC), api=proven)
+    return checks.api_kept(target, proof, live)
+
+
+def test_an_api_that_breaks_clients_is_refused_before_the_change() -> None:
+    assert api(json.dumps(API), API).evidence == "1 paths compared"
+    with pytest.raises(PlanRefused, match=r"would break clients.*: /tasks is gone") as caught:
+        api('{"paths": {}}', API)
+    assert "service.openapi_path" in caught.value.remedy
+
+
+def test_an_api_that_is_not_known_is_said_and_not_refused() -> None:
+    older = api("", API)
+    assert older.ok
+    assert older.evidence.startswith("not compared: the evidence describes none")
+    assert "serves describes none at /openapi.json" in api(json.dumps(API), None).evidence
+    assert "turned off" in api("", None, openapi_path="").evidence
+
+
 def test_the_checklist_is_the_plans_with_a_tick_or_the_reason() -> None:
     cases = (Case("test_health::test_health_paths", Outcome.PASSED, 0.1),)
     proof = Proof(IMAGE, cases, Path("x"), datetime(2026, 1, 1, tzinfo=UTC))
-    asked = [Check(pull.NAME, True, "on n1"), Check(checks.NO_MIGRATION, True, "none")]
+    asked = [
+        Check(pull.NAME, True, "on n1"),
+        Check(checks.NO_MIGRATION, True, "none"),
+        Check(checks.API, True, "7 paths compared"),
+    ]
     files = ["current-image.txt", "quick-rollback.sh"]
     ticked = checks.checklist(proof, asked, files=files, pushed="r/engine:new", told=2)
     assert len(ticked) == 9
-    assert [item.name for item in ticked if not item.ok] == ["Code changes are backward compatible"]
+    assert all(item.ok for item in ticked)
     asked[0] = Check(pull.NAME, True, "not tried: turned off (pull_on_nodes)")
+    asked[2] = Check(checks.API, True, "not compared: turned off")
     bare = checks.checklist(proof, asked, files=files, pushed="r/engine:new", told=0)
     assert {item.name: item.evidence for item in bare if not item.ok} == {
         "Image can be pulled from ECR": "not tried: turned off (pull_on_nodes)",
-        "Code changes are backward compatible": ticked[5].evidence,
+        "Code changes are backward compatible": "not compared: turned off",
         "Team notified about upgrade": "nobody is configured ([[notify]])",
     }

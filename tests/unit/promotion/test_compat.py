@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ci.promotion.compat import breaking
+from ci.promotion.compat import NOT_COMPARED, breaking, check, read
 
 OLD: dict[str, Any] = {
     "paths": {
@@ -123,3 +123,26 @@ def test_what_is_added_or_loosened_breaks_nobody(new: dict[str, Any]) -> None:
 def test_documents_that_say_nothing_are_compared() -> None:
     assert breaking({}, {}) == []
     assert breaking({"paths": {"/a": {"get": {}}}}, {"paths": {"/a": {"get": {}}}}) == []
+
+
+def test_a_check_names_what_breaks_and_says_when_nothing_was_compared() -> None:
+    assert check("api", OLD, OLD, missing="").evidence == f"{len(OLD['paths'])} paths compared"
+    broken = check("api", OLD, changed("paths|/tasks"), missing="")
+    assert not broken.ok
+    assert broken.evidence.startswith("/tasks is gone")
+    for old, new in ((None, OLD), (OLD, None)):
+        unknown = check("api", old, new, missing="turned off")
+        assert unknown.ok
+        assert unknown.evidence == f"{NOT_COMPARED}turned off"
+
+
+@pytest.mark.parametrize("paths", [{"/a": 3}, {"/a": {"get": {"parameters": [{}]}}}])
+def test_what_is_no_openapi_is_not_compared(paths: dict[str, Any]) -> None:
+    found = check("api", {"paths": paths}, {"paths": paths}, missing="")
+    assert found.evidence == f"{NOT_COMPARED}a description is no OpenAPI document"
+
+
+@pytest.mark.parametrize("text", ["", "ok", "[]", "3", '{"paths": []}', "{}", "[" * 100_000])
+def test_what_describes_no_api(text: str) -> None:
+    assert read(text) is None
+    assert read('{"paths": {"/a": {}}}') == {"paths": {"/a": {}}}

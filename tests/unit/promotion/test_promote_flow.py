@@ -62,6 +62,7 @@ class World:
     upgrade_status: int = 0
     upgrade_does: Callable[[], object] = lambda: None
     rollback_error: str = ""
+    api: str = "nothing of the kind"
 
     def helm(self, words: list[str]) -> Output:
         match words:
@@ -117,6 +118,8 @@ class World:
                 return Output(1, "", "forbidden")
             case ["get", "hpa" | "serviceaccounts", *_]:
                 return Output(0, '{"items": []}', "")
+            case ["get", "--raw", path, *_] if path.endswith("/openapi.json"):
+                return Output(0, self.api, "")
             case ["get", "--raw", *_]:
                 return Output(0, "ok", "")
             case ["get" | "describe" | "logs", *_]:
@@ -249,7 +252,8 @@ def go(context: Context, after: promote.After | None = None) -> Promotion:
     )  # fmt: skip
     image = Image(REPOSITORY, "new", NEW)
     passed = (Case("test", Outcome.PASSED, 0.1),)
-    proof = Proof(image, passed, Path("junit.xml"), datetime(2026, 11, 23, tzinfo=UTC))
+    api = json.dumps({"paths": {"/readyz": {"get": {}}}})
+    proof = Proof(image, passed, Path("junit.xml"), datetime(2026, 11, 23, tzinfo=UTC), api=api)
     return promote.promote(context, target, proof, after=after)
 
 
@@ -283,6 +287,10 @@ def refuse_drift(world: World) -> None:
     world.replicas = 4
 
 
+def refuse_api(world: World) -> None:
+    world.api = json.dumps({"paths": {"/tasks": {"get": {}}, "/readyz": {"get": {}}}})
+
+
 def refuse_killed(world: World) -> None:
     world.history = [_revision(1, "superseded", ""), _revision(2, "deployed", "")]
     notes = {f"{lease.ANNOTATION}{k}": v for k, v in (("step", "upgrading"), ("revision", "1"))}
@@ -297,6 +305,7 @@ def refuse_killed(world: World) -> None:
         (refuse_random, "not deterministic"),
         (refuse_drift, "changed by hand"),
         (refuse_killed, "killed in the middle"),
+        (refuse_api, "would break clients of the one that serves: /tasks is gone"),
     ],
 )
 def test_a_refusal_leaves_the_target_untouched(
