@@ -84,8 +84,8 @@ def refuse_unrehearsed(context: Context, target: Target, proof: Proof) -> None:
     if not wants_rehearsal(context, target.name):
         return
     wanted = source(context, proof.image.by_digest, target.name)
-    revision = rehearsing.revision_of(context, target)
-    attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, revision)
+    state = rehearsing.state_of(context, target)
+    attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, state)
 
 
 def promote(context: Context, target: Target, proof: Proof) -> Promotion:

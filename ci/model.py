@@ -176,6 +176,19 @@ class Promotion:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseState:
+    """What a target's release is at a moment. Revisions alone do not tell: another release, or
+    one that was installed anew, has the same numbers."""
+
+    revision: int
+    """That its chart and values are of."""
+    digest: str
+    """Of the image that its pods run."""
+    values: str
+    """SHA-256 of its values in hexadecimal, secrets left out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rehearsal:
     """A change as it went on the gate cluster, before its target sees it."""
 
@@ -184,8 +197,8 @@ class Rehearsal:
     image: Image
     before: Image
     """What the target serves."""
-    revision: int
-    """Of the target's release, with the values and the chart that were rehearsed."""
+    state: ReleaseState
+    """Of the target's release: what was rehearsed, and nothing else."""
     checks: tuple[Check, ...]
     """Named ``STEP: what has to hold``."""
     changes: tuple[str, ...]

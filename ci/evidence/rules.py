@@ -18,7 +18,7 @@ from ci.errors import EvidenceRefused
 from ci.evidence import dsse, statement
 from ci.evidence.keys import PublicKey
 from ci.evidence.statement import Approval, Rehearsed, Subject, TestResult
-from ci.model import Case, Outcome
+from ci.model import Case, Outcome, ReleaseState
 
 T = TypeVar("T")
 
@@ -127,11 +127,11 @@ def rehearsed(
     wanted: Wanted,
     policy: Policy,
     target: str,
-    revision: int,
+    state: ReleaseState,
     *,
     now: datetime,
 ) -> Rehearsed:
-    """The passed rehearsal of ``wanted`` on ``target``'s release as it is now, at ``revision``;
+    """The passed rehearsal of ``wanted`` on ``target``'s release as it is now, in ``state``;
     or :class:`EvidenceRefused`. The newest decides."""
     found, flaws = _read(
         attached, policy.trusted, statement.REHEARSAL, wanted.image, statement.read_rehearsal
@@ -149,7 +149,7 @@ def rehearsed(
             about.append(given)
     newest = max(about, key=lambda given: given.at, default=None)
     if newest is not None:
-        why = _rehearsal_flaw(newest, policy, revision, now)
+        why = _rehearsal_flaw(newest, policy, state, now)
         if not why:
             return newest
         flaws.append(why)
@@ -161,12 +161,16 @@ def rehearsed(
     )
 
 
-def _rehearsal_flaw(given: Rehearsed, policy: Policy, revision: int, now: datetime) -> str:
+def _rehearsal_flaw(given: Rehearsed, policy: Policy, state: ReleaseState, now: datetime) -> str:
     failed = [check.name for check in given.checks if not check.ok]
     if given.result != statement.PASSED:
         return f"failed: {_names(failed) or 'nothing was checked'}"
-    if given.revision != revision:
-        return f"is of revision {given.revision}, the release is at {revision}"
+    if given.state.revision != state.revision:
+        return f"is of revision {given.state.revision}, the release is at {state.revision}"
+    if given.state.digest != state.digest:
+        return f"began with {given.state.digest[:19]}, the release serves {state.digest[:19]}"
+    if given.state.values != state.values:
+        return f"is of other values than the release has at revision {state.revision}"
     if now - given.at > policy.max_age:
         return f"is {_hours(now - given.at)} old"
     if given.at - now > SKEW:

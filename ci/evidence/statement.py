@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ci.model import Case, Check, Outcome
+from ci.model import Case, Check, Outcome, ReleaseState
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -131,10 +131,8 @@ class Rehearsed:
     subjects: tuple[Subject, ...]
     """The image and the chart."""
     target: str
-    revision: int
+    state: ReleaseState
     """Of the target's release that was rehearsed."""
-    before: str
-    """Digest that the target served then."""
     result: str
     checks: tuple[Check, ...]
     changes: tuple[str, ...]
@@ -146,8 +144,9 @@ class Rehearsed:
         predicate = {
             "result": self.result,
             "target": self.target,
-            "revision": self.revision,
-            "before": self.before,
+            "revision": self.state.revision,
+            "before": self.state.digest,
+            "values": self.state.values,
             "checks": [{"name": c.name, "ok": c.ok, "evidence": c.evidence} for c in self.checks],
             "changes": list(self.changes),
             "runId": self.run,
@@ -213,11 +212,15 @@ def read_rehearsal(payload: bytes) -> Rehearsed:
     result = _text(predicate.get("result"), "result")
     if (result == PASSED) != (bool(checks) and all(check.ok for check in checks)):
         raise NotUnderstood("its result is not that of its checks")
+    state = ReleaseState(
+        revision,
+        digest=_text(predicate.get("before"), "before"),
+        values=_text(predicate.get("values"), "values"),
+    )
     return Rehearsed(
         subjects,
         target=_text(predicate.get("target"), "target"),
-        revision=revision,
-        before=_text(predicate.get("before"), "before"),
+        state=state,
         result=result,
         checks=checks,
         changes=tuple(_text(entry, "a change") for entry in _list(predicate, "changes")),

@@ -17,7 +17,7 @@ from ci.errors import EvidenceRefused
 from ci.evidence import dsse, keys, packing, rules, statement
 from ci.evidence.rules import Accepted, Policy, Wanted
 from ci.evidence.statement import Approval, Rehearsed, Subject, TestResult
-from ci.model import Case, Image, Login, Proof, Rehearsal
+from ci.model import Case, Image, Login, Proof, Rehearsal, ReleaseState
 from ci.promotion import redaction
 from ci.tools import chart as charts
 from ci.tools.registry import Repository, copy_attached, open_repository
@@ -117,8 +117,7 @@ def attach_rehearsal(context: Context, source: Source, chart: Path, rehearsal: R
     verdict = Rehearsed(
         (image, chart_subject(chart)),
         target=rehearsal.target,
-        revision=rehearsal.revision,
-        before=rehearsal.before.digest,
+        state=rehearsal.state,
         result=statement.PASSED if rehearsal.passed else statement.FAILED,
         checks=rehearsal.checks,
         changes=rehearsal.changes,
@@ -133,13 +132,13 @@ def attach_rehearsal(context: Context, source: Source, chart: Path, rehearsal: R
 
 
 def rehearsed(
-    context: Context, source: Source, chart: Path, target: str, revision: int
+    context: Context, source: Source, chart: Path, target: str, state: ReleaseState
 ) -> Rehearsed:
-    """The passed rehearsal of an image on a target's release at ``revision``. Raises
+    """The passed rehearsal of an image on a target's release in ``state``. Raises
     :class:`ci.errors.EvidenceRefused`."""
     wanted = Wanted(source.by_digest, source.digest, chart_subject(chart))
     found = rules.rehearsed(
-        _attached(context, source), wanted, policy(context), target, revision, now=datetime.now(UTC)
+        _attached(context, source), wanted, policy(context), target, state, now=datetime.now(UTC)
     )
     context.events.note(f"rehearsed for {target} in run {found.run}: {len(found.checks)} checks")
     return found

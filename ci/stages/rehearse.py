@@ -9,8 +9,9 @@ and rolled back, and returned to its old image. What has to hold after each of t
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,8 +26,19 @@ from ci.errors import (
     PromotionFailed,
     RehearsalFailed,
 )
-from ci.model import Check, Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns, Target
-from ci.promotion import live, plan, preflight
+from ci.model import (
+    Check,
+    Cluster,
+    Image,
+    Promotion,
+    Proof,
+    Rehearsal,
+    Release,
+    ReleaseState,
+    StandIns,
+    Target,
+)
+from ci.promotion import live, plan, preflight, redaction
 from ci.promotion.rollout import Expected, Snapshot, Watch, troubles
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
@@ -79,8 +91,7 @@ class Found:
     """The target's release as it is live."""
 
     revision: Revision
-    origin: int
-    """The revision its chart and values come from: a rollback re-uses an older one."""
+    state: ReleaseState
     image: Image
     supplied: dict[str, Any]
     """Values that the release was given."""
@@ -137,7 +148,7 @@ def rehearse(
             target=target.name,
             image=proof.image,
             before=found.image,
-            revision=found.origin,
+            state=found.state,
             checks=tuple(stage.checks),
             changes=tuple(str(change) for change in adapted.changes),
             finished=datetime.now(UTC),
@@ -165,10 +176,21 @@ def refuse_failed(rehearsal: Rehearsal) -> None:
     )
 
 
-def revision_of(context: Context, target: Target) -> int:
-    """The revision that the target's chart and values are of now."""
+def state_of(context: Context, target: Target) -> ReleaseState:
+    """What the target's release is now; a rehearsal of another state says nothing of it."""
     history = live.find(context, target)
-    return preflight.origin(history, history[-1])
+    now = live.snapshot(live.private_kube(context, target), target.namespace)
+    image, _ = live.running_image(target, now)
+    supplied = live.private_helm(context, target).values(target.release, target.namespace)
+    return state(history, image, supplied)
+
+
+def state(history: Sequence[Revision], image: Image, supplied: Mapping[str, Any]) -> ReleaseState:
+    """The state of a release that runs ``image`` with the values that it was ``supplied`` with.
+    Pure. A rollback re-uses an older revision, so that one counts."""
+    text = json.dumps(redaction.tree(supplied), sort_keys=True, default=str)
+    values = hashlib.sha256(text.encode()).hexdigest()
+    return ReleaseState(preflight.origin(history, history[-1]), image.digest, values)
 
 
 # -- what is live -> what is installed here --------------------------------------------------------
@@ -198,7 +220,7 @@ def read(context: Context, target: Target) -> Found:
     )
     return Found(
         revision,
-        preflight.origin(history, revision),
+        state(history, image, supplied),
         image,
         supplied,
         helm.values(target.release, target.namespace, all=True),
@@ -500,8 +522,8 @@ def _write_tables(context: Context, rehearsal: Rehearsal, adapted: Adapted) -> N
     folder.mkdir(parents=True, exist_ok=True)
     found = {
         "title": f"Rehearsal for {rehearsal.target}",
-        "note": f"Its release at revision {rehearsal.revision}, from {rehearsal.before.by_tag} to"
-        f" {rehearsal.image.by_tag}, on the gate cluster.",
+        "note": f"Its release at revision {rehearsal.state.revision}, from"
+        f" {rehearsal.before.by_tag} to {rehearsal.image.by_tag}, on the gate cluster.",
         "columns": ["change", "what has to hold", "evidence", "ok"],
         "rows": [
             [*check.name.split(": ", 1), check.evidence, check.ok] for check in rehearsal.checks

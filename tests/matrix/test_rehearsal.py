@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from ci.model import Check, Rehearsal
+from ci.stages.rehearse import state_of
 from tests.matrix.charts import (
     account_that_is_an_upgrade_hook,
     copied,
     pods_that_name_the_revision,
 )
-from tests.matrix.rig import Place
+from tests.matrix.rig import RELEASE, Place
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -42,7 +43,8 @@ def test_clean_rehearsal(place: Place) -> None:
     found = place.rehearse("v2")
     assert failed(place, found) == {}, place.row.cause
     assert found.passed
-    assert (found.before.tag, found.image.tag, found.revision) == ("v1", "v2", 1)
+    assert (found.before.tag, found.image.tag, found.state.revision) == ("v1", "v2", 1)
+    assert state_of(place.context(), place.target()) == found.state
     steps = [check.name.partition(": ")[0] for check in found.checks]
     assert list(dict.fromkeys(steps)) == [
         "upgrade", "unchanged upgrade", "failed upgrade", "return",
@@ -56,6 +58,13 @@ def test_clean_rehearsal(place: Place) -> None:
     assert len(rows) == len(found.checks)
     assert all(row[-1] is True for row in rows)
     rehearsed_and_gone(place)
+
+    # Another release under the same names has the same number: it was not rehearsed.
+    place.helm.run("uninstall", RELEASE, "--wait", namespace=place.namespace)
+    place.install(drainSeconds=4)
+    other = state_of(place.context(), place.target())
+    assert (other.revision, other.digest) == (found.state.revision, found.state.digest)
+    assert other.values != found.state.values
 
 
 @pytest.mark.end("found: ServiceAccount/engine, with its cure; revision 1 serves v1")

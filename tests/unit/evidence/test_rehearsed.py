@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from ci.errors import EvidenceRefused
 from ci.evidence import dsse, statement
 from ci.evidence.rules import decide, rehearsed
 from ci.evidence.statement import NotUnderstood, Rehearsed
-from ci.model import Check, Image, Rehearsal
+from ci.model import Check, Image, Rehearsal, ReleaseState
 from ci.stages import attest
 from tests.unit.evidence.fakes import FakeRegistry, machine
 from tests.unit.evidence.test_attest import chart, prove, trusting
@@ -33,11 +34,11 @@ from tests.unit.evidence.test_evidence_rules import (
 
 GOOD = Check("upgrade: pods run on", True, "3 pods")
 BAD = Check("unchanged upgrade: tokens", False, "ServiceAccount/engine is another")
+STATE = ReleaseState(revision=7, digest=f"sha256:{'f' * 64}", values="e" * 64)
 VERDICT = Rehearsed(
     subjects=(IMAGE, CHART),
     target="production",
-    revision=7,
-    before=f"sha256:{'f' * 64}",
+    state=STATE,
     result=statement.PASSED,
     checks=(GOOD,),
     changes=("replicas: 3 -> 1 (scaled to the machine)",),
@@ -45,6 +46,10 @@ VERDICT = Rehearsed(
     at=NOW - timedelta(minutes=5),
 )
 FAILED = replace(VERDICT, result=statement.FAILED, checks=(GOOD, BAD))
+
+
+def of_state(**changed: Any) -> bytes:
+    return signed(replace(VERDICT, state=replace(STATE, **changed)))
 
 
 def test_a_verdict_round_trips() -> None:
@@ -65,7 +70,9 @@ def test_a_verdict_at_odds_with_its_checks_is_not_understood(verdict: Rehearsed)
         statement.read_rehearsal(verdict.to_json())
 
 
-@pytest.mark.parametrize("part", ["revision", "target", "checks", "changes", "finishedOn"])
+@pytest.mark.parametrize(
+    "part", ["revision", "before", "values", "target", "checks", "changes", "finishedOn"]
+)
 def test_a_verdict_with_a_part_of_another_type_is_not_understood(part: str) -> None:
     raw = json.loads(VERDICT.to_json())
     raw["predicate"][part] = True
@@ -75,7 +82,7 @@ def test_a_verdict_with_a_part_of_another_type_is_not_understood(part: str) -> N
 
 def test_the_passed_rehearsal_of_this_release_allows_the_promotion() -> None:
     attached = [signed(PASSING), b"", signed(CONSENT), signed(VERDICT)]
-    assert rehearsed(attached, WANTED, POLICY, "production", 7, now=NOW) == VERDICT
+    assert rehearsed(attached, WANTED, POLICY, "production", STATE, now=NOW) == VERDICT
 
 
 def test_a_rehearsal_is_no_proof() -> None:
@@ -91,7 +98,9 @@ def test_a_rehearsal_is_no_proof() -> None:
         ([signed(replace(VERDICT, target="staging"))], "is for staging"),
         ([signed(replace(VERDICT, subjects=(CHART,)))], "of another image"),
         ([signed(replace(VERDICT, subjects=(IMAGE,)))], "of another chart"),
-        ([signed(replace(VERDICT, revision=6))], "is of revision 6, the release is at 7"),
+        ([of_state(revision=6)], "is of revision 6, the release is at 7"),
+        ([of_state(digest="sha256:" + "0" * 64)], "began with sha256:000000000000, the release"),
+        ([of_state(values="0" * 64)], "is of other values than the release has at revision 7"),
         ([signed(replace(VERDICT, at=NOW - timedelta(days=2)))], r"is 48\.0 h old"),
         ([signed(replace(VERDICT, at=NOW + timedelta(days=2)))], "in the future"),
         ([signed(VERDICT, OTHER)], "not trusted here"),
@@ -101,7 +110,7 @@ def test_a_rehearsal_is_no_proof() -> None:
 )
 def test_any_other_rehearsal_is_none(attached: list[bytes], reason: str) -> None:
     with pytest.raises(EvidenceRefused, match=reason) as caught:
-        rehearsed(attached, WANTED, POLICY, "production", 7, now=NOW)
+        rehearsed(attached, WANTED, POLICY, "production", STATE, now=NOW)
     assert str(caught.value).startswith("production needs a passed rehearsal")
     assert "rehearse --image" in caught.value.remedy
     assert caught.value.exit_code == 21
@@ -110,10 +119,10 @@ def test_any_other_rehearsal_is_none(attached: list[bytes], reason: str) -> None
 def test_the_newest_rehearsal_decides() -> None:
     earlier = replace(VERDICT, at=NOW - timedelta(hours=2))
     with pytest.raises(EvidenceRefused, match="failed: unchanged"):
-        rehearsed([signed(FAILED), signed(earlier)], WANTED, POLICY, "production", 7, now=NOW)
+        rehearsed([signed(FAILED), signed(earlier)], WANTED, POLICY, "production", STATE, now=NOW)
     later = replace(VERDICT, at=NOW)
     attached = [signed(later), signed(FAILED)]
-    assert rehearsed(attached, WANTED, POLICY, "production", 7, now=NOW) == later
+    assert rehearsed(attached, WANTED, POLICY, "production", STATE, now=NOW) == later
 
 
 def test_a_verdict_travels_with_the_image(registry: FakeRegistry, tmp_path: Path) -> None:
@@ -121,11 +130,11 @@ def test_a_verdict_travels_with_the_image(registry: FakeRegistry, tmp_path: Path
     here = machine(tmp_path / "here")
     source = prove(here, registry)
     image = Image(source.repository, "t", source.digest)
-    found = Rehearsal("production", image, image, 7, (GOOD,), (), datetime.now(UTC))
+    found = Rehearsal("production", image, image, STATE, (GOOD,), (), datetime.now(UTC))
     attest.attach_rehearsal(here, source, chart(here), found)
     there = trusting(tmp_path / "there", here)
-    accepted = attest.rehearsed(there, source, chart(there), "production", 7)
-    assert accepted.before == source.digest
+    accepted = attest.rehearsed(there, source, chart(there), "production", STATE)
+    assert accepted.state == STATE
     kept = (here.run_dir / attest.REHEARSAL_FILE).read_bytes()
     assert statement.read_rehearsal(dsse.parse(kept).payload) == accepted
     assert attest.verified(there, source, chart(there)).passed
@@ -133,4 +142,4 @@ def test_a_verdict_travels_with_the_image(registry: FakeRegistry, tmp_path: Path
     broken = replace(found, checks=(GOOD, BAD), finished=datetime.now(UTC))
     attest.attach_rehearsal(here, source, chart(here), broken)
     with pytest.raises(EvidenceRefused, match="failed: unchanged upgrade: tokens"):
-        attest.rehearsed(there, source, chart(there), "production", 7)
+        attest.rehearsed(there, source, chart(there), "production", STATE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,11 +34,13 @@ from ci.model import (
     Proof,
     Rehearsal,
     Release,
+    ReleaseState,
     Target,
 )
 from ci.settings import parse
 from ci.stages import attest, promote, rehearse
 from ci.stages.rehearse import Actors
+from ci.tools.helm import Revision
 from ci.tools.wait import SystemClock
 from tests.unit.evidence.fakes import machine
 from tests.unit.rehearsal.test_condition import account, seen
@@ -191,7 +193,9 @@ def test_an_account_that_every_upgrade_makes_anew_is_found_at_each(
 
 
 def verdict(*checks: Check) -> Rehearsal:
-    return Rehearsal("prod", NEW, OLD, 7, checks, (), datetime.now(UTC))
+    return Rehearsal(
+        "prod", NEW, OLD, ReleaseState(7, OLD.digest, "e" * 64), checks, (), datetime.now(UTC)
+    )
 
 
 def test_a_passed_rehearsal_lets_the_run_go_on() -> None:
@@ -235,16 +239,17 @@ def test_a_target_that_asks_for_a_rehearsal_is_not_promoted_without_one(
 ) -> None:
     """The signed verdict is looked for before anything else is done."""
     context = machine(tmp_path / "here", {"rehearsal": {"required": True}})
-    asked: list[tuple[str, int]] = []
+    state = ReleaseState(7, OLD.digest, "e" * 64)
+    asked: list[tuple[str, ReleaseState]] = []
     promoted = Promotion("launch", OLD, NEW, 7, 8, Path("backups"), ())
 
-    def rehearsed(_c: Context, source: Any, _chart: Path, target: str, revision: int) -> None:
+    def rehearsed(_c: Context, source: Any, _chart: Path, target: str, now: ReleaseState) -> None:
         assert source.by_digest == NEW.by_digest
-        asked.append((target, revision))
+        asked.append((target, now))
         if not passed:
             raise EvidenceRefused(f"{target} needs a passed rehearsal")
 
-    monkeypatch.setattr(rehearse, "revision_of", lambda *_: 7)
+    monkeypatch.setattr(rehearse, "state_of", lambda *_: state)
     monkeypatch.setattr(attest, "rehearsed", rehearsed)
     monkeypatch.setattr(promote, "promote", lambda *_a, **_k: promoted)
     target = replace(TARGET, name="launch")
@@ -254,4 +259,17 @@ def test_a_target_that_asks_for_a_rehearsal_is_not_promoted_without_one(
         monkeypatch.setattr(promote, "promote", lambda *_a, **_k: pytest.fail("promoted"))
         with pytest.raises(EvidenceRefused, match="launch needs a passed rehearsal"):
             joints.promote(context, target, PROOF)
-    assert asked == [("launch", 7)]
+    assert asked == [("launch", state)]
+
+
+def test_the_state_of_a_release_is_more_than_its_number() -> None:
+    history = [Revision(6, "superseded", "c-1", ""), Revision(7, "deployed", "c-1", "")]
+    values = {"replicas": 3, "password": "swordfish", "date": date(2026, 11, 25)}
+    first = rehearse.state(history, OLD, values)
+    assert (first.revision, first.digest) == (7, OLD.digest)
+    assert rehearse.state(history, NEW, values) != first
+    assert rehearse.state(history, OLD, {**values, "replicas": 2}) != first
+    back = [*history, Revision(8, "deployed", "c-1", "Rollback to 7")]
+    assert rehearse.state(back, OLD, dict(reversed(values.items()))) == first
+    secret = rehearse.state(history, OLD, {**values, "password": "guessed"})
+    assert secret == first, "a signed digest would let anybody try passwords"
