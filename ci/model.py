@@ -127,6 +127,7 @@ class Case:
     outcome: Outcome
     seconds: float
     message: str = ""
+    """Why it failed or was skipped; of one that passed what it measured, if anything."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ MIGRATION = re.compile(r"migrat|alembic|flyway|liquibase|db[-_]?upgrade|schema",
 """What a Job that changes a database is called, or runs."""
 NO_MIGRATION = "no database migration required"
 API = "API is backward compatible"
+READY = "ready within a second under load, on the gate"
 
 
 def migrations(rendered: Rendered) -> list[str]:
@@ -88,6 +89,15 @@ def api_kept(target: Target, proof: Proof, live: Document | None) -> Check:
     return found
 
 
+def ready_under_load(proof: Proof) -> Check:
+    """How quickly the image said on the gate that it is ready, while its API was used: what the
+    proof measured (it does not pass above a second)."""
+    found = next((c for c in proof.cases if "under_load" in c.name and c.message), None)
+    if found is None or found.outcome is not Outcome.PASSED:
+        return Check(READY, True, "not measured: no such case among the proof's")
+    return Check(READY, True, found.message)
+
+
 def checklist(
     proof: Proof,
     checks: Sequence[Check],
@@ -128,7 +138,9 @@ def checklist(
             "Health check endpoint works in your code",
             bool(healthy),
             ", ".join(case.name.rpartition("::")[2] for case in healthy)
-            or "no health case among the proof's",
+            + f"; {by_name[READY].evidence}"
+            if healthy
+            else "no health case among the proof's",
         ),
         Check("No database migrations required", none is not None, none.evidence if none else ""),
         Check(

@@ -1,4 +1,5 @@
-"""JUnit XML, as pytest writes it, into cases."""
+"""JUnit XML, as pytest writes it, into cases. What a passed case measured, if that is worth
+telling, is its property ``evidence``."""
 
 from __future__ import annotations
 
@@ -38,6 +39,9 @@ def _case(element: Element) -> Case:
         if child.tag == "skipped":
             outcome = Outcome.SKIPPED
             message = child.get("message") or ""
+    if outcome is Outcome.PASSED:
+        said = (p.get("value", "") for p in element.iter("property") if p.get("name") == "evidence")
+        message = next(said, "")
     folder = element.get("classname", "")
     name = element.get("name", "?")
     try:

@@ -81,6 +81,7 @@ def promote(
         with step("tick the checklist", "the plan's own, each item with its evidence"):
             asked = (
                 checks_.api_kept(target, proof, before.openapi),
+                checks_.ready_under_load(proof),
                 checks_.no_migration(context, target, before.rendered),
                 pull.check(),
             )

@@ -10,7 +10,7 @@ import yaml
 
 from ci import standins
 from ci.errors import BuildFailed, DiskFull, ProofFailed
-from ci.model import Image
+from ci.model import Image, Proof
 from ci.stages import build, deploy, prove
 from ci.tools import chart as charts
 from ci.tools.command import Output
@@ -204,7 +204,14 @@ ERROR = '<testcase classname="t" name="c"><error message="no gateway"/></testcas
 SKIPPED = '<testcase classname="t" name="d"><skipped message="no cacher"/></testcase>'
 
 
-def judged(tmp_path: Path, *cases: str, status: int = 0) -> object:
+MEASURED = (
+    '<testcase classname="t" name="e"><properties>'
+    '<property name="lock" value="5 s"/><property name="evidence" value="slowest 80 ms"/>'
+    "</properties></testcase>"
+)
+
+
+def judged(tmp_path: Path, *cases: str, status: int = 0) -> Proof:
     report = tmp_path / "junit.xml"
     report.write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>")
     return prove.judge(IMAGE, report, Output(status, "the end of pytest's output", ""))
@@ -212,7 +219,8 @@ def judged(tmp_path: Path, *cases: str, status: int = 0) -> object:
 
 def test_a_proof_is_made_of_cases_that_passed(tmp_path: Path) -> None:
     proof = judged(tmp_path, PASSED, SKIPPED)
-    assert getattr(proof, "passed", False)
+    assert proof.passed
+    assert judged(tmp_path, MEASURED).cases[0].message == "slowest 80 ms"
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,15 @@ def test_an_api_that_is_not_known_is_said_and_not_refused() -> None:
     assert "turned off" in api("", None, openapi_path="").evidence
 
 
+def test_what_the_proof_measured_under_load_is_told() -> None:
+    name = "test_health::test_readiness_answers_within_a_second_under_load"
+    proof = Proof(IMAGE, (), Path("x"), datetime(2026, 1, 1, tzinfo=UTC))
+    assert checks.ready_under_load(proof).evidence.startswith("not measured")
+    measured = Case(name, Outcome.PASSED, 2.0, "slowest 80 ms")
+    found = checks.ready_under_load(replace(proof, cases=(measured,)))
+    assert found == Check(checks.READY, True, "slowest 80 ms")
+
+
 def test_the_checklist_is_the_plans_with_a_tick_or_the_reason() -> None:
     cases = (Case("test_health::test_health_paths", Outcome.PASSED, 0.1),)
     proof = Proof(IMAGE, cases, Path("x"), datetime(2026, 1, 1, tzinfo=UTC))
@@ -139,11 +148,13 @@ def test_the_checklist_is_the_plans_with_a_tick_or_the_reason() -> None:
         Check(pull.NAME, True, "on n1"),
         Check(checks.NO_MIGRATION, True, "none"),
         Check(checks.API, True, "7 paths compared"),
+        Check(checks.READY, True, "slowest 80 ms"),
     ]
     files = ["current-image.txt", "quick-rollback.sh"]
     ticked = checks.checklist(proof, asked, files=files, pushed="r/engine:new", told=2)
     assert len(ticked) == 9
     assert all(item.ok for item in ticked)
+    assert ticked[6].evidence == "test_health_paths; slowest 80 ms"
     asked[0] = Check(pull.NAME, True, "not tried: turned off (pull_on_nodes)")
     asked[2] = Check(checks.API, True, "not compared: turned off")
     bare = checks.checklist(proof, asked, files=files, pushed="r/engine:new", told=0)
