@@ -300,6 +300,8 @@ class Target:
     """Tasks through a canary queue during the change; 0 sends none."""
     pull_on_nodes: bool = True
     """Whether the nodes pull the image before the change."""
+    try_surge: bool = True
+    """Whether the scheduler is asked for room before the change."""
     allow_migrations: bool = False
     """Whether the chart may migrate a database at an upgrade."""
     migration_command: tuple[str, ...] = ()

@@ -172,6 +172,7 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         servicebus_env=described.servicebus_connection_string_env,
         canary_per_second=described.canary_per_second,
         pull_on_nodes=described.pull_on_nodes,
+        try_surge=described.try_surge,
         allow_migrations=described.allow_migrations,
         migration_command=described.migration_command,
         openapi_path=service.openapi_path,

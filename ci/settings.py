@@ -210,6 +210,8 @@ class TargetSettings(Block):
     gates: GatesSettings = GatesSettings()
     pull_on_nodes: bool = True
     """Whether the target's nodes pull the image before the change."""
+    try_surge: bool = True
+    """Whether its scheduler has to find room for the pods that a roll-over adds, before it."""
     allow_migrations: bool = False
     """Whether the chart may have hooks that migrate a database."""
     migration_command: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """The promotion's parts, in the order in which :mod:`ci.stages.promote` uses them.
 
 ====================  =============================================================================
-questions             ``before``, with the rules in ``preflight``, ``checks`` and ``pull``
+questions             ``before``, with the rules in ``preflight``, ``checks``, ``pull``, ``surge``
 what would change     ``planning``, with the rules in ``plan``
 what watches          ``lease`` (one promotion at a time), ``probing`` (``prober``, ``inside``),
                       ``canary``, ``soak`` with ``gates``

@@ -101,10 +101,7 @@ class InsideProber:
         self._kube = kube.for_cleanup()
         self._scope = ("--namespace", target.namespace)
         self.name = f"promotion-prober-{secrets.token_hex(3)}"
-        self._kube.run(
-            "delete", "pods", "--selector", f"{LABEL}={target.release}", *self._scope,
-            "--wait=false", check=False,
-        )  # fmt: skip
+        self._kube.remove_pods(target.namespace, f"{LABEL}={target.release}")
         pod = manifest(target, self.name, gateway, image)
         self._kube.run("create", "-f", "-", *self._scope, input=json.dumps(pod))
 

@@ -121,10 +121,8 @@ class Pull:
         return self._result.result()
 
     def _remove(self) -> None:
-        self._kube.for_cleanup().run(
-            "delete", "pods", "--selector", f"{LABEL}={self._target.release}",
-            "--namespace", self._target.namespace, "--wait=false", check=False,
-        )  # fmt: skip
+        selector = f"{LABEL}={self._target.release}"
+        self._kube.for_cleanup().remove_pods(self._target.namespace, selector)
 
     def _try(self) -> Check:
         clock, begun = self._context.clock, self._context.clock.monotonic()

@@ -272,13 +272,17 @@ def misplaced(now: Snapshot, deployments: Iterable[str]) -> list[Trouble]:
             for c in conditions
             if c.get("type") == "ReplicaFailure" and c.get("status") == "True"
         ]
-        for pod in now.pods_of(name):
-            found += [
-                Trouble(pod["metadata"]["name"], "", "Unschedulable", _one_line(c.get("message")))
-                for c in (pod.get("status") or {}).get("conditions") or []
-                if c.get("type") == "PodScheduled" and c.get("reason") == "Unschedulable"
-            ]
+        found += [trouble for pod in now.pods_of(name) for trouble in unscheduled(pod)]
     return found
+
+
+def unscheduled(pod: Object) -> list[Trouble]:
+    """Why no node takes the pod."""
+    return [
+        Trouble(pod["metadata"]["name"], "", "Unschedulable", _one_line(c.get("message")))
+        for c in (pod.get("status") or {}).get("conditions") or []
+        if c.get("type") == "PodScheduled" and c.get("reason") == "Unschedulable"
+    ]
 
 
 def _one_line(message: Any) -> str:

@@ -33,6 +33,7 @@ from ci.promotion.pull import Pull
 from ci.promotion.recovery import recover, so_far, verify_old
 from ci.promotion.rollout import Expected
 from ci.promotion.soak import Soak
+from ci.promotion.surge import Surge
 from ci.tools.helm import Revision
 
 After = Callable[[Release], None]
@@ -73,6 +74,7 @@ def promote(
             canary = held.enter_context(Canary(context, target))
             gateway = before.snapshot.deployments[target.gateway]
             pull = held.enter_context(Pull(context, target, image, gateway, before.pods))
+            surge = held.enter_context(Surge(context, target, before.deployments, before.snapshot))
         with step("back up", "what a rollback needs, readable without this project"):
             back_up(context, target, before, folder)
         with step("plan", "nothing may change but what derives from the image's tag"):
@@ -84,6 +86,7 @@ def promote(
                 checks_.ready_under_load(proof),
                 checks_.no_migration(context, target, before.rendered),
                 pull.check(),
+                surge.check(),
             )
             ticked = tick(context, proof, image, folder, asked)
         with step("ask the service", "it answers steadily before the change"):

@@ -89,6 +89,13 @@ class Kube:
         items: list[dict[str, Any]] = self.get("pods", *words, namespace=namespace)["items"]
         return items
 
+    def remove_pods(self, namespace: str, selector: str) -> None:
+        """Let pods go, without waiting for it; what cannot be removed is left."""
+        self.run(
+            "delete", "pods", "--selector", selector, "--namespace", namespace, "--wait=false",
+            check=False,
+        )  # fmt: skip
+
     @contextmanager
     def port_forward(
         self,

@@ -248,7 +248,7 @@ def go(context: Context, after: promote.After | None = None) -> Promotion:
     cluster = Cluster("launch", root / "kubeconfig", "launch", True)
     target = Target(
         "prod", cluster, "launch", "rel", root / "chart", REPOSITORY,
-        probing=Probing(per_second=0), pull_on_nodes=False,
+        probing=Probing(per_second=0), pull_on_nodes=False, try_surge=False,
     )  # fmt: skip
     image = Image(REPOSITORY, "new", NEW)
     passed = (Case("test", Outcome.PASSED, 0.1),)
