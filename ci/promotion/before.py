@@ -108,6 +108,7 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
         now = live.snapshot(kube, target.namespace)
         values, stored = values_.result(), stored_.result()
         rendered = plan.parse(manifest_.result(), hooks_.result())
+        present = live.present(kube, target, rendered)
         hpas, accounts = hpas_.result()["items"], accounts_.result()
         api = openapi_.result()
     checks = [
@@ -123,9 +124,8 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
             remedy="leave replicas out of the chart where an HPA is, or remove the HPA",
         )
     checks.append(Check("no autoscaler is overruled", True, f"{len(hpas)} HPAs in the namespace"))
-    as_released(target, revision, rendered, now)
+    checks.append(as_released(target, revision, rendered, present))
     deployments = live.deployments_of(target, rendered.objects)
-    checks.append(Check("live objects are as released", True, f"{len(deployments)} Deployments"))
     asked, _ = live.running_image(target, now)
     expected = Expected(deployments, target.gateway, asked.repository, asked.tag, frozenset())
     try:
@@ -150,28 +150,38 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
     )
 
 
-def as_released(target: Target, revision: Revision, rendered: plan.Rendered, now: Snapshot) -> None:
-    """Raise :class:`PlanRefused` when somebody changed a live Deployment by hand."""
+def as_released(
+    target: Target, revision: Revision, rendered: plan.Rendered, present: live.Present
+) -> Check:
+    """Raise :class:`PlanRefused` when somebody changed a live object of the release by hand: the
+    upgrade would take that back. What controllers write is named and no reason to refuse."""
     drifted: list[str] = []
+    written: list[str] = []
     for key, released in rendered.objects.items():
-        if key[1] != "Deployment":
-            continue
-        present = now.deployments.get(key[3])
-        if present is None:
-            drifted.append(f"Deployment/{key[3]} is gone")
+        version, kind, _, name = key
+        found = present.objects.get(key)
+        if found is not None:
+            paths = [f"{kind}/{name} {path}" for path in preflight.drift(released, found)]
+        elif key in present.unread or kind in ("Job", "Pod"):  # these come to an end
+            paths = []
         else:
-            drifted += [
-                f"Deployment/{key[3]} {path}" for path in preflight.drift(released, present)
-            ]
+            paths = [f"{kind}/{name} is gone"]
+        (drifted if preflight.by_hand(kind, version) else written).extend(paths)
     if drifted:
         raise PlanRefused(
             f"live objects were changed by hand since the release: {'; '.join(drifted[:4])}",
             remedy="put the change into the release's values, or undo it with"
             f" `{rollback_command(target)} --revision {revision.number}`",
         )
+    said = f"{len(present.objects)} objects"
+    if present.unread:
+        said += f"; {len(present.unread)} were not read ({present.why})"
+    if written:
+        said += f"; written by controllers: {', '.join(written[:4])}"
+    return Check("live objects are as released", True, said)
 
 
-def back_up(context: Context, target: Target, before: Before, folder: Path) -> None:
+def back_up(context: Context, target: Target, before: Before, folder: Path) -> Check:
     """Write the plan's backups, for this user only, and try the rollback script's dry run."""
     recorded = backups.Recorded(
         kubeconfig=str(target.cluster.kubeconfig.resolve()),
@@ -198,6 +208,8 @@ def back_up(context: Context, target: Target, before: Before, folder: Path) -> N
     for words in (["--help"], ["--dry-run", "--with", "helm"], ["--dry-run", "--with", "kubectl"]):
         context.programs.run(["sh", script, *words], log="quick-rollback", timeout=20)
     context.events.note(f"backups in {folder}; quick-rollback.sh tried dry")
+    said = f"revision {before.revision.number} is there; quick-rollback.sh --help and its dry runs"
+    return Check(checks_.ROLLBACK, True, f"{said} with helm and with kubectl")
 
 
 def tick(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -119,6 +120,37 @@ def look(kube: Kube, target: Target) -> Snapshot | None:
         return snapshot(kube, target.namespace)
     except CommandFailed:
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """A release's objects as they are live."""
+
+    objects: Mapping[Key, Mapping[str, Any]]
+    unread: frozenset[Key]
+    """Those that may not be read, and those of other namespaces."""
+    why: str
+
+
+def present(kube: Kube, target: Target, rendered: Rendered) -> Present:
+    """Look up every object of the release's manifest; those that are gone are in neither set."""
+    own = {key: item for key, item in rendered.objects.items() if key[2] in ("", target.namespace)}
+    listed = {"apiVersion": "v1", "kind": "List", "items": list(own.values())}
+    answer = kube.run(
+        "get", "-f", "-", "--ignore-not-found", "-o", "json", "--namespace", target.namespace,
+        input=json.dumps(listed, default=str), check=False,
+    )  # fmt: skip
+    try:
+        said: dict[str, Any] = json.loads(answer.stdout)
+    except ValueError:
+        said = {"kind": "List", "items": []}
+    items = said["items"] if said.get("kind") == "List" else [said]
+    named = {(item["apiVersion"], item["kind"], item["metadata"]["name"]): item for item in items}
+    found = {key: named[k] for key in own if (k := (key[0], key[1], key[3])) in named}
+    missing = frozenset(own) - frozenset(found) if answer.status != 0 else frozenset()
+    elsewhere = frozenset(rendered.objects) - frozenset(own)
+    why = _last(answer) if missing else "of another namespace"
+    return Present(found, missing | elsewhere, why)
 
 
 def accounts(kube: Kube, target: Target) -> dict[str, str]:

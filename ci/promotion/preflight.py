@@ -204,8 +204,8 @@ def unrestored(recorded: Mapping[str, Any], live: Mapping[str, Any]) -> list[str
     """Fields of a live object that a rollback left otherwise than they were recorded: added
     containers, fields that another manager owns. Replicas are left to autoscalers."""
     one, other = _comparable(recorded), _comparable(live)
-    differing = list(_drifted((), one, other))
-    return differing + [p for p in _drifted((), other, one) if p not in differing]
+    differing = list(_drifted(("spec",), one, other))
+    return differing + [p for p in _drifted(("spec",), other, one) if p not in differing]
 
 
 def _comparable(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,15 +227,54 @@ _QUANTITY = {
 }  # fmt: skip
 
 
+OTHERS_WRITE = frozenset(
+    {"APIService", "CustomResourceDefinition", "Endpoints", "EndpointSlice"}
+    | {"MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"}
+)
+"""Kinds into whose content their controllers write (a certificate, for example), so that it is
+not as released by design. So are objects of groups that Kubernetes does not know."""
+
+
+def by_hand(kind: str, version: str) -> bool:
+    """Whether what differs from the release was changed by a hand rather than by a controller."""
+    group = version.rpartition("/")[0]
+    own = "." not in group or group.endswith(".k8s.io")
+    return own and kind not in OTHERS_WRITE
+
+
 def drift(released: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
     """Fields of a released object that the live one has otherwise. What the release does not
     state (defaults, what others add) is nobody's drift."""
-    return list(_drifted((), released.get("spec"), live.get("spec")))
+    found: list[str] = []
+    metadata, present = released.get("metadata") or {}, live.get("metadata") or {}
+    for part in ("labels", "annotations"):
+        found += _drifted(("metadata", part), metadata.get(part), present.get(part) or {})
+    for key, value in _content(released).items():
+        found += _drifted((key,), value, live.get(key))
+    return found
+
+
+def _content(released: Mapping[str, Any]) -> dict[str, Any]:
+    """What an object says, as the server keeps it: a Secret's texts as base64."""
+    kept = {
+        k: v
+        for k, v in released.items()
+        if k not in ("apiVersion", "kind", "metadata", "status", "stringData")
+    }
+    texts = (released.get("stringData") or {}) if released.get("kind") == "Secret" else {}
+    if texts:
+        encoded = {k: base64.b64encode(str(v).encode()).decode() for k, v in texts.items()}
+        kept["data"] = {**(kept.get("data") or {}), **encoded}
+    return kept
 
 
 def _drifted(path: tuple[str, ...], released: Any, live: Any) -> Iterator[str]:
-    where = ".".join(("spec", *path))
+    where = ".".join(path)
     if released in (None, {}, [], ""):
+        return
+    if live is None and released in (False, 0):
+        return  # what is false or nothing is left out where it is the default
+    if live is None and isinstance(released, Mapping) and not [*_drifted(path, released, {})]:
         return
     if isinstance(released, Mapping) and isinstance(live, Mapping):
         for key, value in released.items():

@@ -76,12 +76,13 @@ def promote(
             pull = held.enter_context(Pull(context, target, image, gateway, before.pods))
             surge = held.enter_context(Surge(context, target, before.deployments, before.snapshot))
         with step("back up", "what a rollback needs, readable without this project"):
-            back_up(context, target, before, folder)
+            prepared = back_up(context, target, before, folder)
         with step("plan", "nothing may change but what derives from the image's tag"):
             planned = make_plan(context, target, before, image, history)
             refuse_more_than_the_image(context, planned)
         with step("tick the checklist", "the plan's own, each item with its evidence"):
             asked = (
+                prepared,
                 checks_.api_kept(target, proof, before.openapi),
                 checks_.ready_under_load(proof),
                 checks_.no_migration(context, target, before.rendered),

@@ -158,10 +158,21 @@ def test_secret_that_is_random(place: Place, tmp_path: Path) -> None:
 
 
 @pytest.mark.end(UNTOUCHED)
-def test_drift_by_hand(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ("set", "env", "deployment/engine-builder", "GIT_TAG=by-hand"),
+            "Deployment/engine-builder spec.template.spec.containers.engine-builder.env.GIT_TAG",
+        ),
+        (("label", "service/engine", "team=none", "--overwrite"), "Service/engine metadata.labels"),
+    ],
+    ids=["deployment", "service"],
+)
+def test_drift_by_hand(place: Place, words: tuple[str, ...], says: str) -> None:
     place.install()
-    place.kubectl("set", "env", "deployment/engine-builder", "GIT_TAG=by-hand")
-    refused = place.refused(PlanRefused, "changed by hand", "engine-builder", "GIT_TAG")
+    place.kubectl(*words)
+    refused = place.refused(PlanRefused, "changed by hand", says)
     refused(place.promote, "v2")
     place.ends("v1", 1)
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ci.errors import ProofFailed
-from ci.model import Case, Image, Outcome, Proof
-from ci.promotion import before
+from ci.errors import PlanRefused, ProofFailed
+from ci.model import Case, Check, Cluster, Image, Outcome, Proof, Target
+from ci.promotion import before, plan
+from ci.promotion.live import Present
+from ci.tools.helm import Revision
 
 IMAGE = Image("registry:5000/model-engine", "queue-timeout-1", "sha256:" + "a" * 64)
 
@@ -26,3 +28,40 @@ def test_only_a_passing_proof_goes_on() -> None:
     for nothing in (proof(), proof(Outcome.SKIPPED)):
         with pytest.raises(ProofFailed, match="no test case passed"):
             before.refuse_unproven(nothing)
+
+
+TARGET = Target("prod", Cluster("c", Path("k"), "c", True), "n", "rel", Path("x"), "r/engine")
+RELEASED = plan.parse(
+    "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {a: one}\n---\n"
+    "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\nspec: {parallelism: 1}\n---\n"
+    "apiVersion: keda.sh/v1\nkind: ScaledObject\nmetadata: {name: s}\nspec: {max: 3}\n",
+    "",
+)
+CONFIG, JOB, SCALED = RELEASED.objects
+
+
+def as_released(unread: frozenset[plan.Key] = frozenset(), **spec: object) -> Check:
+    """With a ConfigMap that says ``data``, and a ScaledObject of at most ``most``."""
+    objects: dict[plan.Key, dict[str, object]] = {SCALED: {"spec": {"max": spec.get("most", 3)}}}
+    if "data" in spec:
+        objects[CONFIG] = {"data": {"a": spec["data"]}}
+    present = Present(objects, unread, "no rights")
+    return before.as_released(TARGET, Revision(7, "deployed", "c-1", ""), RELEASED, present)
+
+
+def test_what_a_hand_changed_is_named_and_refused() -> None:
+    """A Job that is gone has come to its end."""
+    assert as_released(data="one").evidence == "2 objects"
+    with pytest.raises(PlanRefused, match=r"ConfigMap/c data\.a") as caught:
+        as_released(data="two")
+    assert "--revision 7" in caught.value.remedy
+    with pytest.raises(PlanRefused, match="ConfigMap/c is gone"):
+        as_released()
+
+
+def test_what_a_controller_wrote_is_named_and_what_is_not_read_is_told() -> None:
+    assert (
+        "written by controllers: ScaledObject/s spec.max"
+        in as_released(data="one", most=9).evidence
+    )
+    assert "1 were not read (no rights)" in as_released(frozenset({CONFIG})).evidence

@@ -149,6 +149,7 @@ def test_the_checklist_is_the_plans_with_a_tick_or_the_reason() -> None:
         Check(checks.NO_MIGRATION, True, "none"),
         Check(checks.API, True, "7 paths compared"),
         Check(checks.READY, True, "slowest 80 ms"),
+        Check(checks.ROLLBACK, True, "revision 7 is there"),
     ]
     files = ["current-image.txt", "quick-rollback.sh"]
     ticked = checks.checklist(proof, asked, files=files, pushed="r/engine:new", told=2)

@@ -168,6 +168,7 @@ def spec(**container: Any) -> dict[str, Any]:
          {"env": [{"name": "injected", "value": "x"}, {"name": "A", "value": "1"}]}),
         ({"env": [{"name": "A", "value": ""}]}, {"env": [{"name": "A"}]}),
         ({"resources": {}, "args": None}, {}),
+        ({"stdin": False, "minReadySeconds": 0, "securityContext": {"privileged": False}}, {}),
     ],
 )  # fmt: skip
 def test_no_drift(released: dict[str, Any], present: dict[str, Any]) -> None:
@@ -187,6 +188,42 @@ def test_no_drift(released: dict[str, Any], present: dict[str, Any]) -> None:
 def test_drift_is_named(released: dict[str, Any], present: dict[str, Any], where: str) -> None:
     found = preflight.drift(spec(**released), spec(**present))
     assert found == [f"spec.template.spec.containers.c.{where}"]
+
+
+@pytest.mark.parametrize(
+    ("released", "present", "where"),
+    [
+        ({"data": {"a": "1"}}, {"data": {"a": "2", "b": "3"}}, ["data.a"]),
+        ({"data": {"a": "1"}}, {}, ["data"]),
+        ({"rules": [{"verbs": ["get"]}]}, {"rules": [{"verbs": ["get", "list"]}]},
+         ["rules.0.verbs"]),
+        ({"metadata": {"name": "c", "labels": {"a": "1"}}},
+         {"metadata": {"name": "c", "uid": "u", "labels": {"a": "2", "b": "3"}}},
+         ["metadata.labels.a"]),
+        ({"kind": "Secret", "stringData": {"p": "swordfish"}}, {"data": {"p": "c3dvcmRmaXNo"}}, []),
+        ({"kind": "Secret", "stringData": {"p": "swordfish"}}, {"data": {"p": "Z3Vlc3M="}},
+         ["data.p"]),
+    ],
+)  # fmt: skip
+def test_drift_of_any_object(
+    released: dict[str, Any], present: dict[str, Any], where: list[str]
+) -> None:
+    assert preflight.drift(released, present) == where
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "by_hand"),
+    [
+        ("ConfigMap", "v1", True),
+        ("Deployment", "apps/v1", True),
+        ("Role", "rbac.authorization.k8s.io/v1", True),
+        ("MutatingWebhookConfiguration", "admissionregistration.k8s.io/v1", False),
+        ("CustomResourceDefinition", "apiextensions.k8s.io/v1", False),
+        ("ScaledObject", "keda.sh/v1alpha1", False),
+    ],
+)
+def test_whose_writing_it_is(kind: str, version: str, by_hand: bool) -> None:
+    assert preflight.by_hand(kind, version) is by_hand
 
 
 def test_what_a_rollback_left_behind() -> None:

@@ -108,6 +108,8 @@ class World:
                 return Output(0, "namespace/launch", "")
             case ["get", kinds, *_] if kinds == live.KINDS:
                 return Output(0, json.dumps({"items": self.items()}), "")
+            case ["get", "-f", "-", *_]:
+                return Output(0, json.dumps({"kind": "List", "items": self.items()[:1]}), "")
             case ["get", "lease", *_]:
                 return Output(0, json.dumps(self.lease) if self.lease else "", "")
             case ["create" | "replace", "-f", *_]:
@@ -135,6 +137,7 @@ class World:
         spec = {"replicas": self.replicas, "template": {"spec": {"containers": [container]}}}
         return [
             {
+                "apiVersion": "apps/v1",
                 "kind": "Deployment",
                 "metadata": {"name": "model-engine", "generation": 1},
                 "spec": spec,
