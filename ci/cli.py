@@ -90,6 +90,14 @@ TargetOption = Annotated[
         "cluster that the pipeline makes itself.",
     ),
 ]
+ChartChangeOption = Annotated[
+    bool,
+    typer.Option(
+        "--chart-change",
+        help="The chart is another than the live one, on purpose: all that it changes is shown "
+        "and allowed, and its new defaults are taken (--reset-then-reuse-values).",
+    ),
+]
 KeepOption = Annotated[
     bool,
     typer.Option("--keep-cluster", help="Keep the gate cluster for the next run, and reuse it."),
@@ -162,6 +170,7 @@ def promote(
             help="Approve it in your name, for a target with `approval = true`; signed and kept.",
         ),
     ] = "",
+    chart_change: ChartChangeOption = False,
     toolchain: ToolchainOption = Origin.AUTO,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
@@ -174,10 +183,12 @@ def promote(
     """
     words = ["--toolchain", toolchain.value, "--config", str(config)]
     words += ["--approve", approve] if approve else []
+    words += ["--chart-change"] if chart_change else []
+    options = Options(approve=approve, chart_change=chart_change)
     _work(
         "promote",
         Common(toolchain, config, verbose),
-        lambda c: _flow().promote_to(c, target or [DEMO_TARGET], approve, image, words),
+        lambda c: _flow().promote_to(c, target or [DEMO_TARGET], options, image, words),
         needs_dagger=None,
     )
 
@@ -214,6 +225,7 @@ def plan(
         typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
     ],
     target: TargetOption = DEMO_TARGET,
+    chart_change: ChartChangeOption = False,
     toolchain: ToolchainOption = Origin.AUTO,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
@@ -225,7 +237,7 @@ def plan(
     """
 
     def body(context: Context) -> Result:
-        found = _flow().plan(context, Options(target), image)
+        found = _flow().plan(context, Options(target, chart_change=chart_change), image)
         terminal.plan(found)
         if found.refused:
             raise PlanRefused(

@@ -8,7 +8,7 @@ one stage stands in :mod:`ci.joints`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ci import joints, places, waves
 from ci.context import Context
@@ -243,6 +243,7 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
             "evidence", "only what was proven may pass", joints.evidence, context, wanted, options
         )
         goal = flow.step("target", "it must be there", places.found_target, context, options.target)
+        goal = replace(goal, chart_change=options.chart_change)
         promoted = flow.step(
             "promote", "helm upgrade, only the image", joints.promote, context, goal, proof
         )
@@ -258,13 +259,13 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
 
 
 def promote_to(
-    context: Context, names: Sequence[str], approve: str, image: str, words: Sequence[str]
+    context: Context, names: Sequence[str], options: Options, image: str, words: Sequence[str]
 ) -> Result:
     """Promote to one target, or to several in order; ``words`` are the options for each."""
     known = [DEMO_TARGET, *context.settings.targets]
     chosen = waves.order(names, context.settings, known)
     if len(chosen.targets) == 1:
-        return promote_only(context, Options(chosen.targets[0], approve=approve), image)
+        return promote_only(context, replace(options, target=chosen.targets[0]), image)
     return Result(checks=waves.promote(context, chosen, image, words))
 
 
@@ -282,6 +283,7 @@ def plan(context: Context, options: Options, image: str) -> Plan:
             places.chart_of(context, options.target),
         )
         goal = flow.step("target", "it must be there", places.found_target, context, options.target)
+        goal = replace(goal, chart_change=options.chart_change)
         return flow.step(
             "plan",
             "rendered by the target's own server, with its live values",

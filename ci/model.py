@@ -286,6 +286,8 @@ class Target:
     health_paths: tuple[str, ...] = ("/health", "/healthz", "/readyz")
     deployments: tuple[str, ...] = ()
     """Every Deployment that runs the image; those of the release when empty."""
+    chart_change: bool = False
+    """Whether the chart may be another than the live one, on purpose."""
     tag_value: str = "tag"
     repository_values: tuple[str, ...] = ("image.repository",)
     """Helm values that hold the image tag and the image repository."""

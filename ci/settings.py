@@ -28,6 +28,8 @@ class Options:
     keep_cluster: bool = False
     approve: str = ""
     """Who approves the promotion, where the target asks for it."""
+    chart_change: bool = False
+    """Whether the chart may be another than the live one, on purpose."""
 
 
 Seconds = Annotated[int, Field(gt=0, le=7200)]

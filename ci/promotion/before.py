@@ -95,7 +95,9 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
     """Read the release, and refuse one that is not fit to be changed."""
     revision = preflight.deployed_revision(history, rollback=rollback_command(target))
     chart = context.path(target.chart)
-    preflight.same_chart(revision.chart, charts.metadata(chart))
+    metadata = charts.metadata(chart)
+    if not target.chart_change:
+        preflight.same_chart(revision.chart, metadata)
     kube, helm = live.private_kube(context, target), live.private_helm(context, target)
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="inspect") as pool:
         values_ = pool.submit(helm.values, target.release, target.namespace)
@@ -111,11 +113,13 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
         present = live.present(kube, target, rendered)
         hpas, accounts = hpas_.result()["items"], accounts_.result()
         api = openapi_.result()
-    checks = [
-        Check("latest revision is the deployed one", True, f"revision {revision.number}"),
-        Check("chart is the live one", True, revision.chart),
-    ]
-    checks.append(preflight.chart_is_live(stored, chart, values))
+    checks = [Check("latest revision is the deployed one", True, f"revision {revision.number}")]
+    if target.chart_change:
+        ours = preflight.chart_name(metadata)
+        checks.append(preflight.chart_changed(stored, chart, values, was=revision.chart, now=ours))
+    else:
+        checks.append(Check("chart is the live one", True, revision.chart))
+        checks.append(preflight.chart_is_live(stored, chart, values))
     scaled = preflight.autoscaled(hpas, list(rendered.objects.values()))
     if scaled:
         raise PlanRefused(

@@ -51,6 +51,7 @@ def upgrade(context: Context, target: Target, before: Before, image: Image) -> N
         context.path(target.chart),
         sets_of(target, before.image, image),
         description=f"promoted {image.digest}",
+        new_defaults=target.chart_change,
     )
     argv = helm.argv(
         *words, "--wait", "--timeout", f"{target.timeout_seconds}s", namespace=target.namespace

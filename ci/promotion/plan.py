@@ -15,6 +15,9 @@ compared              differs by                         allowed
                                                          annotations that follow from these
 ====================  =================================  ==========================================
 
+A chart that is changed on purpose explains all between ``live`` and ``same``, and it is all shown;
+what the tag and chance may do stays as narrow.
+
 So a difference is allowed for its cause as well as for its look. Everything else is refused
 and listed by object and path, with secrets left out. Manifest and hooks are compared.
 """
@@ -56,6 +59,8 @@ class Change:
     new_repository: str
     old_revision: int
     new_revision: int
+    chart: str = ""
+    """``OLD -> NEW`` where the chart is changed on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class Plan:
             f"revision {self.change.old_revision} -> {self.change.new_revision}",
             f"image {self.change.old_repository}:{self.change.old_tag}"
             f" -> {self.change.new_repository}:{self.change.new_tag}",
+            *([f"chart {self.change.chart}"] if self.change.chart else []),
             *(f"{'  ' if d.allowed else '! '}{d}" for d in self.differences),
         ]
         return "\n".join(lines) + "\n"
@@ -150,7 +156,7 @@ def make(change: Change, *, live: Rendered, same: Rendered, new: Rendered, again
     for difference in _compare(new, again, _never(change)):
         random.add((difference.object, difference.path))
         found.append(difference)
-    for difference in _compare(live, same, _by_revision(change)):
+    for difference in _compare(live, same, (_by_chart if change.chart else _by_revision)(change)):
         if (difference.object, difference.path) not in random:
             found.append(difference)
     for difference in _compare(same, new, _by_tag(change)):
@@ -176,6 +182,8 @@ class _Rule:
         return None
 
     missing = "the object exists on one side only"
+    whole = False
+    """Whether an object may come and go; one that comes is then shown in full."""
 
 
 class _never(_Rule):
@@ -200,6 +208,15 @@ class _by_revision(_Rule):
     def renamed(self, name: str) -> str | None:
         old, new = str(self.change.old_revision), str(self.change.new_revision)
         return re.sub(rf"(?<=[-_./]v|.[-_./]){old}(?![0-9A-Za-z])", new, name)
+
+
+class _by_chart(_by_revision):
+    missing = "the chart, changed on purpose"
+    whole = True
+
+    def field(self, kind: str, path: Path, before: Any, after: Any) -> Verdict:
+        allowed, reason = super().field(kind, path, before, after)
+        return True, reason if allowed else self.missing
 
 
 class _by_tag(_Rule):
@@ -287,7 +304,7 @@ def _compare_objects(
     for key, other in pairs.items():
         title = f"{key[1]}/{key[3]}{suffix}"
         if other not in right:
-            yield Difference(title, "", "present", "absent", False, rule.missing)
+            yield Difference(title, "", "present", "absent", rule.whole, rule.missing)
             continue
         for path, before, after in _leaves((), left[key], right[other]):
             allowed, reason = rule.field(key[1], path, before, after)
@@ -300,10 +317,13 @@ def _compare_objects(
                 reason,
             )
     for key in right:
-        if key not in pairs.values():
-            yield Difference(
-                f"{key[1]}/{key[3]}{suffix}", "", "absent", "present", False, rule.missing
-            )
+        if key in pairs.values():
+            continue
+        title = f"{key[1]}/{key[3]}{suffix}"
+        yield Difference(title, "", "absent", "present", rule.whole, rule.missing)
+        for path, value in _values((), right[key]) if rule.whole else ():
+            shown = _shown(key[1], path, value)
+            yield Difference(title, _dotted(path), "absent", shown, True, rule.missing)
 
 
 def _leaves(path: Path, left: Any, right: Any) -> Iterator[tuple[Path, Any, Any]]:
@@ -326,6 +346,15 @@ def _leaves(path: Path, left: Any, right: Any) -> Iterator[tuple[Path, Any, Any]
         return
     if type(left) is not type(right) or left != right:
         yield path, left, right
+
+
+def _values(path: Path, item: Any) -> Iterator[tuple[Path, Any]]:
+    """Every value in a tree that is no mapping, with its path."""
+    if isinstance(item, Mapping) and item:
+        for key, value in item.items():
+            yield from _values((*path, str(key)), value)
+    else:
+        yield path, item
 
 
 def _by_name(items: list[Any]) -> dict[str, Any] | None:

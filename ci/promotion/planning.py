@@ -10,6 +10,7 @@ from ci.errors import PlanRefused
 from ci.model import Image, Target
 from ci.promotion import live, plan, preflight
 from ci.promotion.before import Before
+from ci.tools import chart as charts
 from ci.tools.helm import Revision
 
 
@@ -35,9 +36,12 @@ def make_plan(
             )
     helm = live.private_helm(context, target)
     chart, sets = context.path(target.chart), sets_of(target, before.image, image)
+    ours = preflight.chart_name(charts.metadata(chart))
 
     def render(values: dict[str, str]) -> tuple[plan.Rendered, int]:
-        made = helm.render_upgrade(target.release, chart, target.namespace, values)
+        made = helm.render_upgrade(
+            target.release, chart, target.namespace, values, new_defaults=target.chart_change
+        )
         hooks = [hook["manifest"] for hook in made.get("hooks") or []]
         return plan.parse(made["manifest"], hooks), int(made["version"])
 
@@ -52,6 +56,7 @@ def make_plan(
                 new_repository=image.repository,
                 old_revision=rendered,
                 new_revision=number,
+                chart=f"{before.revision.chart} -> {ours}" if target.chart_change else "",
             ),
             live=before.rendered,
             same=same,
@@ -79,4 +84,5 @@ def refuse_more_than_the_image(context: Context, planned: plan.Plan) -> None:
             + (f"; and {more} more" if more > 0 else ""),
             remedy=f"see {path}; make that change in a release of its own",
         )
-    context.events.note(f"{len(planned.differences)} fields would change, all from the tag")
+    why = "from the tag or the chart" if planned.change.chart else "from the tag"
+    context.events.note(f"{len(planned.differences)} fields would change, all {why}")

@@ -17,6 +17,7 @@ from ci.model import Check
 from ci.tools.helm import Revision
 
 Values = Mapping[str, Any]
+ON_PURPOSE = "with --chart-change `plan` shows what another chart changes, and `promote` takes it"
 
 
 def contexts(kubeconfig: Path) -> tuple[str, ...]:
@@ -104,12 +105,17 @@ def unfinished(journal: Mapping[str, str], latest: Revision, *, rollback: str) -
 
 def same_chart(live: str, metadata: Mapping[str, Any]) -> None:
     """Refuse another chart than the live one: ``--reuse-values`` would hide its new defaults."""
-    ours = f"{metadata['name']}-{metadata['version']}"
+    ours = chart_name(metadata)
     if ours != live:
         raise PlanRefused(
             f"the live release is of chart {live}, the chart here is {ours}",
-            remedy="promote with the chart the release was made of; change the chart on its own",
+            remedy=f"promote with the chart the release was made of; {ON_PURPOSE}",
         )
+
+
+def chart_name(metadata: Mapping[str, Any]) -> str:
+    """As Helm names a release's chart."""
+    return f"{metadata['name']}-{metadata['version']}"
 
 
 def autoscaled(
@@ -177,9 +183,20 @@ def chart_is_live(live: Mapping[str, Any] | None, folder: Path, overridden: Valu
     if differing:
         raise PlanRefused(
             f"the chart is not the live release's: {'; '.join(differing[:4])}",
-            remedy="change the chart in a release of its own, then promote the image",
+            remedy=f"promote with the chart the release was made of; {ON_PURPOSE}",
         )
     return Check(name, True, "templates byte by byte, defaults by value")
+
+
+def chart_changed(
+    live: Mapping[str, Any] | None, folder: Path, overridden: Values, *, was: str, now: str
+) -> Check:
+    """What is otherwise in the chart that is taken on purpose."""
+    differing = chart_differences(live, folder, overridden) if live is not None else []
+    said = "; ".join(differing) or (
+        "the stored chart cannot be read" if live is None else "nothing differs"
+    )
+    return Check("the chart is changed on purpose", True, f"{was} -> {now}: {said}")
 
 
 def _differing(

@@ -272,6 +272,8 @@ def plan(found: Plan, stream: IO[str] | None = None) -> None:
     line(f"revision {change.old_revision} -> {change.new_revision}")
     line(f"- {change.old_repository}:{change.old_tag}", "red")
     line(f"+ {change.new_repository}:{change.new_tag}", "green")
+    if change.chart:
+        line(f"chart {change.chart}", "yellow")
     for allowed, marked in ((False, "! "), (True, "  ")):
         several = [d for d in found.differences if d.allowed is allowed]
         for name in dict.fromkeys(d.object for d in several):
@@ -284,7 +286,8 @@ def plan(found: Plan, stream: IO[str] | None = None) -> None:
     if not fields:
         line("\nnothing would change", "bold")
         return
-    verdict = f"{refused} refused (!)" if refused else "all from the image's tag"
+    cause = "the image's tag or the chart" if change.chart else "the image's tag"
+    verdict = f"{refused} refused (!)" if refused else f"all from {cause}"
     of = len({d.object for d in found.differences})
     objects = "1 object" if of == 1 else f"{of} objects"
     line(f"\n{fields} changes in {objects}: {verdict}", "bold")

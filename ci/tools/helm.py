@@ -134,13 +134,16 @@ class Helm:
         sets: Mapping[str, str],
         *,
         description: str = "",
+        new_defaults: bool = False,
     ) -> list[str]:
-        """``upgrade RELEASE CHART --reuse-values --set …``: everything but ``sets`` stays.
+        """``upgrade RELEASE CHART --reuse-values --set …``: everything but ``sets`` stays. With
+        ``new_defaults`` (of another chart) what the release was given stays, and no more.
 
         A value of digits only is set as a string: Helm would keep it as a number and give it
         back in scientific notation at the next upgrade.
         """
-        words = ["upgrade", release, str(chart), "--reuse-values"]
+        reuse = "--reset-then-reuse-values" if new_defaults else "--reuse-values"
+        words = ["upgrade", release, str(chart), reuse]
         for key, value in sets.items():
             numeric = value.isdigit() or value in ("true", "false", "null")
             words += ["--set-string" if numeric else "--set", f"{key}={value}"]
@@ -149,13 +152,19 @@ class Helm:
         return words
 
     def render_upgrade(
-        self, release: str, chart: Path, namespace: str, sets: Mapping[str, str]
+        self,
+        release: str,
+        chart: Path,
+        namespace: str,
+        sets: Mapping[str, str],
+        *,
+        new_defaults: bool = False,
     ) -> dict[str, Any]:
-        """The release that ``helm upgrade --reuse-values`` would make, rendered by the server.
+        """The release that :meth:`upgrade_words` would make, rendered by the server.
 
         Raises :class:`ci.errors.ChartInvalid` with Helm's own reason.
         """
-        words = self.upgrade_words(release, chart, sets)
+        words = self.upgrade_words(release, chart, sets, new_defaults=new_defaults)
         answer = self.run(
             *words, "--dry-run=server", "-o", "json", namespace=namespace, check=False
         )

@@ -145,6 +145,24 @@ def test_smuggled_into_the_chart(place: Place, what: str, tmp_path: Path) -> Non
     place.ends("v1", 1)
 
 
+@pytest.mark.end("promoted with the chart's new default; v2 serves; 0 requests lost")
+def test_chart_changed_on_purpose(place: Place, tmp_path: Path) -> None:
+    place.install()
+    place.watch()
+    chart = copied(place, tmp_path)
+    for what in ("default", "configmap"):
+        SMUGGLED[what][0](chart)
+    promoted = place.promote("v2", chart_change=True)
+    said = {check.name: check.evidence for check in promoted.checks}
+    assert "replicas.builder differs" in said["the chart is changed on purpose"]
+    plan = (place.rig.folder / place.namespace / "run-1" / "plan.txt").read_text("utf-8")
+    assert "ConfigMap/more data.lock: absent -> 30s (the chart, changed on purpose)" in plan
+    replicas = ("get", "deployment", "engine-builder", "-o", "jsonpath={.spec.replicas}")
+    assert place.kubectl(*replicas) == "2", "--reuse-values would have kept the old default"
+    place.ends("v2", 2)
+    place.nothing_lost()
+
+
 @pytest.mark.end(UNTOUCHED)
 def test_secret_that_is_random(place: Place, tmp_path: Path) -> None:
     add(

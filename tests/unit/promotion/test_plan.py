@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -340,3 +341,39 @@ def test_every_occurrence_may_follow_the_tag(make_text: Callable[[str], str]) ->
     old, new = labelled(CHANGE.old_tag), labelled(CHANGE.new_tag)
     plan = make(CHANGE, live=old, same=old, new=new, again=new)
     assert [d.allowed for d in plan.differences] == [True]
+
+
+ON_PURPOSE = replace(CHANGE, chart="engine-0.1.13 -> engine-0.1.14")
+
+
+def of_another_chart(tag: str) -> Rendered:
+    """It scales up and brings a ConfigMap and a Secret."""
+    made = rendered(revision="2", replicas="3", tag=tag)
+    brought = parse(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: new}\ndata: {lock: 30s}\n---\n"
+        "apiVersion: v1\nkind: Secret\nmetadata: {name: more}\nstringData: {key: swordfish}\n",
+        "",
+    )
+    return Rendered({**made.objects, **brought.objects}, made.hooks)
+
+
+def test_a_chart_changed_on_purpose_is_allowed_and_shown_in_full() -> None:
+    same, new = of_another_chart(CHANGE.old_tag), of_another_chart(CHANGE.new_tag)
+    plan = planned(same=same, new=new, change=ON_PURPOSE)
+    assert plan.refused == ()
+    shown = {(d.object, d.path): d.after for d in plan.differences if "purpose" in d.reason}
+    assert shown["Deployment/model-engine", "spec.replicas"] == "3"
+    assert shown["ConfigMap/new", "data.lock"] == "30s"
+    assert "swordfish" not in plan.text
+    assert "chart engine-0.1.13 -> engine-0.1.14" in plan.text
+    assert len(refused(planned(same=same, new=new))) == 3, "and not by chance"
+
+
+def test_another_chart_excuses_neither_the_tag_nor_chance() -> None:
+    same, new = of_another_chart(CHANGE.old_tag), of_another_chart(CHANGE.new_tag)
+    other = rendered(revision="2", replicas="4", tag=CHANGE.new_tag)
+    by_tag = planned(same=same, new=Rendered({**new.objects, **other.objects}, other.hooks),
+                     change=ON_PURPOSE)  # fmt: skip
+    assert refused(by_tag) == [("Deployment/model-engine", "spec.replicas")]
+    by_chance = planned(same=same, new=new, again=other, change=ON_PURPOSE)
+    assert ("Deployment/model-engine", "spec.replicas") in refused(by_chance)

@@ -37,6 +37,12 @@ def test_the_upgrade_reuses_values_and_is_never_atomic() -> None:
     ]  # fmt: skip
 
 
+def test_another_chart_brings_its_defaults() -> None:
+    helm = Helm(Path("helm"), CLUSTER, Programs(env={}))
+    words = helm.upgrade_words("r", Path("c"), {"tag": "x"}, new_defaults=True)
+    assert words[3:] == ["--reset-then-reuse-values", "--set", "tag=x"]
+
+
 @pytest.mark.parametrize("tag", ["20261123", "true", "null"])
 def test_a_tag_that_looks_like_something_else_stays_a_string(tag: str) -> None:
     assert words({"tag": tag})[-2:] == ["--set-string", f"tag={tag}"]
