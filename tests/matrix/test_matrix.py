@@ -409,13 +409,34 @@ def test_helm_killed_in_mid_upgrade(place: Place) -> None:
     place.nothing_lost()
 
 
+@pytest.mark.end(UNTOUCHED)
+@pytest.mark.parametrize(
+    ("replicas", "says"),
+    [
+        ({"gateway": 1, "builder": 1}, "free ports"),
+        ({"gateway": 2, "builder": 1}, "exceeded quota"),
+    ],
+    ids=["port", "quota"],
+)
+def test_no_room_is_known_before(place: Place, replicas: dict[str, int], says: str) -> None:
+    port = says == "free ports"
+    place.install(replicas=replicas, hostPort=30998 if port else 0)
+    place.watch()
+    if not port:
+        place.kubectl("create", "quota", "full", "--hard=pods=4")
+    refused = place.refused(PlanRefused, "no room", says)
+    refused(place.promote, "v2")
+    place.ends("v1", 1)
+    place.nothing_lost()
+
+
 @pytest.mark.end(ROLLED_BACK)
 def test_quota(place: Place) -> None:
     place.install()
     place.watch()
     place.kubectl("create", "quota", "full", "--hard=pods=4")
     refused = place.refused(PromotionFailed, "exceeded quota", "rolled back to revision 1")
-    refused(place.promote, "v2", timeout_seconds=20)
+    refused(place.promote, "v2", timeout_seconds=20, try_surge=False)
     place.ends("v1", 3)
     place.nothing_lost()
 
@@ -425,7 +446,7 @@ def test_no_room_for_the_surge(place: Place) -> None:
     place.install(replicas={"gateway": 1, "builder": 1}, hostPort=30999)
     place.watch()
     refused = place.refused(PromotionFailed, "free ports", "rolled back")
-    refused(place.promote, "v2")
+    refused(place.promote, "v2", try_surge=False)
     place.ends("v1", 3)
     place.nothing_lost()
 
