@@ -72,7 +72,7 @@ class Administration:
         if arm.is_resource(path):
             return self._arm(request, path)
         try:
-            self._demand_manage(request, path.strip("/"))
+            self._demand_manage(request, path.strip("/"))  # some sign all of it, `$Resources` too
             return self._entities.handle(path.lstrip("/"), request)
         except ServiceBusError as error:
             detail = f"SubCode={error.status}00. {error}"
@@ -100,5 +100,5 @@ class Administration:
 
     def _demand_manage(self, request: Request, name: str) -> None:
         grant = self.policy.check(request.headers.get("authorization", ""), self.clock())
-        if not grant.allows("Manage", "" if name.startswith("$") else name):
+        if not grant.allows("Manage", name):
             raise Unauthorized(f"'Manage' claim(s) are required. Resource: '{name}'.")

@@ -137,7 +137,9 @@ class Subscription(Queue):
         """The rule of that name; raises EntityNotFound."""
         found = self._rules.get(name.lower())
         if found is None:
-            raise EntityNotFound(f"The rule '{name}' of '{self.name}' could not be found.")
+            # JavaScript's and Java's clients tell what is missing by the words of this line.
+            path = f"{self.topic.name}|{self.short_name}|{name}"
+            raise EntityNotFound(f"The messaging entity '{path}' could not be found.")
         return found
 
     def add_rule(self, rule: Rule, now: float) -> Rule:

@@ -530,7 +530,7 @@ class Peer:
         link.context = consumer
         self.hub.join(consumer)
         source = link.attach.source or Source()
-        source.filter = {Symbol(SESSION_FILTER): lock.session_id}
+        source.filter = {Symbol(SESSION_FILTER): _granted(source, lock.session_id)}
         self._accept(link, source, locked_until=lock.until, now=now)
 
     def _accept(
@@ -725,6 +725,13 @@ def _session_filter(source: Source | None) -> tuple[bool, str | None]:
     if wanted is not None and not isinstance(wanted, str):
         raise ArgumentError("The session id of the filter must be a string, or null.")
     return True, wanted
+
+
+def _granted(source: Source, session_id: str) -> object:
+    """The session of the answer, in the form of the question: clients read no other. The
+    specification wants a described value; .NET's, Python's and JavaScript's ask by a bare one."""
+    asked = (source.filter or {}).get(SESSION_FILTER)
+    return Described(asked.descriptor, session_id) if isinstance(asked, Described) else session_id
 
 
 def _settle(queue: Queue, event: Settlement, now: float) -> object:

@@ -12,8 +12,9 @@ properties 0x73, application properties 0x74, body (data 0x75, sequence 0x76, va
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from ci.servicebus.amqp.codec import (
     DecodeError,
@@ -126,8 +127,9 @@ def _code(descriptor: object) -> int:
     return _SYMBOLIC.get(str(descriptor), 0)
 
 
-def read_message(payload: bytes) -> Draft:
-    """What a sender wants stored."""
+def read_message(payload: bytes, new_id: Callable[[], UUID] = uuid4) -> Draft:
+    """What a sender wants stored. Without an id the message gets one, as Azure's broker does it:
+    a UUID without dashes, which clients rely on (JavaScript's renews locks by it)."""
     header: list[object] = []
     annotations: dict[object, object] = {}
     properties: list[object] = []
@@ -149,6 +151,9 @@ def read_message(payload: bytes) -> Draft:
             body_start = start
             break
         start = end
+    if _at(properties, 0) is None:
+        properties = [new_id().hex, *properties[1:]]
+        raw_properties = _identified(raw_properties, str(properties[0]))
     kept, count = _kept(annotations) if annotations else (b"", 0)
     ttl_ms = _number(_at(header, 2))
     if ttl_ms is not None and not 0 <= ttl_ms <= 0xFFFFFFFF:
@@ -190,6 +195,20 @@ def _properties(payload: bytes, value: int, end: int) -> list[object]:
         if at == end - 12:
             return [message_id]
     return _list(decode(payload, value)[0])
+
+
+def _identified(section: bytes, message_id: str) -> bytes:
+    """A properties section, or none, with an id where it has a null; the rest keeps its bytes."""
+    fields, count = _TWELVE_NULLS, 13
+    if section:
+        value = decode(section, 1)[1]
+        width = {0xC0: 1, 0xD0: 4}.get(section[value], 0)  # of the list's size, and of its count
+        first = value + 1 + 2 * width
+        if held := int.from_bytes(section[first - width : first]):
+            fields, count = section[first + 1 :], held
+    out = bytearray(b"\x00\x53\x73")
+    write_compound(out, bytearray(encoded(message_id)) + fields, count, 0xC0)
+    return bytes(out)
 
 
 def _kept(annotations: dict[object, object]) -> tuple[bytes, int]:

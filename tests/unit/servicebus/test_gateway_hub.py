@@ -217,6 +217,22 @@ def test_the_next_free_session_is_waited_for(hub: Hub) -> None:
     assert detach.error.condition == "com.microsoft:session-lock-lost"
 
 
+@pytest.mark.parametrize("asked", [None, "A"])
+def test_a_session_is_named_in_the_form_in_which_it_was_asked_for(
+    hub: Hub, asked: str | None
+) -> None:
+    code = ULong(0x137_0000_000C)
+    peer = connect(hub, sender("x", "s"))
+    message = encoded(Described(ULong(0x73), [*[None] * 10, "A"])) + BODY
+    peer.receive(frame(p.Transfer(0, 0, b"t", 0, True), message), 1)
+    filters = {Symbol(SESSION): Described(code, asked)}
+    peer.receive(frame(receiver("r", "s", filters=filters)), 1)
+    [(attach, _)] = told(peer)
+    assert isinstance(attach, p.Attach)
+    assert attach.source is not None
+    assert attach.source.filter == {SESSION: Described(code, "A")}
+
+
 def test_waiting_for_a_session_ends_in_time(hub: Hub) -> None:
     attach = receiver("r", "s", filters=NEXT)
     attach.properties = {Symbol("com.microsoft:timeout"): UInt(2_000)}

@@ -19,6 +19,7 @@ from ci.servicebus.gateway.message import (
     MESSAGE_ANNOTATIONS,
     PROPERTIES,
     VALUE,
+    Content,
     read_batch,
     read_message,
     read_request,
@@ -118,6 +119,34 @@ def test_what_the_queue_has_to_know() -> None:
     assert draft.session_id == "s"
     assert draft.time_to_live == 5.0
     assert draft.scheduled_for == 9.0
+
+
+@pytest.mark.parametrize(
+    ("written", "rest"),
+    [
+        (b"", [None] * 12),
+        (b"\x00\x53\x73\x45", [None] * 12),
+        (b"\x00\x53\x73\xc0\x01\x00", [None] * 12),
+        (section(PROPERTIES, [None]), []),
+        (section(PROPERTIES, [None, b"user", "to"]), [b"user", "to"]),
+        (section(PROPERTIES, [None, None, "t" * 225]), [None, "t" * 225]),
+        (section(PROPERTIES, [None, None, "t" * 300]), [None, "t" * 300]),
+        (b"\x00\x80" + b"\x00" * 7 + b"\x73\xc0\x03\x02\x40\x41", [True]),
+    ],
+)
+def test_a_message_without_an_id_gets_one(written: bytes, rest: list[object]) -> None:
+    draft = read_message(written + section(DATA, b"x"), lambda: UUID(int=7))
+    assert draft.message_id == UUID(int=7).hex
+    assert draft.size == len(written) + 6
+    assert isinstance(draft.content, Content)
+    described = decode(draft.content.properties)[0]
+    assert isinstance(described, Described)
+    assert described.value == [UUID(int=7).hex, *rest]
+
+
+def test_every_message_gets_an_id_of_its_own() -> None:
+    drafts = read_batch(section(DATA, section(DATA, b"x")) * 2)
+    assert len({draft.message_id for draft in drafts}) == 2
 
 
 def test_a_life_too_long_for_the_header() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from azure.servicebus._pyamqp.utils import generate_sas_token
 
+from ci.servicebus.admin.http import Request
+from ci.servicebus.admin.routes import Administration
 from ci.servicebus.amqp import performatives as p
 from ci.servicebus.amqp.codec import encoded
 from ci.servicebus.amqp.types import Described, ULong
@@ -64,6 +66,26 @@ def test_a_token_names_its_entity() -> None:
     assert Grant("", frozenset({"Listen"})).allows("Listen", "any")
     assert not Grant("", frozenset({"Listen"})).allows("Send", "any")
     assert Grant("", frozenset({"Manage"})).allows("Send", "any")
+
+
+@pytest.mark.parametrize(
+    ("signed", "path", "status"),
+    [
+        ("https://host/", "/$Resources/queues", 200),
+        ("https://host/$resources/queues?api-version=1&$top=5", "/$Resources/Queues", 200),
+        ("https://host/$resources/topics", "/$Resources/queues", 401),
+        ("https://host/queue", "/$Resources/queues", 401),
+        ("https://host/queue", "/queue", 200),
+    ],
+)
+def test_a_token_for_a_listing_may_name_all_of_its_address(
+    signed: str, path: str, status: int
+) -> None:
+    namespace = Namespace()
+    namespace.create("queue", QueueSettings(), 0)
+    routes = Administration(namespace, lambda: 0.0, KEYS)
+    given = generate_sas_token(signed, "name", "key+/=", 2_000)  # type: ignore[no-untyped-call]
+    assert routes.handle(Request("GET", path, {}, {"authorization": given})).status == status
 
 
 def test_a_queue_s_own_keys_hold_for_it() -> None:
