@@ -77,7 +77,7 @@ def checks(python: str, reports: Path, *, quick: bool, matrix: bool = False) -> 
         ),
         Check(
             "clients",
-            "Azure's clients, kombu and Celery as programs of their own, against the emulator",
+            "Azure's clients in four languages, kombu and Celery, against the emulator",
             tests("clients", "-v", "tests/clients"),
             UNIT_SECONDS,
             counted=True,

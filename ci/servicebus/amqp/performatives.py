@@ -80,6 +80,13 @@ class Target:
 
 
 @dataclass(slots=True)
+class Coordinator:
+    """Where transactions are declared: the target of a link in a target's place (part 4.5.1)."""
+
+    capabilities: object = None
+
+
+@dataclass(slots=True)
 class Received:
     """A delivery that is still under way."""
 
@@ -153,7 +160,7 @@ class Attach:
     snd_settle_mode: int = MIXED
     rcv_settle_mode: int = FIRST
     source: Source | None = None
-    target: Target | None = None
+    target: Target | Coordinator | None = None
     unsettled: dict[object, object] | None = None
     incomplete_unsettled: bool = False
     initial_delivery_count: int | None = None
@@ -352,7 +359,7 @@ _symbols = _Kind(_of(Array, str), _same)
 _error = _Kind(_composite(Error), _to_described)
 _outcome = _Kind(lambda value: from_described(value), _to_described)
 _source = _Kind(_composite(Source), _to_described)
-_target = _Kind(_composite(Target), _to_described)
+_target = _Kind(_composite(Target, Coordinator), _to_described)
 
 _LAYOUTS: dict[type, tuple[int, tuple[_Kind, ...]]] = {
     Open: (
@@ -426,6 +433,7 @@ _LAYOUTS: dict[type, tuple[int, tuple[_Kind, ...]]] = {
         ),
     ),
     Target: (0x29, (_anything, _uint, _symbol, _uint, _boolean, _map, _symbols)),
+    Coordinator: (0x30, (_symbols,)),
     SaslMechanisms: (0x40, (_symbols,)),
     SaslInit: (0x41, (_symbol, _binary, _string)),
     SaslChallenge: (0x42, (_binary,)),
@@ -453,6 +461,7 @@ _NAMES = {
         0x27: "amqp:modified:list",
         0x28: "amqp:source:list",
         0x29: "amqp:target:list",
+        0x30: "amqp:coordinator:list",
         0x40: "amqp:sasl-mechanisms:list",
         0x41: "amqp:sasl-init:list",
         0x42: "amqp:sasl-challenge:list",

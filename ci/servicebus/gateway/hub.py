@@ -42,6 +42,7 @@ from ci.servicebus.amqp.connection import (
 )
 from ci.servicebus.amqp.performatives import (
     Accepted,
+    Coordinator,
     Error,
     Modified,
     Rejected,
@@ -466,6 +467,8 @@ class Peer:
 
     def _open(self, link: Link, now: float) -> None:
         terminus = link.attach.source if link.peer_receives else link.attach.target
+        if isinstance(terminus, Coordinator):
+            raise NotImplementedByEmulator("The emulator has no transactions.")
         if terminus is None or not isinstance(terminus.address, str):
             raise NotImplementedByEmulator("A link needs the address of an entity.")
         path = entity_path(terminus.address)
@@ -700,7 +703,7 @@ class Peer:
 def _entity(link: Link) -> str:
     """The entity whose link this is, as far as it is named."""
     terminus = link.attach.source if link.peer_receives else link.attach.target
-    address = terminus.address if terminus is not None else None
+    address = terminus.address if isinstance(terminus, Source | Target) else None
     return _split_management(entity_path(address))[0] if isinstance(address, str) else ""
 
 

@@ -24,6 +24,7 @@ SAMPLES: list[p.Performative] = [
         max_message_size=1 << 20,
         properties={Symbol("a"): 1},
     ),
+    p.Attach("c", 2, p.SENDER, target=p.Coordinator(Array([Symbol("amqp:x")], Symbol))),
     p.Flow(1, 2, 3, 4, 5, 6, 7, drain=True),
     p.Transfer(1, 2, b"tag", 0x80013700, settled=False, state=p.Accepted()),
     p.Disposition(p.SENDER, 1, 2, True, p.Modified(True, False, {"a": "b"})),

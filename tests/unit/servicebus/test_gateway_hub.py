@@ -217,6 +217,20 @@ def test_the_next_free_session_is_waited_for(hub: Hub) -> None:
     assert detach.error.condition == "com.microsoft:session-lock-lost"
 
 
+def test_who_asks_for_transactions_is_told_that_there_are_none_and_loses_nothing_else(
+    hub: Hub,
+) -> None:
+    peer = connect(hub, sender("s", "q", 0))
+    peer.receive(frame(p.Attach("c", 1, p.SENDER, target=p.Coordinator())), 0)
+    _, (detach, _) = told(peer)
+    assert isinstance(detach, p.Detach)
+    assert detach.error is not None
+    assert detach.error.condition == "amqp:not-implemented"
+    peer.receive(frame(p.Transfer(0, 0, b"t", 0), BODY), 0)
+    [(disposition, _)] = told(peer)
+    assert isinstance(disposition, p.Disposition)
+
+
 @pytest.mark.parametrize("asked", [None, "A"])
 def test_a_session_is_named_in_the_form_in_which_it_was_asked_for(
     hub: Hub, asked: str | None
