@@ -159,6 +159,7 @@ def prepared(tools: Tools, home: Home) -> dict[str, str]:
         "STANDINS": str(WORK / "standins.yaml"),
         "SERVICE_SECRETS": str(WORK / "service-secrets.yaml"),
         "VALUES": str(WORK / "values.yaml"),
+        "PROBER": str(ROOT / "ci" / "promotion" / "probe_pod.py"),
         "TARGET_KUBECONFIG": str(home.kubeconfig("launch")),
         "TARGET_CONTEXT": "kind-launch",
         "PORT": "20100",  # below the ephemeral ports,
