@@ -21,8 +21,7 @@ from ci import session as sessions
 from ci.context import Context
 from ci.errors import Interrupted, PipelineError, PlanRefused, SettingsError
 from ci.events import Event
-from ci.flow import Result
-from ci.model import Outcome, RunRecord, StepRecord
+from ci.model import Outcome, Result, RunRecord, StepRecord
 from ci.report import terminal
 from ci.session import Session
 from ci.settings import DEMO_TARGET, Options, Settings, load

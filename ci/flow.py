@@ -8,27 +8,17 @@ one stage stands in :mod:`ci.joints`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ci import joints, places, waves
 from ci.context import Context
-from ci.model import Check, Cluster, Image, Promotion, Proof, Release
+from ci.model import Cluster, Image, Proof, Release, Result
 from ci.promotion.plan import Plan
 from ci.settings import DEMO_TARGET, Options
 from ci.stages import attest, build, cluster, deploy
 from ci.stages import promote as promotion
 from ci.stages import verify as verification
 from ci.steps import Flow, Pending
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a command made, for the closing summary."""
-
-    image: Image | None = None
-    proof: Proof | None = None
-    promotion: Promotion | None = None
-    checks: tuple[Check, ...] = ()
 
 
 def run(context: Context, options: Options) -> Result:

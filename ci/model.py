@@ -315,6 +315,16 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """What a command made, for the closing summary."""
+
+    image: Image | None = None
+    proof: Proof | None = None
+    promotion: Promotion | None = None
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StepRecord:
     """One step of a run, as the closing summary and the report show it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ci.context import Context
@@ -110,24 +111,36 @@ def give_up_on_hopeless(
         raise Hopeless(trouble)
 
 
-def settled(
-    context: Context, target: Target, before: Before, image: Image, accepted: frozenset[str]
-) -> tuple[Release, tuple[Check, ...]]:
-    """Our own check after Helm's: complete by digest, and recorded as deployed."""
-    kube, watch = live.private_kube(context, target), Patience()
-    expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
-    judged, now = live.wait_complete(
-        kube,
-        target,
-        expected,
-        timeout=SETTLE_SECONDS,
-        clock=context.clock,
-        look=lambda seen: give_up_on_hopeless(seen, expected, watch, context),
-    )
+def released(context: Context, target: Target, image: Image) -> Release:
+    """What Helm has recorded. Raises :class:`PromotionFailed` unless it is deployed."""
     latest = context.helm(target.cluster).history(target.release, target.namespace)[-1]
     if latest.status != "deployed":
         raise PromotionFailed(f"revision {latest.number} is {latest.status}, not deployed")
-    release = Release(target.cluster, target.namespace, target.release, latest.number, image)
+    return Release(target.cluster, target.namespace, target.release, latest.number, image)
+
+
+def settled(
+    context: Context,
+    release: Release,
+    target: Target,
+    before: Before,
+    accepted: frozenset[str],
+    *,
+    up: Callable[[Release], None],
+) -> tuple[Check, ...]:
+    """Our own check after Helm's: complete by digest. ``up`` is told as soon as nothing is left
+    to wait for but old pods of the gateway that drain."""
+    kube, watch, image = live.private_kube(context, target), Patience(), release.image
+    expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
+
+    def look(seen: Snapshot) -> None:
+        give_up_on_hopeless(seen, expected, watch, context)
+        if judge(seen, expected).serving:
+            up(release)
+
+    judged, now = live.wait_complete(
+        kube, target, expected, timeout=SETTLE_SECONDS, clock=context.clock, look=look
+    )
     pods = sum(len(now.pods_of(name)) for name in before.deployments)
     recreated = preflight.recreated(before.accounts, live.accounts(kube, target))
     if recreated:
@@ -135,10 +148,10 @@ def settled(
             f"ServiceAccount {', '.join(recreated)} was re-created by the upgrade: pods of others"
             " that use it lose access; the cure is the annotation helm.sh/hook: pre-install"
         )
-    return release, (
+    return (
         Check("the proven digest runs on every pod", True, "; ".join(judged.evidence)),
         Check("old pods are gone", True, f"{pods} pods, all new; EndpointSlices name only these"),
-        Check("the release is deployed", True, f"revision {latest.number}"),
+        Check("the release is deployed", True, f"revision {release.revision}"),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -248,12 +249,8 @@ def health(context: Context, target: Target, *, kube: Kube | None = None) -> tup
     kube = kube or context.kube(target.cluster)
     checks: list[Check] = []
     with (
-        kube.port_forward(
-            target.namespace, f"svc/{target.gateway}", {target.port: None}
-        ) as forwarded,
-        httpx.Client(
-            base_url=f"http://127.0.0.1:{forwarded[target.port]}", timeout=5, trust_env=False
-        ) as client,
+        kube.forward_to_service(target.namespace, target.gateway, target.port) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5, trust_env=False) as client,
     ):
         for path in target.health_paths:
             asked = [_asked(client, path, context.clock)]
@@ -349,21 +346,26 @@ def error_lines(
     Of the last ``since`` seconds when given; ``repository`` is where old pods' image is from,
     the target's own when left out.
     """
-    found: list[str] = []
     recent = () if since is None else (f"--since={since}s",)
-    for pod in pods:
-        name = pod["metadata"]["name"]
-        for container in service_containers(pod["spec"], repository or target.image_repository):
-            answer = kube.run(
-                "logs", name, "--namespace", target.namespace, "--container", container,
-                f"--tail={tail}", *recent, check=False, timeout=30,
-            )  # fmt: skip
-            found += [
-                f"{name}: {redaction.text(line.strip())[:200]}"
-                for line in answer.stdout.splitlines()
-                if ERROR_LINE.search(line)
-            ]
-    return found
+    asked = [
+        (str(pod["metadata"]["name"]), container)
+        for pod in pods
+        for container in service_containers(pod["spec"], repository or target.image_repository)
+    ]
+
+    def lines(name: str, container: str) -> list[str]:
+        answer = kube.run(
+            "logs", name, "--namespace", target.namespace, "--container", container,
+            f"--tail={tail}", *recent, check=False, timeout=30,
+        )  # fmt: skip
+        return [
+            f"{name}: {redaction.text(line.strip())[:200]}"
+            for line in answer.stdout.splitlines()
+            if ERROR_LINE.search(line)
+        ]
+
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="logs") as pool:
+        return [line for found in pool.map(lambda each: lines(*each), asked) for line in found]
 
 
 def stored_chart(kube: Kube, target: Target, revision: int) -> dict[str, Any] | None:

@@ -84,10 +84,18 @@ class Judgement:
 
     waiting: tuple[str, ...]
     evidence: tuple[str, ...] = field(default=())
+    draining: tuple[str, ...] = field(default=())
+    """What of ``waiting`` is only that old pods of the gateway, which get no new requests, have
+    not ended yet."""
 
     @property
     def complete(self) -> bool:
         return not self.waiting
+
+    @property
+    def serving(self) -> bool:
+        """Whether every worker is new, and requests reach new pods only."""
+        return set(self.waiting) <= set(self.draining)
 
     def __str__(self) -> str:
         return "; ".join(self.waiting) or "complete"
@@ -97,6 +105,7 @@ def judge(now: Snapshot, expected: Expected) -> Judgement:
     """Compare a snapshot with what is expected. See the theory above."""
     waiting: list[str] = []
     evidence: list[str] = []
+    draining = _draining(now, expected)
     for name in expected.deployments:
         deployment = now.deployments.get(name)
         if deployment is None:
@@ -107,7 +116,7 @@ def judge(now: Snapshot, expected: Expected) -> Judgement:
         digests = sorted({d for p in pods for d in digests_of(p, expected.repository).values()})
         evidence.append(f"{name}: {len(pods)} pods, {', '.join(digests) or 'scaled to 0'}")
     waiting += _slices(now, expected)
-    return Judgement(tuple(waiting), tuple(evidence))
+    return Judgement(tuple(waiting), tuple(evidence), draining)
 
 
 def _deployment(now: Snapshot, name: str, deployment: Object, expected: Expected) -> list[str]:
@@ -135,9 +144,8 @@ def _deployment(now: Snapshot, name: str, deployment: Object, expected: Expected
     ]
     pods = now.pods_of(name)
     current = {p["metadata"]["name"] for p in current_pods(now, name, expected)}
-    old = [p["metadata"]["name"] for p in pods if p["metadata"]["name"] not in current]
-    if old:
-        waiting.append(f"{name}: old pods not gone: {', '.join(old)}")
+    if old := [p["metadata"]["name"] for p in pods if p["metadata"]["name"] not in current]:
+        waiting.append(_not_gone(name, old))
     for pod in pods:
         if pod["metadata"]["name"] not in current:
             continue
@@ -176,25 +184,66 @@ def _slices(now: Snapshot, expected: Expected) -> list[str]:
     if gateway is None or not int(gateway["spec"].get("replicas", 1)):
         return []
     new = {p["metadata"]["name"] for p in current_pods(now, expected.gateway, expected)}
-    serving: set[str] = set()
-    for piece in now.slices:
-        labels = piece["metadata"].get("labels") or {}
-        if labels.get("kubernetes.io/service-name") != expected.gateway:
-            continue
-        for endpoint in piece.get("endpoints") or []:
-            conditions = endpoint.get("conditions") or {}
-            if conditions.get("ready") is not False or conditions.get("serving"):
-                serving.add(str((endpoint.get("targetRef") or {}).get("name", "?")))
+    serving = {
+        name
+        for name, conditions in _endpoints(now, expected.gateway)
+        if conditions.get("ready") is not False or conditions.get("serving")
+    }
     waiting = []
     if serving - new:
-        waiting.append(
-            f"Service {expected.gateway} still leads to {', '.join(sorted(serving - new))}"
-        )
+        waiting.append(_still_leads_to(expected, serving - new))
     if new - serving:
         waiting.append(
             f"Service {expected.gateway} does not lead to {', '.join(sorted(new - serving))} yet"
         )
     return waiting
+
+
+def _endpoints(now: Snapshot, service: str) -> list[tuple[str, Object]]:
+    """Every endpoint of a Service: its pod's name, and its conditions."""
+    return [
+        (
+            str((endpoint.get("targetRef") or {}).get("name", "?")),
+            endpoint.get("conditions") or {},
+        )
+        for piece in now.slices
+        if (piece["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == service
+        for endpoint in piece.get("endpoints") or []
+    ]
+
+
+def _draining(now: Snapshot, expected: Expected) -> tuple[str, ...]:
+    """What :func:`judge` waits for while old pods of the gateway are ending.
+
+    An endpoint that is terminating gets new requests only where a Service has no ready one
+    (KEP-1669), so these serve nobody but whom they have served already.
+    """
+    gateway = expected.gateway
+    ending = {
+        pod["metadata"]["name"]
+        for pod in now.pods_of(gateway)
+        if pod["metadata"].get("deletionTimestamp")
+    }
+    endpoints = _endpoints(now, gateway)
+    left = {
+        name
+        for name, conditions in endpoints
+        if name in ending and conditions.get("ready") is False and conditions.get("serving")
+    }
+    new = {p["metadata"]["name"] for p in current_pods(now, gateway, expected)}
+    if not any(name in new and conditions.get("ready") for name, conditions in endpoints):
+        return ()
+    old = [p["metadata"]["name"] for p in now.pods_of(gateway) if p["metadata"]["name"] not in new]
+    found = [_not_gone(gateway, old)] if old and ending.issuperset(old) else []
+    return (*found, *([_still_leads_to(expected, left)] if left else []))
+
+
+def _not_gone(deployment: str, old: Iterable[str]) -> str:
+    return f"{deployment}: old pods not gone: {', '.join(old)}"
+
+
+def _still_leads_to(expected: Expected, pods: Iterable[str]) -> str:
+    return f"Service {expected.gateway} still leads to {', '.join(sorted(pods))}"
 
 
 def ready(pod: Object) -> bool:

@@ -7,14 +7,14 @@ From the moment the upgrade begins every way out but success is the same: eviden
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 from ci.context import Context
 from ci.errors import PipelineError, PlanRefused, RollbackFailed
-from ci.model import Check, Image, Promotion, Proof, Release, Target
+from ci.model import Check, Image, Promotion, Proof, Target
 from ci.promotion import checks as checks_
 from ci.promotion import lease, live, plan, preflight
+from ci.promotion.afterwards import After, afterwards
 from ci.promotion.before import (
     back_up,
     inspect,
@@ -26,7 +26,7 @@ from ci.promotion.before import (
     tick,
 )
 from ci.promotion.canary import Canary
-from ci.promotion.change import healthy, settled, upgrade
+from ci.promotion.change import healthy, released, settled, upgrade
 from ci.promotion.planning import make_plan, refuse_more_than_the_image
 from ci.promotion.probing import count_probes, probing_inside, steady
 from ci.promotion.pull import Pull
@@ -35,8 +35,6 @@ from ci.promotion.rollout import Expected
 from ci.promotion.soak import Soak
 from ci.promotion.surge import Surge
 from ci.tools.helm import Revision
-
-After = Callable[[Release], None]
 
 
 def promote(
@@ -101,14 +99,13 @@ def promote(
         try:
             with step("upgrade", "helm upgrade --reuse-values, with only the tag"):
                 upgrade(context, target, before, image)
-            with step("judge the pods", "the proven digest on every pod, old pods gone"):
-                release, settled_checks = settled(context, target, before, image, accepted)
-                checks += settled_checks
-            with step("ask for health", "as a client sees it"):
-                checks += healthy(context, target, before.openapi)
-            if after is not None:
-                with step("prove on the target", "queue time-outs work where it counts"):
-                    after(release)
+            with afterwards(context.events, after) as tested:
+                with step("judge the pods", "the proven digest on every pod, old pods gone"):
+                    release = released(context, target, image)
+                    checks += settled(context, release, target, before, accepted, up=tested.begin)
+                with step("ask for health", "as a client sees it"):
+                    checks += healthy(context, target, before.openapi)
+                tested.end()
             if target.soak_seconds:
                 with step("soak", "what shows only with time shows before it is called done"):
                     checks += soak.watch(image)

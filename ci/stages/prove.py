@@ -201,12 +201,12 @@ def _described(
     """What tells the tests where everything is, as long as ``stack`` lasts; it holds a key."""
     service = context.settings.service
     kube = context.kube(release.cluster)
-    gateway = stack.enter_context(
-        kube.port_forward(release.namespace, f"svc/{service.gateway}", {service.port: None})
+    port = stack.enter_context(
+        kube.forward_to_service(release.namespace, service.gateway, service.port)
     )
     described: dict[str, object] = {
         "name": release.cluster.name,
-        "gateway_url": f"http://127.0.0.1:{gateway[service.port]}",
+        "gateway_url": f"http://127.0.0.1:{port}",
         "image_version": release.image.tag,
         "health_paths": list(service.health_paths),
         "cacher": _runs(kube, release.namespace, service.cacher),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -152,6 +152,17 @@ class Kube:
             )
 
     @contextmanager
+    def forward_to_service(self, namespace: str, service: str, port: int) -> Iterator[int]:
+        """A local port that leads to a pod of the Service which is ready and stays.
+
+        ``kubectl port-forward svc/NAME`` may choose one that is already ending.
+        """
+        listed = self.get("services,endpointslices.discovery.k8s.io", namespace=namespace)
+        resource, remote = lasting_endpoint(listed["items"], service, port)
+        with self.port_forward(namespace, resource, {remote: None}) as forwarded:
+            yield forwarded[remote]
+
+    @contextmanager
     def api(self) -> Iterator[Path]:
         """The cluster's API on a Unix socket while in the block.
 
@@ -180,3 +191,29 @@ class Kube:
                     interval=0.05,
                 )
                 yield socket
+
+
+def lasting_endpoint(
+    items: Sequence[Mapping[str, Any]], service: str, port: int
+) -> tuple[str, int]:
+    """Resource and port to forward to, of Services and EndpointSlices. Pure.
+
+    The Service itself where no endpoint is ready: kubectl says then what is wrong.
+    """
+    names = {
+        each.get("name", "")
+        for item in items
+        if item["kind"] == "Service" and item["metadata"]["name"] == service
+        for each in item["spec"].get("ports") or []
+        if each["port"] == port
+    }
+    for piece in items:
+        labels = piece["metadata"].get("labels") or {}
+        if labels.get("kubernetes.io/service-name") != service:
+            continue
+        ports = [p["port"] for p in piece.get("ports") or [] if (p.get("name") or "") in names]
+        for endpoint in piece.get("endpoints") or []:
+            conditions, pod = endpoint.get("conditions") or {}, endpoint.get("targetRef") or {}
+            if ports and conditions.get("ready") and pod.get("kind") == "Pod":
+                return f"pod/{pod['name']}", int(ports[0])
+    return f"svc/{service}", port

@@ -37,6 +37,7 @@ from ci.model import (
     Target,
 )
 from ci.promotion import lease, live
+from ci.promotion.afterwards import After
 from ci.settings import Settings
 from ci.stages import promote
 from ci.tools.command import Output, Programs
@@ -246,7 +247,7 @@ def context(tmp_path: Path, world: World) -> Context:
     )
 
 
-def go(context: Context, after: promote.After | None = None) -> Promotion:
+def go(context: Context, after: After | None = None) -> Promotion:
     root = context.root
     cluster = Cluster("launch", root / "kubeconfig", "launch", True)
     target = Target(
@@ -349,7 +350,7 @@ def after_is_interrupted(_: object) -> None:
     ],
 )
 def test_any_failure_takes_evidence_then_rolls_back_to_the_recorded_revision(
-    context: Context, world: World, status: int, after: promote.After | None, said: str
+    context: Context, world: World, status: int, after: After | None, said: str
 ) -> None:
     world.upgrade_status = status
     with pytest.raises(PromotionFailed, match=f"{said}.*rolled back to revision 1") as caught:

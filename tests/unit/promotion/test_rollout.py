@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -242,3 +243,64 @@ def test_a_container_that_recovered_starts_anew() -> None:
     assert watch.see(4, [trouble]) is None
     assert watch.see(8, [trouble]) is None
     assert watch.see(9, [trouble]) is None
+
+
+# -- serving already, while old pods drain ---------------------------------------------------------
+
+
+def draining() -> list[dict[str, Any]]:
+    """As :func:`items`, with an old pod of the gateway that is ending."""
+    old = pod("g-0", "gateway-0", tag="old", digest=OLD)
+    old["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    left = endpoints("g-0", ready=False, serving=True, terminating=True)
+    return [*items(), old, left]
+
+
+def serving(changed: list[dict[str, Any]]) -> bool:
+    return judge(Snapshot.of(changed), EXPECTED).serving
+
+
+def test_a_release_serves_while_only_old_pods_of_the_gateway_drain() -> None:
+    judged = judge(Snapshot.of(draining()), EXPECTED)
+    assert judged.serving
+    assert not judged.complete
+    assert "old pods not gone: g-0" in str(judged)
+    assert "still leads to g-0" in str(judged)
+
+
+def test_a_complete_release_serves() -> None:
+    assert serving(items())
+
+
+def test_an_old_pod_that_nobody_has_ended_is_not_draining() -> None:
+    changed = draining()
+    del changed[-2]["metadata"]["deletionTimestamp"]
+    assert not serving(changed)
+
+
+def test_an_old_pod_that_still_gets_requests_is_not_draining() -> None:
+    changed = draining()
+    changed[-1] = endpoints("g-0", ready=True)
+    assert not serving(changed)
+
+
+def test_old_pods_get_requests_as_long_as_no_new_one_is_ready() -> None:
+    changed = draining()
+    changed[-3] = endpoints("g-1", "g-2", ready=False, serving=True)
+    assert not serving(changed)
+
+
+def test_an_old_worker_that_drains_may_still_take_tasks() -> None:
+    old = pod("b-0", "builder-0", tag="old", digest=OLD)
+    old["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    changed = [*items(), deployment("builder", 1), replicaset("builder-0", "builder")]
+    changed += [replicaset("builder-1", "builder"), pod("b-1", "builder-1"), old]
+    expected = Expected((*EXPECTED.deployments, "builder"), *astuple(EXPECTED)[1:])
+    assert not judge(Snapshot.of(changed), expected).serving
+    assert judge(Snapshot.of(changed[:-1]), expected).serving
+
+
+def test_a_new_pod_that_runs_another_digest_does_not_serve() -> None:
+    changed = draining()
+    changed[4] = pod("g-1", "gateway-1", digest=OLD)
+    assert not serving(changed)
