@@ -100,26 +100,25 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
         preflight.same_chart(revision.chart, metadata)
     kube, helm = live.private_kube(context, target), live.private_helm(context, target)
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="inspect") as pool:
-        values_ = pool.submit(helm.values, target.release, target.namespace)
-        manifest_ = pool.submit(helm.manifest, target.release, target.namespace)
-        hooks_ = pool.submit(helm.hooks, target.release, target.namespace)
-        stored_ = pool.submit(live.stored_chart, kube, target, revision.number)
+        stored_ = pool.submit(live.stored, kube, helm, target, revision.number)
         hpas_ = pool.submit(kube.get, "hpa", namespace=target.namespace)
         accounts_ = pool.submit(live.accounts, kube, target)
         openapi_ = pool.submit(live.openapi, kube, target)
         now = live.snapshot(kube, target.namespace)
-        values, stored = values_.result(), stored_.result()
-        rendered = plan.parse(manifest_.result(), hooks_.result())
+        stored = stored_.result()
+        values, rendered = stored.values, stored.rendered
         present = live.present(kube, target, rendered)
         hpas, accounts = hpas_.result()["items"], accounts_.result()
         api = openapi_.result()
     checks = [Check("latest revision is the deployed one", True, f"revision {revision.number}")]
     if target.chart_change:
         ours = preflight.chart_name(metadata)
-        checks.append(preflight.chart_changed(stored, chart, values, was=revision.chart, now=ours))
+        checks.append(
+            preflight.chart_changed(stored.chart, chart, values, was=revision.chart, now=ours)
+        )
     else:
         checks.append(Check("chart is the live one", True, revision.chart))
-        checks.append(preflight.chart_is_live(stored, chart, values))
+        checks.append(preflight.chart_is_live(stored.chart, chart, values))
     scaled = preflight.autoscaled(hpas, list(rendered.objects.values()))
     if scaled:
         raise PlanRefused(

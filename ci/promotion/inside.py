@@ -98,10 +98,9 @@ class InsideProber:
 
     def __init__(self, kube: Kube, target: Target, gateway: Mapping[str, Any], image: str) -> None:
         # Cleanup mode: the pod is removed after Ctrl-C, too.
-        self._kube = kube.for_cleanup()
+        self._kube, self._target = kube.for_cleanup(), target
         self._scope = ("--namespace", target.namespace)
         self.name = f"promotion-prober-{secrets.token_hex(3)}"
-        self._kube.remove_pods(target.namespace, f"{LABEL}={target.release}")
         pod = manifest(target, self.name, gateway, image)
         self._kube.run("create", "-f", "-", *self._scope, input=json.dumps(pod))
 
@@ -137,7 +136,5 @@ class InsideProber:
         )
 
     def remove(self) -> None:
-        self._kube.run(
-            "delete", "pod", self.name, *self._scope, "--wait=false", "--ignore-not-found",
-            check=False,
-        )  # fmt: skip
+        """With what runs that were killed have left."""
+        self._kube.remove_pods(self._target.namespace, f"{LABEL}={self._target.release}")

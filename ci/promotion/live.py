@@ -17,7 +17,7 @@ from ci.errors import CommandFailed, PipelineError, TargetNotFound
 from ci.model import Check, Image, Target
 from ci.promotion import compat, preflight, redaction
 from ci.promotion.compat import Document
-from ci.promotion.plan import Key, Rendered
+from ci.promotion.plan import Key, Rendered, parse
 from ci.promotion.prober import Send
 from ci.promotion.rollout import (
     Expected,
@@ -74,9 +74,17 @@ def find(context: Context, target: Target) -> list[Revision]:
             remedy=f"its contexts are: {', '.join(names) or 'none'}",
         )
     kube, helm = context.kube(cluster), context.helm(cluster)
-    answer = kube.run(
-        "get", "namespace", target.namespace, "-o", "name", "--request-timeout=15s", check=False
-    )
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="find") as pool:
+        history_ = pool.submit(
+            helm.run,
+            *("history", target.release, "-o", "json", "--max", "256"),
+            namespace=target.namespace,
+            check=False,
+        )
+        answer = kube.run(
+            "get", "namespace", target.namespace, "-o", "name", "--request-timeout=15s", check=False
+        )
+        history = history_.result()
     if answer.status != 0:
         if "(NotFound)" in answer.stderr:
             raise TargetNotFound(
@@ -88,10 +96,6 @@ def find(context: Context, target: Target) -> list[Revision]:
                 f"the cluster of context {cluster.context!r} does not answer: {_last(answer)}",
                 remedy="check the kubeconfig, its credentials and the way to the cluster",
             )
-    history = helm.run(
-        "history", target.release, "-o", "json", "--max", "256",
-        namespace=target.namespace, check=False,
-    )  # fmt: skip
     if history.status != 0:
         if "not found" not in history.stderr:
             raise TargetNotFound(f"helm cannot read {target.release!r}: {reason(history)}")
@@ -368,15 +372,31 @@ def error_lines(
         return [line for found in pool.map(lambda each: lines(*each), asked) for line in found]
 
 
-def stored_chart(kube: Kube, target: Target, revision: int) -> dict[str, Any] | None:
-    """The chart as Helm stored it in the release's Secret; ``None`` when it is kept elsewhere or
-    may not be read."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A revision as Helm stored it."""
+
+    values: dict[str, Any]
+    """Those that the release was given."""
+    rendered: Rendered
+    chart: dict[str, Any] | None
+    """``None`` when only Helm can read the release: it does not give the chart away."""
+
+
+def stored(kube: Kube, helm: Helm, target: Target, revision: int) -> Stored:
+    """From the release's Secret, all at once; where it is kept elsewhere or may not be read, from
+    Helm's own commands."""
     name = f"sh.helm.release.v1.{target.release}.v{revision}"
     try:
         secret = kube.get("secret", name, namespace=target.namespace)
-        return preflight.chart_of_release(secret["data"]["release"])
+        record = preflight.record_of_release(secret["data"]["release"])
+        rendered = parse(record["manifest"], [hook["manifest"] for hook in record["hooks"] or []])
+        return Stored(record["config"] or {}, rendered, record["chart"] or {})
     except (PipelineError, KeyError, ValueError, OSError, yaml.YAMLError):
-        return None
+        values = helm.values(target.release, target.namespace)
+        manifest = helm.manifest(target.release, target.namespace)
+        hooks = helm.hooks(target.release, target.namespace)
+        return Stored(values, parse(manifest, hooks), None)
 
 
 def running_image(target: Target, now: Snapshot) -> tuple[Image, frozenset[str]]:

@@ -138,12 +138,11 @@ def autoscaled(
 # -- the chart inside the release -----------------------------------------------------------------
 
 
-def chart_of_release(data: str) -> dict[str, Any]:
-    """The chart as Helm stored it: ``data.release`` of the release's Secret."""
+def record_of_release(data: str) -> dict[str, Any]:
+    """A release as Helm stored it, chart, values and manifest: ``data.release`` of its Secret."""
     packed = base64.b64decode(base64.b64decode(data))
     record = json.loads(gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed)
-    chart: dict[str, Any] = record.get("chart") or {}
-    return chart
+    return record if isinstance(record, dict) else {}
 
 
 def chart_differences(live: Mapping[str, Any], folder: Path, overridden: Values) -> list[str]:

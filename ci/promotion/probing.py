@@ -4,6 +4,7 @@ account of every one."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import httpx
@@ -13,6 +14,7 @@ from ci.errors import CommandFailed, PipelineError, PlanRefused, PromotionFailed
 from ci.model import Check, Target
 from ci.promotion import live
 from ci.promotion.before import Before
+from ci.promotion.canary import Canary
 from ci.promotion.inside import InsideProber
 from ci.promotion.prober import Prober
 from ci.tools.wait import SystemClock, wait_until
@@ -112,6 +114,16 @@ def wait_for_answers(
         clock=context.clock,
         interval=0.1,
     )
+
+
+def counted(
+    target: Target, prober: Prober | InsideProber | None, canary: Canary
+) -> tuple[Check, ...]:
+    """The account of every request and of every task. Raises :class:`PromotionFailed`."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool:
+        tasks = pool.submit(canary.account)
+        requests = count_probes(target, prober)
+        return requests + tasks.result()
 
 
 def count_probes(target: Target, prober: Prober | InsideProber | None) -> tuple[Check, ...]:

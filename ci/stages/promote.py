@@ -28,7 +28,7 @@ from ci.promotion.before import (
 from ci.promotion.canary import Canary
 from ci.promotion.change import healthy, released, settled, upgrade
 from ci.promotion.planning import make_plan, refuse_more_than_the_image
-from ci.promotion.probing import count_probes, probing_inside, steady
+from ci.promotion.probing import counted, probing_inside, steady
 from ci.promotion.pull import Pull
 from ci.promotion.recovery import recover, so_far, verify_old
 from ci.promotion.rollout import Expected
@@ -110,7 +110,7 @@ def promote(
                 with step("soak", "what shows only with time shows before it is called done"):
                     checks += soak.watch(image)
             with step("count the probes", "no request may be lost in a change"):
-                checks += count_probes(target, prober) + canary.account()
+                checks += counted(target, prober, canary)
         except BaseException as problem:
             found = before.checks + asked + checks + so_far(prober, problem)
             recover(context, target, before, folder, lock, problem, found)

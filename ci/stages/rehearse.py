@@ -205,10 +205,8 @@ def read(context: Context, target: Target) -> Found:
     chart = context.path(target.chart)
     preflight.same_chart(revision.chart, charts.metadata(chart))
     kube, helm = live.private_kube(context, target), live.private_helm(context, target)
-    supplied = helm.values(target.release, target.namespace)
-    stored = live.stored_chart(kube, target, revision.number)
-    check = preflight.chart_is_live(stored, chart, supplied)
-    rendered = plan.parse(helm.manifest(target.release, target.namespace), "")
+    stored = live.stored(kube, helm, target, revision.number)
+    check = preflight.chart_is_live(stored.chart, chart, stored.values)
     image, digests = live.running_image(target, live.snapshot(kube, target.namespace))
     if len(digests) != 1:
         raise PlanRefused(
@@ -220,11 +218,11 @@ def read(context: Context, target: Target) -> Found:
     )
     return Found(
         revision,
-        state(history, image, supplied),
+        state(history, image, stored.values),
         image,
-        supplied,
+        stored.values,
         helm.values(target.release, target.namespace, all=True),
-        live.deployments_of(target, rendered.objects),
+        live.deployments_of(target, stored.rendered.objects),
     )
 
 

@@ -3,6 +3,8 @@ and in which order, when all is well, when something is refused, and when the up
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,11 +66,15 @@ class World:
     upgrade_does: Callable[[], object] = lambda: None
     rollback_error: str = ""
     api: str = "nothing of the kind"
+    record: dict[str, Any] = field(default_factory=dict)
+    """Of revision 1, where it may be read."""
 
     def helm(self, words: list[str]) -> Output:
         match words:
             case ["history", *_]:
                 return Output(0, json.dumps(self.history), "")
+            case ["get", "values" | "manifest" | "hooks", *_] if self.record:
+                raise AssertionError("it is in the record")
             case ["get", "values", *_]:
                 return Output(0, json.dumps({"tag": self.tag}), "")
             case ["get", "manifest", *_]:
@@ -117,6 +123,8 @@ class World:
                 self.lease = json.loads(given)
                 self.lease["metadata"]["resourceVersion"] = "1"
                 return Output(0, json.dumps(self.lease), "")
+            case ["get", "secret", *_] if self.record:
+                return Output(0, json.dumps({"data": {"release": packed(self.record)}}), "")
             case ["get", "secret", *_]:
                 return Output(1, "", "forbidden")
             case ["get", "hpa" | "serviceaccounts", *_]:
@@ -272,6 +280,25 @@ def test_a_clean_promotion(context: Context, world: World) -> None:
     assert (done.backups / "quick-rollback.sh").exists()
     assert world.lease["spec"]["holderIdentity"] == ""
     assert lease.journal(world.lease)["step"] == "done"
+
+
+def packed(record: dict[str, Any]) -> str:
+    compressed = gzip.compress(json.dumps(record).encode())
+    return base64.b64encode(base64.b64encode(compressed)).decode()
+
+
+def test_a_release_whose_record_may_be_read_is_read_at_once(context: Context, world: World) -> None:
+    world.record = {
+        "config": {"tag": "old"}, "manifest": _manifest("old"), "hooks": None,
+        "chart": {"templates": [], "values": {}},
+    }  # fmt: skip
+    done = go(context)
+    found = {check.name: check.evidence for check in done.checks}
+    assert found["chart content is the live one"] == "templates byte by byte, defaults by value"
+    world.history, world.tag = [_revision(1, "deployed", "")], "old"
+    world.record["chart"]["values"] = {"replicas": 3}
+    with pytest.raises(PlanRefused, match="replicas differs"):
+        go(context)
 
 
 def refuse_pending(world: World) -> None:
