@@ -1,6 +1,8 @@
-"""AMQP inside WebSocket messages (the ``AMQPWSB10`` subprotocol), without sockets."""
+"""AMQP inside WebSocket messages, without sockets."""
 
 from __future__ import annotations
+
+import re
 
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
@@ -13,19 +15,34 @@ from wsproto.events import (
 )
 from wsproto.utilities import ProtocolError
 
-SUBPROTOCOL = "AMQPWSB10"
-_STARTS = (b"GET /$servicebus/websocket", b"GET /%24servicebus/websocket")
+SUBPROTOCOLS = ("AMQPWSB10", "amqp")
+"""Azure's own name, and that of the specification (AMQP WebSocket Binding, 2.1): Go's clients."""
+
+_STARTS = (b"get /$servicebus/websocket", b"get /%24servicebus/websocket")
+_SCHEMES = (b"get http://", b"get https://")
+_HOST = re.compile(rb"(?<=^get )https?://[^/\s]*")
+_LONGEST_START = 512
+"""Bytes within which a request's path begins; a host's name has 253 at most."""
 
 
 def is_websocket(data: bytes) -> bool:
     """An administration connection that starts so wants to speak AMQP."""
-    return data.lower().startswith(tuple(start.lower() for start in _STARTS))
+    return _start(data).startswith(_STARTS)
 
 
 def could_be_websocket(data: bytes) -> bool:
     """It starts so, as far as it has arrived."""
-    begun = data.lower()
-    return is_websocket(data) or any(start.lower().startswith(begun) for start in _STARTS)
+    begun = _start(data)
+    return begun.startswith(_STARTS) or (
+        len(data) < _LONGEST_START
+        and any(start.startswith(begun) for start in (*_STARTS, *_SCHEMES))
+    )
+
+
+def _start(data: bytes) -> bytes:
+    """The start of a request without the host, which a target may have in it (RFC 9112, 3.2.2):
+    Java's SDK asks so."""
+    return _HOST.sub(b"", data[:_LONGEST_START].lower(), count=1)
 
 
 class WebSocketPeer:
@@ -41,8 +58,9 @@ class WebSocketPeer:
             self._connection.receive_data(data)
             for event in self._connection.events():
                 if isinstance(event, Request):
-                    if SUBPROTOCOL in event.subprotocols:
-                        out += self._connection.send(AcceptConnection(subprotocol=SUBPROTOCOL))
+                    known = [name for name in event.subprotocols if name in SUBPROTOCOLS]
+                    if known:
+                        out += self._connection.send(AcceptConnection(subprotocol=known[0]))
                     else:
                         out += self._connection.send(RejectConnection(status_code=400))
                         over = True

@@ -275,6 +275,10 @@ def test_a_processor_renews_locks_and_completes_each_message_once(peer: Peer) ->
     }
 
 
+def test_amqp_goes_over_websockets(peer: Peer) -> None:
+    assert peer.result("websockets") == {"bytes": 200_000, "empty": True}
+
+
 def test_refusals_are_told_apart(peer: Peer) -> None:
     found = peer.result("refusals")
     if peer.language == "java":

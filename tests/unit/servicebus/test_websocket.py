@@ -13,7 +13,7 @@ from ci.servicebus.amqp import performatives as p
 from ci.servicebus.server import Server
 from ci.servicebus.settings import Settings
 from ci.servicebus.websocket import (
-    SUBPROTOCOL,
+    SUBPROTOCOLS,
     WebSocketPeer,
     could_be_websocket,
     is_websocket,
@@ -23,10 +23,14 @@ from tests.unit.servicebus.peer import frame, frames, hello
 PATH = "/$servicebus/websocket"
 
 
-def opened() -> tuple[WSConnection, WebSocketPeer]:
+def opened(
+    target: str = PATH, subprotocol: str = SUBPROTOCOLS[0]
+) -> tuple[WSConnection, WebSocketPeer]:
     client, peer = WSConnection(ConnectionType.CLIENT), WebSocketPeer()
-    asked = client.send(Request(host="h", target=PATH, subprotocols=[SUBPROTOCOL]))
+    offered = ["other", subprotocol]
+    asked = client.send(Request(host="h", target=target, subprotocols=offered))
     assert is_websocket(asked)
+    assert all(could_be_websocket(asked[:index]) for index in range(len(asked)))
     out = b""
     for index in range(len(asked)):
         _, piece, over = peer.receive(asked[index : index + 1])
@@ -35,12 +39,14 @@ def opened() -> tuple[WSConnection, WebSocketPeer]:
     client.receive_data(out)
     [accepted] = list(client.events())
     assert isinstance(accepted, AcceptConnection)
-    assert accepted.subprotocol == SUBPROTOCOL
+    assert accepted.subprotocol == subprotocol
     return client, peer
 
 
-def test_bytes_go_both_ways() -> None:
-    client, peer = opened()
+@pytest.mark.parametrize("subprotocol", SUBPROTOCOLS)
+@pytest.mark.parametrize("target", [PATH, f"https://contoso.servicebus.windows.net{PATH}"])
+def test_bytes_go_both_ways(target: str, subprotocol: str) -> None:
+    client, peer = opened(target, subprotocol)
     sent = client.send(BytesMessage(data=b"hello"))
     found = b"".join(peer.receive(sent[i : i + 1])[0] for i in range(len(sent)))
     assert found == b"hello"
@@ -81,6 +87,10 @@ def test_what_could_become_one() -> None:
     assert could_be_websocket(b"GET /$serv")
     assert could_be_websocket(b"GET /%24ServiceBus/websocket HTTP/1.1")
     assert not could_be_websocket(b"GET /health")
+    assert not could_be_websocket(b"GET https://host/health")
+    assert not could_be_websocket(b"GET https://host /$servicebus/websocket")
+    assert not could_be_websocket(b"GET https://" + b"h" * 1_000)
+    assert not could_be_websocket(b"PUT https://host/$servicebus/websocket")
     assert not is_websocket(b"GET /$serv")
 
 
@@ -89,7 +99,7 @@ async def test_the_administration_port_carries_amqp(tmp_path: Path) -> None:
     await server.start()
     client = WSConnection(ConnectionType.CLIENT)
     reader, writer = await asyncio.open_connection("localhost", server.admin_port)
-    asked = client.send(Request(host="h", target=PATH, subprotocols=[SUBPROTOCOL]))
+    asked = client.send(Request(host="h", target=PATH, subprotocols=[*SUBPROTOCOLS]))
     writer.write(asked[:9])
     await asyncio.sleep(0.01)
     writer.write(asked[9:])

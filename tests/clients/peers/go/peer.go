@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	sb "github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus/admin"
 	"github.com/Azure/go-amqp"
+	"github.com/coder/websocket"
 )
 
 const (
@@ -29,6 +31,8 @@ const (
 	nothing   = 2 * time.Second  // in which none may come
 	shortLock = "PT5S"           // Azure's shortest
 )
+
+var connection = os.Getenv("SERVICEBUS_CONNECTION_STRING")
 
 type result = map[string]any
 
@@ -509,6 +513,29 @@ func (p *peer) topics() result {
 	}
 }
 
+func (p *peer) websockets() result {
+	name := p.queue("websockets", admin.QueueProperties{})
+	options := &sb.ClientOptions{
+		NewWebSocketConn: func(ctx context.Context, args sb.NewWebSocketConnArgs) (net.Conn, error) {
+			asked := &websocket.DialOptions{Subprotocols: []string{"amqp"}}
+			connection, _, err := websocket.Dial(ctx, args.Host, asked)
+			if err != nil {
+				return nil, err
+			}
+			return websocket.NetConn(p.ctx, connection, websocket.MessageBinary), nil
+		},
+	}
+	client := must(sb.NewClientFromConnectionString(connection, options))
+	defer client.Close(p.ctx)
+	over := &peer{p.ctx, client, p.admin}
+	over.send(name, &sb.Message{Body: make([]byte, 200_000)})
+	receiver := over.receiver(name)
+	message := p.one(receiver)
+	check(receiver.CompleteMessage(p.ctx, message, nil))
+	left := must(receiver.PeekMessages(p.ctx, 1, nil))
+	return result{"bytes": len(message.Body), "empty": len(left) == 0}
+}
+
 func (p *peer) refusals() result {
 	name := p.queue("refusals", admin.QueueProperties{})
 	sender := p.sender(name)
@@ -518,7 +545,7 @@ func (p *peer) refusals() result {
 	properties := must(p.admin.GetQueue(p.ctx, name, nil)).QueueProperties
 	properties.Status = to.Ptr(admin.EntityStatusSendDisabled)
 	must(p.admin.UpdateQueue(p.ctx, name, properties, nil))
-	parts := strings.Split(os.Getenv("SERVICEBUS_CONNECTION_STRING"), ";")
+	parts := strings.Split(connection, ";")
 	for index, part := range parts {
 		if strings.HasPrefix(part, "SharedAccessKey=") {
 			parts[index] = "SharedAccessKey=d3Jvbmc="
@@ -539,8 +566,7 @@ func (p *peer) refusals() result {
 	}
 }
 
-func say(out *json.Encoder, guard *sync.Mutex, connection, scenario string,
-	play func(*peer) result) {
+func say(out *json.Encoder, guard *sync.Mutex, scenario string, play func(*peer) result) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	said := result{"scenario": scenario}
@@ -567,7 +593,7 @@ func main() {
 		"settlement": (*peer).settlement, "renewal": (*peer).renewal, "expiry": (*peer).expiry,
 		"peeking": (*peer).peeking, "sessions": (*peer).sessions,
 		"session_expiry": (*peer).sessionExpiry, "topics": (*peer).topics,
-		"refusals": (*peer).refusals,
+		"refusals": (*peer).refusals, "websockets": (*peer).websockets,
 	}
 	out := json.NewEncoder(os.Stdout)
 	var all sync.WaitGroup
@@ -575,7 +601,7 @@ func main() {
 	for scenario, play := range scenarios {
 		if len(os.Args) == 1 || slices.Contains(os.Args[1:], scenario) {
 			all.Go(func() {
-				say(out, &guard, os.Getenv("SERVICEBUS_CONNECTION_STRING"), scenario, play)
+				say(out, &guard, scenario, play)
 			})
 		}
 	}

@@ -1,4 +1,5 @@
 import com.azure.core.amqp.AmqpRetryOptions;
+import com.azure.core.amqp.AmqpTransportType;
 import com.azure.core.amqp.exception.AmqpException;
 import com.azure.core.amqp.models.AmqpMessageBody;
 import com.azure.core.exception.HttpResponseException;
@@ -603,6 +604,18 @@ public final class Peer {
         "stranger", refused(() -> stranger.sendMessage(message)));
   }
 
+  private Map<String, Object> websockets() {
+    String name = queue("websockets");
+    client.transportType(AmqpTransportType.AMQP_WEB_SOCKETS);
+    var receiver = receiver(name);
+    sender(name).sendMessage(new ServiceBusMessage(new byte[200_000]));
+    var message = one(receiver);
+    receiver.complete(message);
+    return result(
+        "bytes", message.getBody().toBytes().length,
+        "empty", receiver.peekMessage() == null);
+  }
+
   private Map<String, Scenario> scenarios() {
     Map<String, Scenario> all = new LinkedHashMap<>();
     all.put("expiry", this::expiry);
@@ -619,6 +632,7 @@ public final class Peer {
     all.put("topics", this::topics);
     all.put("rules", this::rules);
     all.put("refusals", this::refusals);
+    all.put("websockets", this::websockets);
     return all;
   }
 

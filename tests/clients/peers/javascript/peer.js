@@ -8,6 +8,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 
 import { ServiceBusAdministrationClient, ServiceBusClient } from "@azure/service-bus";
+import webSocket from "ws";
 
 const CONNECTION = process.env.SERVICEBUS_CONNECTION_STRING;
 const PATIENCE = 20_000; // ms in which a message has to come, a short lock before it included
@@ -406,6 +407,18 @@ const scenarios = {
       errors,
       left: (await receiverOf(client, name).peekMessages(1)).length,
     };
+  },
+
+  async websockets() {
+    const name = await queue("websockets");
+    const client = new ServiceBusClient(CONNECTION, { ...RETRY, webSocketOptions: { webSocket } });
+    const receiver = receiverOf(client, name);
+    await client.createSender(name).sendMessages({ body: Buffer.alloc(200_000) });
+    const message = await one(receiver);
+    await receiver.completeMessage(message);
+    const left = await receiver.peekMessages(1);
+    await client.close();
+    return { bytes: message.body.length, empty: left.length === 0 };
   },
 
   async refusals(client) {
