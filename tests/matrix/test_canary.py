@@ -95,7 +95,7 @@ def test_tasks_of_a_clean_promotion(service: Service) -> None:
     service.serves("service-v2", 2)
     queue = said["the queue is as the new version was asked for"].partition(":")[0]
     with broker(service.context, service.place.target(**service.described())) as bus:
-        until("the canary's queue to be gone", lambda: bus.queue(queue) is None)
+        until("the canary's queue to be gone", lambda: bus.lock_duration(queue) is None)
 
 
 @pytest.mark.end("rolled back; the first version serves")

@@ -97,8 +97,8 @@ class World:
                 return httpx.Response(200, json=self.tasks[id])
         raise AssertionError(path)
 
-    def queue(self, _: str) -> Any:
-        return SimpleNamespace(lock_duration=timedelta(seconds=self.lock))
+    def lock_duration(self, _: str) -> timedelta:
+        return timedelta(seconds=self.lock)
 
     def messages(self, _: str) -> tuple[int, int]:
         return 0, self.dead
