@@ -244,6 +244,12 @@ def plan(
                 f" {len(found.differences)} differences do not derive from its tag",
                 remedy="make these changes in a release of their own, then promote the image",
             )
+        wrong = [check for check in found.checks if not check.ok]
+        if wrong:
+            raise PlanRefused(
+                f"the promotion would be refused: {wrong[0].name}: {wrong[0].evidence}",
+                remedy="see what was asked, above",
+            )
         return Result()
 
     _work("plan", Common(toolchain, config, verbose), body, needs_dagger=None, record=False)

@@ -280,7 +280,7 @@ def plan(context: Context, options: Options, image: str) -> Plan:
             promotion.preview,
             context,
             goal,
-            Image(goal.image_repository, proof.image.tag, proof.image.digest),
+            proof,
         )
 
 

@@ -4,7 +4,7 @@ command that is configured."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ci.context import Context
@@ -97,6 +97,14 @@ def ready_under_load(proof: Proof) -> Check:
     if found is None or found.outcome is not Outcome.PASSED:
         return Check(READY, True, "not measured: no such case among the proof's")
     return Check(READY, True, found.message)
+
+
+def told(name: str, ask: Callable[[], Check]) -> Check:
+    """A check that is only shown: what would be refused for it."""
+    try:
+        return ask()
+    except PlanRefused as problem:
+        return Check(name, False, str(problem))
 
 
 def checklist(

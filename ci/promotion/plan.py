@@ -31,6 +31,7 @@ from typing import Any
 
 import yaml
 
+from ci.model import Check
 from ci.promotion import redaction
 
 Path = tuple[str, ...]
@@ -87,6 +88,8 @@ class Plan:
 
     change: Change
     differences: tuple[Difference, ...]
+    checks: tuple[Check, ...] = ()
+    """What else was asked of the target, without changing anything."""
 
     @property
     def refused(self) -> tuple[Difference, ...]:

@@ -151,16 +151,21 @@ def chart_differences(live: Mapping[str, Any], folder: Path, overridden: Values)
 
     A default that the release overrides (``overridden``: its user-supplied values) has no
     effect, and Helm itself rewrites it in the stored chart at every ``--reuse-values``; it is
-    not compared. A template that only the folder has shows in the plan by what it renders.
+    not compared. A template that only the folder has shows in the plan by what it renders; a CRD
+    beside the templates shows nowhere, for Helm installs these once and never changes them.
     """
     found: list[str] = []
-    for entry in live.get("templates") or []:
+    crds = [e for e in live.get("files") or [] if str(e["name"]).startswith("crds/")]
+    for entry in [*(live.get("templates") or []), *crds]:
         path = folder / str(entry["name"])
         content = base64.b64decode(entry.get("data") or "")
         if not path.is_file():
             found.append(f"{entry['name']} is missing here")
         elif path.read_bytes().removeprefix(b"\xef\xbb\xbf") != content:
             found.append(f"{entry['name']} differs")
+    known = {str(entry["name"]) for entry in crds}
+    here = {p.relative_to(folder).as_posix() for p in folder.glob("crds/**/*.yaml")}
+    found += [f"{n} is not in it: an upgrade installs no CRD" for n in sorted(here - known)]
     defaults = folder / "values.yaml"
     ours = yaml.safe_load(defaults.read_text(encoding="utf-8")) if defaults.is_file() else {}
     found += [

@@ -282,6 +282,10 @@ def plan(found: Plan, stream: IO[str] | None = None) -> None:
                 line(f"    {difference.path or 'the whole object'}  ({difference.reason})", "dim")
                 line(f"    - {difference.before}", "red")
                 line(f"    + {difference.after}", "green")
+    if found.checks:
+        line("")
+    for check in found.checks:
+        line(f"[{'x' if check.ok else ' '}] {check.name}: {check.evidence}")
     fields, refused = len(found.differences), len(found.refused)
     if not fields:
         line("\nnothing would change", "bold")

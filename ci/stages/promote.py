@@ -8,6 +8,7 @@ From the moment the upgrade begins every way out but success is the same: eviden
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 from ci.context import Context
 from ci.errors import PipelineError, PlanRefused, RollbackFailed
@@ -128,11 +129,22 @@ def promote(
     )
 
 
-def preview(context: Context, target: Target, image: Image) -> plan.Plan:
-    """What promoting ``image`` would change, allowed or not. Changes nothing, refuses nothing
-    but a target that is not fit to be changed."""
+def preview(context: Context, target: Target, proof: Proof) -> plan.Plan:
+    """What promoting the proven image would change, allowed or not, and what can be asked of the
+    target without a trace. Changes nothing, refuses nothing but a target that is not fit to be
+    changed."""
     history = live.find(context, target)
-    return make_plan(context, target, inspect(context, target, history), image, history)
+    image = Image(target.image_repository, proof.image.tag, proof.image.digest)
+    before = inspect(context, target, history)
+    asked = (
+        checks_.told(checks_.API, lambda: checks_.api_kept(target, proof, before.openapi)),
+        checks_.ready_under_load(proof),
+        checks_.told(
+            checks_.NO_MIGRATION, lambda: checks_.no_migration(context, target, before.rendered)
+        ),
+    )
+    planned = make_plan(context, target, before, image, history)
+    return replace(planned, checks=before.checks + asked)
 
 
 def rollback(context: Context, target: Target, revision: int | None = None) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ci import cli
+from ci.model import Check
 from ci.promotion import plan
 from ci.promotion.plan import Change, Difference, Plan
 from ci.report import terminal
@@ -48,6 +49,13 @@ def test_what_is_refused_comes_first_and_is_marked() -> None:
     assert lines[-1] == "2 changes in 2 objects: 1 refused (!)"
 
 
+def test_what_was_asked_is_ticked_or_says_why_not() -> None:
+    asked = (Check("chart is the live one", True, "x-1"), Check("API", False, "/a is gone"))
+    out = io.StringIO()
+    terminal.plan(Plan(CHANGE, (IMAGE,), asked), out)
+    assert "[x] chart is the live one: x-1\n[ ] API: /a is gone\n" in out.getvalue()
+
+
 def test_the_live_image_changes_nothing() -> None:
     assert shown().splitlines()[-1] == "nothing would change"
 
@@ -77,10 +85,12 @@ def test_a_secret_is_never_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("differences", "status"), [((IMAGE, LABEL), 0), ((), 0), ((IMAGE, ADDED), 31)]
+    ("differences", "kept", "status"),
+    [((IMAGE, LABEL), True, 0), ((), True, 0), ((IMAGE, ADDED), True, 31), ((IMAGE,), False, 31)],
 )
 def test_the_status_says_whether_it_would_be_refused(
     differences: tuple[Difference, ...],
+    kept: bool,
     status: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -89,7 +99,7 @@ def test_the_status_says_whether_it_would_be_refused(
 
     def found(_context: object, options: Any, image: str) -> Plan:
         asked.append((options.target, image))
-        return Plan(CHANGE, differences)
+        return Plan(CHANGE, differences, (Check("API", kept, "/a is gone"),))
 
     def work(_command: str, _common: object, body: Any, **how: Any) -> None:
         assert how == {"needs_dagger": None, "record": False}, "it leaves nothing behind"
@@ -102,7 +112,8 @@ def test_the_status_says_whether_it_would_be_refused(
     assert asked == [("prod", "last")]
     said = capsys.readouterr()
     assert "revision 4 -> 5" in said.out
-    assert ("1 of 2 differences" in said.err) == (status == 31)
+    assert ("1 of 2 differences" in said.err) == (ADDED in differences)
+    assert ("would be refused: API: /a is gone" in said.err) is not kept
 
 
 def test_it_wants_an_image(capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,6 +149,20 @@ def test_templates_and_defaults_that_differ(tmp_path: Path) -> None:
     assert found == ["templates/a.yaml is missing here"]
 
 
+def test_custom_resource_definitions_that_differ(tmp_path: Path) -> None:
+    chart = a_chart(tmp_path)
+    chart["files"] = [{"name": "crds/a.yaml", "data": base64.b64encode(b"kind: A\n").decode()}]
+    (tmp_path / "crds").mkdir()
+    (tmp_path / "crds" / "a.yaml").write_text("kind: A\n")
+    assert preflight.chart_differences(chart, tmp_path, {}) == []
+    (tmp_path / "crds" / "a.yaml").write_text("kind: B\n")
+    (tmp_path / "crds" / "b.yaml").write_text("kind: C\n")
+    assert preflight.chart_differences(chart, tmp_path, {}) == [
+        "crds/a.yaml differs",
+        "crds/b.yaml is not in it: an upgrade installs no CRD",
+    ]
+
+
 # -- drift ----------------------------------------------------------------------------------------
 
 
