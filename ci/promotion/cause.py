@@ -49,6 +49,8 @@ def with_last_words(because: str, problem: BaseException, where: Path) -> str:
     if forbidden:
         return f"{because} ({forbidden[-1][:200]})"
     unready = unready_pods(_lines(where / "pods.txt"))
+    if waiting := pulling(_lines(where / "events.txt"), unready):
+        return f"{because} ({waiting})"
     probes = [
         line
         for line in _lines(where / "events.txt")
@@ -59,6 +61,16 @@ def with_last_words(because: str, problem: BaseException, where: Path) -> str:
         words = probes[-1].partition("probe failed")
         return f"{because} ({words[0].split()[-1].lower()} probe failed{words[2][:160]})"
     return because
+
+
+def pulling(events: Iterable[str], pods: Iterable[str]) -> str:
+    """The image that one of ``pods`` began to pull and does not have; empty when none does. What
+    hangs there reports no error: a registry that answers nothing, or slowly."""
+    last: dict[str, str] = {}
+    for line in events:
+        if found := re.match(r"\S*[ms]\s+\S+\s+(Pull\w+)\s+pod/(\S+)\s+(.*)", line):
+            last[found[2]] = found[3] if found[1] == "Pulling" else ""
+    return next((f"pod {pod}: {last[pod]}" for pod in pods if last.get(pod)), "")
 
 
 def unready_pods(listed: Iterable[str]) -> list[str]:

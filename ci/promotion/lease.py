@@ -173,6 +173,17 @@ class Lease:
             f" {DURATION_SECONDS + CLOCK_ALLOWANCE_SECONDS} s",
         )
 
+    def keep(self) -> str:
+        """Renew it now; the reason when the API did not take it. Raises :class:`Locked` when it
+        is not ours any more: it went without renewal for so long that another took it over."""
+        problem = "" if self.lost else self._write()
+        if self.lost or _conflict(problem):
+            raise Locked(
+                f"another took over the lock of {self._release} in {self._namespace} meanwhile",
+                remedy="look what it does before anything else is done to the release",
+            )
+        return problem
+
     def note(self, **notes: str) -> None:
         """Write into the journal, before the step it is about. Raises when it cannot."""
         with self._lock:
@@ -189,39 +200,58 @@ class Lease:
     def _write(self, *, release: bool = False) -> str:
         """Create or replace; the reason when the API refused."""
         with self._lock:
-            moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            metadata: dict[str, Any] = {
-                "name": name(self._release),
-                "namespace": self._namespace,
-                "annotations": {f"{ANNOTATION}{key}": value for key, value in self._notes.items()},
-            }
-            if self._version:
-                metadata["resourceVersion"] = self._version
-            lease = {
-                "apiVersion": "coordination.k8s.io/v1",
-                "kind": "Lease",
-                "metadata": metadata,
-                "spec": {
-                    "holderIdentity": "" if release else str(self._holder),
-                    "leaseDurationSeconds": DURATION_SECONDS,
-                    "renewTime": moment,
-                },
-            }
-            verb = "replace" if self._version else "create"
             try:
-                said = self._kube.run(
-                    verb, "-f", "-", "-o", "json", input=json.dumps(lease), check=False, timeout=15
-                )
-            except PipelineError as problem:
-                return str(problem)
-            if said.status != 0:
-                return " ".join(said.stderr.split())
-            self._version = json.loads(said.stdout)["metadata"]["resourceVersion"]
-            return ""
+                problem = self._put(release=release)
+                if _conflict(problem) and self._still_ours():
+                    # It was written before, and the answer never came.
+                    problem = self._put(release=release)
+            except PipelineError as away:
+                return str(away)
+            return problem
+
+    def _still_ours(self) -> bool:
+        lease = read(self._kube, self._release, self._namespace)
+        if (lease.get("spec") or {}).get("holderIdentity") != str(self._holder):
+            return False
+        self._version = lease["metadata"]["resourceVersion"]
+        return True
+
+    def _put(self, *, release: bool) -> str:
+        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        metadata: dict[str, Any] = {
+            "name": name(self._release),
+            "namespace": self._namespace,
+            "annotations": {f"{ANNOTATION}{key}": value for key, value in self._notes.items()},
+        }
+        if self._version:
+            metadata["resourceVersion"] = self._version
+        lease = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": metadata,
+            "spec": {
+                "holderIdentity": "" if release else str(self._holder),
+                "leaseDurationSeconds": DURATION_SECONDS,
+                "renewTime": moment,
+            },
+        }
+        verb = "replace" if self._version else "create"
+        said = self._kube.run(
+            verb, "-f", "-", "-o", "json", input=json.dumps(lease), check=False, timeout=15
+        )
+        if said.status != 0:
+            return " ".join(said.stderr.split())
+        self._version = json.loads(said.stdout)["metadata"]["resourceVersion"]
+        return ""
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):
             problem = self._write()
-            if "modified" in problem or "not found" in problem:
+            if _conflict(problem):
                 self.lost = problem
                 return
+
+
+def _conflict(problem: str) -> bool:
+    """Whether the API refused because the lease is another than we know."""
+    return any(words in problem for words in ("modified", "already exists", "not found"))

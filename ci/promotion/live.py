@@ -33,6 +33,7 @@ from ci.tools.kube import Kube
 from ci.tools.wait import Clock, SystemClock, wait_until
 
 KINDS = "deployments.apps,replicasets.apps,pods,endpointslices.discovery.k8s.io"
+LOOK_TIMEOUT = "--request-timeout=10s"
 
 HEALTH_SECONDS = 1.0
 """Within which a health path has to answer: the time-out of the plan's own readiness probe."""
@@ -116,7 +117,9 @@ def _last(answer: Output) -> str:
 
 
 def snapshot(kube: Kube, namespace: str) -> Snapshot:
-    return Snapshot.of(kube.get(KINDS, namespace=namespace)["items"])
+    """Raises :class:`CommandFailed` when the API does not answer; soon, also where the network
+    swallows what is sent, so that whoever looks again and again sees other things, too."""
+    return Snapshot.of(kube.get(KINDS, LOOK_TIMEOUT, namespace=namespace)["items"])
 
 
 def look(kube: Kube, target: Target) -> Snapshot | None:

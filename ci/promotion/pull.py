@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ci.context import Context
-from ci.errors import CommandFailed, PlanRefused
+from ci.errors import CommandFailed, PlanRefused, WaitTimeout
 from ci.model import Check, Image, Target
 from ci.promotion import live
 from ci.promotion.inside import UNPRIVILEGED
@@ -163,13 +163,20 @@ class Pull:
                 )
             return names <= took.keys()
 
-        wait_until(
-            f"{len(names)} nodes to pull {self._image.tag}",
-            done,
-            timeout=self._target.timeout_seconds,
-            clock=clock,
-            interval=0.3,
-            diagnose=lambda: f"{len(took)} have it",
-        )
+        try:
+            wait_until(
+                f"{len(names)} nodes to pull {self._image.by_digest}",
+                done,
+                timeout=self._target.timeout_seconds,
+                clock=clock,
+                interval=0.3,
+                diagnose=lambda: f"{len(took)} have it",
+            )
+        except WaitTimeout as problem:
+            raise PlanRefused(
+                f"the target's nodes do not get the image: {problem}",
+                remedy="see that its registry answers the nodes, and how fast; the target was not"
+                " touched",
+            ) from problem
         seconds = ", ".join(f"{each:.1f} s" for each in took.values())
         return Check(NAME, True, f"by digest on {', '.join(self._nodes)} in {seconds}")

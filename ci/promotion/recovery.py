@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ci.context import Context
-from ci.errors import CommandFailed, PipelineError, PromotionFailed, RollbackFailed
+from ci.errors import Locked, PipelineError, PromotionFailed, RollbackFailed
 from ci.model import Check, Target
 from ci.promotion import evidence, lease, live, preflight, redaction
 from ci.promotion.before import Before
@@ -21,7 +21,7 @@ from ci.promotion.rollout import Expected
 from ci.tools.helm import Revision
 from ci.tools.wait import SystemClock, wait_until
 
-HISTORY_SECONDS = 60
+AWAY_SECONDS = 60
 """How long the cluster's API may be away before a rollback is given up."""
 
 
@@ -39,14 +39,19 @@ def recover(
     step, where = context.events.step, context.run_dir / "evidence"
     because = redaction.text(cause(problem))
     context.events.note(f"the promotion failed: {because}")
-    with suppress(PipelineError, OSError), step("keep the evidence", "before it is rolled back"):
-        private_helm = live.private_helm(context, target).for_cleanup()
-        private_kube = live.private_kube(context, target, during_cleanup=True)
-        now = live.look(private_kube, target)
-        evidence.collect(private_kube, private_helm, target, now, where)
-        because = redaction.text(with_last_words(because, problem, where))
-        (where / "cause.txt").write_text(because + "\n", encoding="utf-8")
     try:
+        with step("reach the cluster", "it may be away, and all that follows asks it"):
+            reach(lock)
+        with (
+            suppress(PipelineError, OSError),
+            step("keep the evidence", "before it is rolled back"),
+        ):
+            private_helm = live.private_helm(context, target).for_cleanup()
+            private_kube = live.private_kube(context, target, during_cleanup=True)
+            now = live.look(private_kube, target)
+            evidence.collect(private_kube, private_helm, target, now, where)
+            because = redaction.text(with_last_words(because, problem, where))
+            (where / "cause.txt").write_text(because + "\n", encoding="utf-8")
         with step("roll back", f"to the recorded revision {before.revision.number}"):
             changed = roll_back(context, target, before.revision)
             restart_refused(context, target, before)
@@ -57,7 +62,9 @@ def recover(
         worst = RollbackFailed(
             f"the promotion failed ({because}) and the rollback failed, too:"
             f" {live.failed_to_text(second)}",
-            remedy="act now: " + commands_for_a_human(context, target, before, folder),
+            remedy=second.remedy
+            if isinstance(second, Locked)
+            else "act now: " + commands_for_a_human(context, target, before, folder),
         )
         worst.found = found
         raise worst from second
@@ -88,29 +95,32 @@ def _short(digest: str) -> str:
     return digest[:19] or "digest unknown"
 
 
-def roll_back(context: Context, target: Target, recorded: Revision) -> bool:
-    """``helm rollback`` to the recorded revision; ``False`` when nothing had been changed.
+def reach(lock: lease.Lease) -> None:
+    """Wait for the cluster's API, which may be away for a moment (that may be why we are here).
 
-    The API may be away for a moment (that may be why we are here), so the history is asked for
-    until it comes.
+    It is asked to renew the lock: when we were away for too long somebody else may have repaired
+    the release, or be about to, and must not be undone. Raises :class:`Locked` then.
     """
-    helm = context.helm(target.cluster).for_cleanup()
+    said = [""]
 
-    def history() -> list[Revision] | None:
-        try:
-            return helm.history(target.release, target.namespace)
-        except CommandFailed:
-            return None
+    def answered() -> bool:
+        said[0] = lock.keep()
+        return not said[0]
 
-    found = wait_until(
-        "the release's history",
-        history,
-        timeout=HISTORY_SECONDS,
+    wait_until(
+        "an answer of the cluster's API",
+        answered,
+        timeout=AWAY_SECONDS,
         clock=SystemClock(),
         interval=2,
-        diagnose=lambda: "no answer from the cluster",
+        diagnose=lambda: redaction.text(" ".join(said[0].split())),
     )
-    latest = found[-1]
+
+
+def roll_back(context: Context, target: Target, recorded: Revision) -> bool:
+    """``helm rollback`` to the recorded revision; ``False`` when nothing had been changed."""
+    helm = context.helm(target.cluster).for_cleanup()
+    latest = helm.history(target.release, target.namespace)[-1]
     if latest.number == recorded.number and latest.status == "deployed":
         return False
     helm.rollback(target.release, recorded.number, target.namespace, timeout=target.timeout_seconds)

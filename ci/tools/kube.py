@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +13,9 @@ from ci.errors import CommandFailed, PipelineError
 from ci.model import Cluster
 from ci.tools.command import Output, Programs
 from ci.tools.wait import Clock, SystemClock, wait_until
+
+REMOVE_SECONDS = 15
+"""How long the API may take to hear that pods are not needed any more."""
 
 
 class Kube:
@@ -90,11 +93,13 @@ class Kube:
         return items
 
     def remove_pods(self, namespace: str, selector: str) -> None:
-        """Let pods go, without waiting for it; what cannot be removed is left."""
-        self.run(
-            "delete", "pods", "--selector", selector, "--namespace", namespace, "--wait=false",
-            check=False,
-        )  # fmt: skip
+        """Let pods go, without waiting for it; what cannot be removed is left. Never raises for a
+        cluster that does not answer: this is what is done last, and hides nothing."""
+        with suppress(PipelineError):
+            self.run(
+                "delete", "pods", "--selector", selector, "--namespace", namespace, "--wait=false",
+                check=False, timeout=REMOVE_SECONDS,
+            )  # fmt: skip
 
     @contextmanager
     def port_forward(

@@ -67,6 +67,18 @@ def test_only_pods_that_are_not_ready_are_asked_why(tmp_path: Path) -> None:
     assert told == f"{timeout} (readiness probe failed: statuscode: 503)"
 
 
+def test_a_pull_that_hangs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "pods.txt").write_text("NAME READY STATUS\nnew-b   0/1   ContainerCreating   0\n")
+    pulls = '20s   Normal   Pulling   pod/new-b   Pulling image "engine:v2"\n'
+    (tmp_path / "events.txt").write_text(pulls)
+    timeout = "pre-upgrade hooks failed: timed out waiting for the condition"
+    told = cause.with_last_words(timeout, PromotionFailed("x"), tmp_path)
+    assert told == f'{timeout} (pod new-b: Pulling image "engine:v2")'
+    done = "19s   Normal   Pulled   pod/new-b   Successfully pulled image\n"
+    (tmp_path / "events.txt").write_text(pulls + done)
+    assert cause.with_last_words(timeout, PromotionFailed("x"), tmp_path) == timeout
+
+
 def test_a_quota_is_told_where_only_a_wait_ended(tmp_path: Path) -> None:
     (tmp_path / "events.txt").write_text(
         "1s   Warning   FailedCreate   job/m   Error creating: pods is forbidden: exceeded quota\n"

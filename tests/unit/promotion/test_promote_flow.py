@@ -68,6 +68,8 @@ class World:
     api: str = "nothing of the kind"
     record: dict[str, Any] = field(default_factory=dict)
     """Of revision 1, where it may be read."""
+    lost_answers: int = 0
+    """How many of the next lease writes are done without their answer coming back."""
 
     def helm(self, words: list[str]) -> Output:
         match words:
@@ -120,9 +122,7 @@ class World:
             case ["get", "lease", *_]:
                 return Output(0, json.dumps(self.lease) if self.lease else "", "")
             case ["create" | "replace", "-f", *_]:
-                self.lease = json.loads(given)
-                self.lease["metadata"]["resourceVersion"] = "1"
-                return Output(0, json.dumps(self.lease), "")
+                return self.write_lease(json.loads(given))
             case ["get", "secret", *_] if self.record:
                 return Output(0, json.dumps({"data": {"release": packed(self.record)}}), "")
             case ["get", "secret", *_]:
@@ -137,6 +137,18 @@ class World:
                 self.asked += [] if "evidence" in self.asked[-1:] else ["evidence"]
                 return Output(0, "text", "")
         raise AssertionError(words)
+
+    def write_lease(self, given: dict[str, Any]) -> Output:
+        """As the API server does it: who does not know the newest version is refused."""
+        version = self.lease.get("metadata", {}).get("resourceVersion", "")
+        if given["metadata"].get("resourceVersion", "") != version:
+            return Output(1, "", "the object has been modified; please apply your changes to it")
+        self.lease = given
+        self.lease["metadata"]["resourceVersion"] = str(int(version or 0) + 1)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            return Output(1, "", "read: connection reset by peer")
+        return Output(0, json.dumps(self.lease), "")
 
     def items(self) -> list[dict[str, Any]]:
         """A Deployment that is always done rolling over."""
@@ -408,6 +420,34 @@ def test_a_rollback_that_fails_says_what_to_type(context: Context, world: World)
     assert "quick-rollback.sh" in caught.value.remedy
     assert "rollback rel 1 --wait" in caught.value.remedy
     assert lease.journal(world.lease)["step"] == "upgrading"  # nobody verified it
+
+
+def test_a_lock_that_another_took_over_is_not_rolled_back_against(
+    context: Context, world: World
+) -> None:
+    def after(_: Release) -> None:
+        world.lease["spec"]["holderIdentity"] = "elsewhere/boot/1/2/run"
+        world.lease["metadata"]["resourceVersion"] = "77"
+        raise ProofFailed("the network was cut for minutes")
+
+    with pytest.raises(RollbackFailed, match="another took over the lock") as caught:
+        go(context, after)
+    assert "the network was cut for minutes" in str(caught.value)
+    assert "look what it does" in caught.value.remedy
+    assert world.asked == ["upgrade"]
+    assert world.lease["spec"]["holderIdentity"] == "elsewhere/boot/1/2/run"
+
+
+def test_a_lock_whose_answer_was_lost_is_still_ours(context: Context, world: World) -> None:
+    cluster = Cluster("launch", context.root / "kubeconfig", "launch", True)
+    kube = context.kube(cluster)
+    with lease.Lease(kube, release="rel", namespace="launch") as lock:
+        world.lost_answers = 1
+        assert "connection reset" in lock.keep()
+        assert lock.keep() == ""
+        lock.note(step="upgrading")
+    assert world.lease["spec"]["holderIdentity"] == ""
+    assert lease.journal(world.lease) == {"step": "upgrading"}
 
 
 def test_a_failed_proof_is_not_even_looked_up(context: Context, world: World) -> None:
