@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
@@ -26,6 +26,8 @@ from ci.report.record import TARGETS, Change, Record, Step, Suite, read
 from ci.report.terminal import wall
 
 NAME = "report.html"
+TOOLS = "tools"
+"""The step that obtains them: seconds, or on a new machine most of the run."""
 SHORT = 1.0
 """Seconds; the parts of a step that passed and was shorter are not worth a line."""
 NOTES_SHOWN = 150
@@ -65,7 +67,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One line of the time line. ``left`` and ``width`` are percentages of the whole."""
+    """One line of a time line. ``left`` and ``width`` are percentages of its axis."""
 
     step: Step
     depth: int
@@ -80,6 +82,15 @@ class Bar:
 class Tick:
     left: float
     label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A time line: what it is of, where there are two of them, its marks and its lines."""
+
+    title: str
+    ticks: list[Tick]
+    bars: list[Bar]
 
 
 def write(folder: Path, now: datetime) -> Path:
@@ -99,7 +110,6 @@ def write(folder: Path, now: datetime) -> Path:
 def render(record: Record, now: datetime) -> str:
     """The report's text. ``now`` is when it is made."""
     before, after = sides(record)
-    bars = timeline(record)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -112,8 +122,7 @@ def render(record: Record, now: datetime) -> str:
             meaning="" if record.run.command == "test" else meaning(record.run.exit_code),
             before=before,
             after=after,
-            bars=bars,
-            ticks=ticks(record.ended),
+            axes=axes(record),
             counts={o.value: sum(c.outcome is o for c in record.cases) for o in Outcome},
             suites=[(suite, ordered(suite.cases)) for suite in record.suites],
             slowest=max((case.seconds for case in record.cases), default=0.0) or 1.0,
@@ -345,9 +354,29 @@ def meaning(exit_code: int) -> str:
 # -- the time line ---------------------------------------------------------------------------------
 
 
-def timeline(record: Record) -> list[Bar]:
-    """Every step worth a line: parents before their parts, in the order they began. Pure."""
-    whole_time = record.ended or 1.0
+def axes(record: Record) -> list[Axis]:
+    """The time line; two of them where making the tools took most of the time, for nothing of
+    the run itself would be seen beside it. Pure."""
+    if not record.steps:
+        return []
+    tools = next((step for step in record.steps if step.name == TOOLS and step.ended), None)
+    split = tools.ended if tools and tools.ended else 0.0
+    if split < record.ended / 2 or not any(step.begun >= split for step in record.steps):
+        return [Axis("", ticks(record.ended), timeline(record))]
+    made = tuple(step for step in record.steps if step.begun < split)
+    rest = tuple(step for step in record.steps if step.begun >= split)
+    return [
+        Axis("Obtaining the tools", ticks(split), timeline(replace(record, steps=made), 0, split)),
+        Axis("The run", ticks(record.ended - split), timeline(replace(record, steps=rest), split)),
+    ]
+
+
+def timeline(record: Record, begun: float = 0.0, ended: float | None = None) -> list[Bar]:
+    """Every step worth a line: parents before their parts, in the order they began. Pure.
+
+    The axis is from ``begun`` to ``ended`` (the run's end), in seconds since the run began.
+    """
+    whole_time = (record.ended if ended is None else ended) - begun or 1.0
     children: dict[int, list[Step]] = {}
     for step in record.steps:
         children.setdefault(_parent(record.steps, step), []).append(step)
@@ -357,7 +386,7 @@ def timeline(record: Record) -> list[Bar]:
         ended = record.ended if step.ended is None else step.ended
         seconds = max(0.0, ended - step.begun)
         state = "open" if step.ended is None else "failed" if step.failed else "passed"
-        left = min(99.6, 100 * step.begun / whole_time)
+        left = min(99.6, 100 * (step.begun - begun) / whole_time)
         width = max(0.4, min(100 - left, 100 * seconds / whole_time))
         bars.append(Bar(step, depth, round(left, 3), round(width, 3), seconds, state))
         if state == "passed" and seconds < SHORT:

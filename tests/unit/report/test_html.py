@@ -367,6 +367,34 @@ def test_every_bar_stays_on_the_axis(
         assert 0 < bar.width <= 100.1
 
 
+def test_tools_that_took_most_of_the_time_have_an_axis_of_their_own() -> None:
+    tools, run = html.axes(
+        record_of(
+            step("tools", 0, 80),
+            step("kind", 10, 50, "tools"),
+            step("gate", 80, 100),
+            step("build", 90, 95),
+        )
+    )
+    assert [(b.step.name, b.left, b.width) for b in tools.bars] == [
+        ("tools", 0, 100),
+        ("kind", 12.5, 50),
+    ]
+    assert [(b.step.name, b.left, b.width) for b in run.bars] == [
+        ("gate", 0, 100),
+        ("build", 50, 25),
+    ]
+    assert (tools.ticks[0].label, run.ticks[0].label) == ("0", "0")
+
+
+@pytest.mark.parametrize("tools", [step("tools", 0, 5), step("tools", 0, None)])
+def test_one_axis_for_all_else(tools: Step) -> None:
+    (axis,) = html.axes(record_of(tools, step("gate", 5, 100)))
+    assert axis.title == ""
+    assert len(axis.bars) == 2
+    assert html.axes(record_of()) == []
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.3, 4.5, 71.7, 139.1, 900, 100_000])
 def test_ticks_are_few_and_round(seconds: float) -> None:
     found = html.ticks(seconds)
