@@ -171,7 +171,7 @@ def verdict(record: Record) -> Verdict:
     upgraded = record.step("upgrade") is not None
     promoted = (done := record.step("promote")) is not None and _passed(done)
     back = (undone := record.step("verify the rollback")) is not None and _passed(undone)
-    old, new = before.tag or "the previous image", after.tag or "the new image"
+    old, new = _tag(before) or "the previous image", _tag(after) or "the new image"
     promotes = run.command in ("run", "promote")
     untouched = f"; {name} was not touched" if promotes else ""
     if not record.finished:
@@ -398,6 +398,11 @@ def timeline(record: Record, begun: float = 0.0, ended: float | None = None) -> 
     for step in sorted(children.get(0, ()), key=lambda s: s.begun):
         add(step, 0)
     return bars
+
+
+def _tag(side: Side) -> str:
+    """A tag for a sentence; one that is a commit, as short as Git says it."""
+    return side.tag[:12] if re.fullmatch("[0-9a-f]{40}", side.tag) else side.tag
 
 
 def _parent(steps: Iterable[Step], step: Step) -> int:
