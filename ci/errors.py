@@ -96,6 +96,13 @@ class DeployFailed(PipelineError):
     default_remedy = "see the pods' logs in the run's folder"
 
 
+class ForeignCluster(DeployFailed):
+    """Stand-ins were asked for on a cluster that the pipeline did not make: nothing was touched."""
+
+    exit_code = 15
+    default_remedy = "name a target's own services in its release; stand-ins are for test clusters"
+
+
 class ProofFailed(PipelineError):
     """The end-to-end tests failed or did not run: nothing may be promoted."""
 

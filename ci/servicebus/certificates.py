@@ -119,17 +119,21 @@ def ensure(folder: Path, names: Iterable[str] = DEFAULT_NAMES) -> tuple[Path, Pa
     return certificate, key
 
 
+def names_of(certificate: bytes) -> set[str]:
+    """The host names and addresses that a server certificate (PEM) holds for."""
+    found = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    return {str(name.value) for name in found.value}
+
+
 def _serves(certificate: Path, key: Path, names: list[str]) -> bool:
     if not certificate.exists() or not key.exists():
         return False
     pem = certificate.read_bytes()
     if _ends_soon(pem):
         return False
-    found = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(
-        x509.SubjectAlternativeName
-    )
-    held = {str(name.value) for name in found.value}
-    return set(names) <= held
+    return set(names) <= names_of(pem)
 
 
 def _ends_soon(pem: bytes) -> bool:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from ci import standins as manifests
 from ci.context import Context
-from ci.errors import ChartInvalid, DeployFailed, WaitTimeout
+from ci.errors import ChartInvalid, DeployFailed, ForeignCluster, WaitTimeout
 from ci.model import Cluster, Image, Release, ServiceBusAccess, StandIns
 from ci.servicebus import certificates
 from ci.settings import Settings
+from ci.standins import admission, cloud
 from ci.tools import chart as charts
 from ci.tools import evidence
 from ci.tools.helm import reason
 from ci.tools.kube import Kube
-from ci.tools.wait import wait_until
+from ci.tools.wait import SystemClock, wait_until
 
 HOPELESS = {
     "CrashLoopBackOff",
@@ -51,7 +52,8 @@ def standins(
 ) -> StandIns:
     """PostgreSQL, Redis and the Service Bus emulator, ready, in a cluster of our own.
 
-    Raises :class:`ci.errors.DeployFailed`; at once for a cluster that is not disposable.
+    Raises :class:`ci.errors.DeployFailed`, and at once :class:`ci.errors.ForeignCluster` for a
+    cluster that is not disposable.
     """
     prepared = prepare_standins(context, cluster, namespace=namespace)
     start_standins(context, prepared, emulator)
@@ -63,13 +65,9 @@ def prepare_standins(
 ) -> StandIns:
     """Where the stand-ins will be, and what opens them: a service may be deployed already.
 
-    Raises :class:`ci.errors.DeployFailed` for a cluster that is not disposable.
+    Raises :class:`ci.errors.ForeignCluster` for a cluster that is not disposable.
     """
-    if not cluster.disposable:
-        raise DeployFailed(
-            f"stand-ins never go into {cluster.name}: the pipeline did not make that cluster",
-            remedy="name a target's own services in its release; stand-ins are for test clusters",
-        )
+    _refuse_foreign(context, cluster)
     kube = context.kube(cluster)
     values, fresh = _secrets(kube, namespace)
     for secret in (values.postgres_password, values.redis_password, values.servicebus_key):
@@ -100,6 +98,61 @@ def start_standins(context: Context, standins: StandIns, emulator: Image) -> Non
     )
     kube.apply(yaml.safe_dump_all(wanted))
     _wait_ready(context, kube, standins.namespace, timeout=120)
+
+
+def lead_cloud_here(
+    context: Context,
+    standins: StandIns,
+    images: Sequence[str],
+    selector: str = admission.SELECTOR,
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Lead Azure's own names in the cluster to its stand-ins, until it has its effect, for images
+    that connect to ``NAMESPACE.servicebus.windows.net`` with ``DefaultAzureCredential``.
+
+    The pods that ``selector`` chooses get an identity and the stand-ins' CA when they are made;
+    ``images`` are what they run, as they name it. ``names`` are further ones, each with the
+    ``SERVICE.NAMESPACE`` that answers to it. Everything is described in
+    :mod:`ci.standins.cloud`, and :func:`remove_overlay` takes it away. Waits for the stand-ins.
+    Raises :class:`ci.errors.ForeignCluster` before anything is touched, and
+    :class:`ci.errors.DeployFailed`.
+    """
+    cluster, namespace = standins.cluster, standins.namespace
+    _refuse_foreign(context, cluster)
+    kube = context.kube(cluster)
+    secret, _ = _secrets(kube, namespace)
+    held = certificates.names_of(secret.certificate_pem.encode())
+    if not held.issuperset(admission.AZURE_NAMES):
+        raise DeployFailed(
+            f"the stand-ins in {cluster.name} are of an older version of the pipeline: their"
+            " certificate does not hold for Azure's names",
+            remedy="remove the cluster with `python3 pipeline.py clean` and run again",
+        )
+    _wait_ready(context, kube, namespace, timeout=120)
+    emulator = kube.get("deployment", manifests.SERVICEBUS, namespace=namespace)
+    routes = dict.fromkeys(admission.AZURE_NAMES, manifests.servicebus_host(namespace))
+    routes |= {name: f"{host}.svc.cluster.local" for name, host in (names or {}).items()}
+    cloud.lead(
+        kube,
+        context.clock,
+        cloud.Wanted(
+            routes=routes,
+            selector=selector,
+            images=tuple(images),
+            namespace=namespace,
+            emulator=emulator["spec"]["template"]["spec"]["containers"][0]["image"],
+            workload=f"deployment/{manifests.SERVICEBUS}",
+            ca=standins.servicebus.ca_pem.decode(),
+        ),
+        say=context.events.note,
+    )
+
+
+def remove_overlay(context: Context, cluster: Cluster) -> bool:
+    """Give the cluster its own names back, and leave new pods alone; whether anything had to be
+    done. Raises :class:`ci.errors.ForeignCluster` before anything is touched."""
+    _refuse_foreign(context, cluster)
+    return cloud.give_back(context.kube(cluster).for_cleanup(), SystemClock())
 
 
 def deploy(
@@ -168,6 +221,16 @@ def render(context: Context) -> None:
         release=settings.gate.release,
         namespace=settings.gate.namespace,
     )
+
+
+def _refuse_foreign(context: Context, cluster: Cluster) -> None:
+    """Whatever a caller says of a cluster: those that the pipeline makes have their kubeconfigs in
+    its own folder, and no others have."""
+    own = context.home.kubeconfig(cluster.name)
+    if not cluster.disposable or cluster.kubeconfig != own:
+        raise ForeignCluster(
+            f"stand-ins never go into {cluster.name}: the pipeline did not make that cluster"
+        )
 
 
 def _values(settings: Settings, image: Image) -> dict[str, Any]:
@@ -245,7 +308,12 @@ def _certificate(namespace: str = manifests.NAMESPACE) -> tuple[str, str, str]:
     short = host.removesuffix(".cluster.local")
     authority = certificates.make_authority("queue-timeout-gate stand-ins")
     server = certificates.issue(
-        authority, [host, short, manifests.SERVICEBUS, *certificates.DEFAULT_NAMES]
+        authority,
+        [
+            *(host, short, manifests.SERVICEBUS),
+            *certificates.DEFAULT_NAMES,
+            *admission.AZURE_NAMES,
+        ],
     )
     return authority.certificate.decode(), server.certificate.decode(), server.key.decode()
 
@@ -313,8 +381,8 @@ def unfinished(deployment: Mapping[str, Any]) -> str:
 
 def hopeless(pod: Mapping[str, Any]) -> str:
     """Why waiting for this pod is in vain; empty while there is hope."""
-    statuses = pod.get("status", {}).get("containerStatuses", [])
-    for status in statuses:
+    found = pod.get("status", {})
+    for status in [*found.get("initContainerStatuses", []), *found.get("containerStatuses", [])]:
         waiting = status.get("state", {}).get("waiting") or {}
         reason = waiting.get("reason", "")
         if reason == "CrashLoopBackOff" and status.get("restartCount", 0) < 3:

@@ -15,6 +15,7 @@ SERVICEBUS = "servicebus"
 SERVICEBUS_HOST = f"{SERVICEBUS}.{NAMESPACE}.svc.cluster.local"
 KEY_NAME = "RootManageSharedAccessKey"
 AMQP_PORT = 5672
+AMQPS_PORT = 5671
 HTTPS_PORT = 8443
 MOUNT = "/etc/standins"
 
@@ -123,11 +124,18 @@ def workloads(
         *_workload(
             SERVICEBUS,
             emulator_image,
-            ports={"amqp": (AMQP_PORT, AMQP_PORT), "https": (443, HTTPS_PORT)},
+            # The ports that Azure has, too; an identity for who comes without a key.
+            ports={
+                "amqp": (AMQP_PORT, AMQP_PORT),
+                "amqps": (AMQPS_PORT, AMQPS_PORT),
+                "https": (443, HTTPS_PORT),
+            },
             env=[_from_secret("SERVICEBUS_KEY", "servicebus_key")],
             args=[
                 "--amqp-port",
                 str(AMQP_PORT),
+                "--amqps-port",
+                str(AMQPS_PORT),
                 "--admin-port",
                 str(HTTPS_PORT),
                 "--tls-cert",
@@ -138,6 +146,7 @@ def workloads(
                 "sas",
                 "--key",
                 f"{KEY_NAME}=$(SERVICEBUS_KEY)",
+                "--identity",
             ],
             probe={"tcpSocket": {"port": HTTPS_PORT}},
             mount=MOUNT,

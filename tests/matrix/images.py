@@ -8,8 +8,11 @@ import gzip
 import hashlib
 import io
 import json
+import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ci.model import Image, Registry
@@ -121,6 +124,42 @@ def publish_service(registry: Registry, programs: Programs, base_tag: str) -> di
         }
 
 
+def publish_packages(
+    registry: Registry, programs: Programs, name: str, packages: Sequence[str], folder: str
+) -> Image:
+    """The Python base image with packages in ``folder``, which is no default of any Python;
+    installed once, and found again by what was asked for."""
+    name = f"{registry.name}/{name}"
+    with (
+        open_repository(f"{registry.name}/{BASE}", local=registry, programs=programs) as source,
+        open_repository(name, local=registry, programs=programs) as into,
+    ):
+        digest = source.digest(BASE_TAG)
+        if digest is None:
+            raise LookupError(f"the registry has no {BASE}:{BASE_TAG}: run the pipeline first")
+        tag = hashlib.sha256(json.dumps([digest, *packages, folder]).encode()).hexdigest()[:16]
+        if known := into.digest(tag):
+            return Image(name, tag, known)
+        base = _amd64(source, digest)
+        copy(source, into, Image(name, "base", base))
+        with TemporaryDirectory() as target:
+            installing = [
+                *(sys.executable, "-m", "pip", "install", "--no-compile", "--target", target),
+                *("--only-binary=:all:", "--python-version", "3.11", *packages),
+            ]
+            programs.run(installing, log="pip", timeout=180)
+            # Byte code that holds whatever the files' times are: pods start sooner.
+            unchecked = ("--invalidation-mode", "unchecked-hash")
+            compiling = [sys.executable, "-m", "compileall", "-q", *unchecked, target]
+            programs.run(compiling, log="compileall", timeout=180, check=False)
+            files = {
+                f"{folder.strip('/')}/{path.relative_to(target)}": path.read_bytes()
+                for path in sorted(Path(target).rglob("*"))
+                if path.is_file()
+            }
+        return _derived(into, base, tag, files, {}, env=(f"PYTHONPATH={folder}",))
+
+
 def _patched(patches: tuple[Patch, ...]) -> dict[str, bytes]:
     """Files of a layer; the compiled ones of the image below, which would go before, go."""
     files: dict[str, bytes] = {}
@@ -157,6 +196,7 @@ def _derived(
     files: dict[str, bytes],
     changed: dict[str, Any],
     mode: str = "",
+    env: Sequence[str] = (),
 ) -> Image:
     """``base`` with one more layer, and ``changed`` in how it is run."""
     manifest = json.loads(into.manifest(base)[0])
@@ -165,7 +205,7 @@ def _derived(
     packed = b"no archive" if mode == "layer" else gzip.compress(plain, mtime=0)
     inner = config.setdefault("config", {})
     environment = [e for e in inner.get("Env") or [] if not e.startswith(("APP_VERSION=", "MODE="))]
-    inner.update(Env=[*environment, f"APP_VERSION={tag}", f"MODE={mode}"], **changed)
+    inner.update(Env=[*environment, f"APP_VERSION={tag}", f"MODE={mode}", *env], **changed)
     config["rootfs"]["diff_ids"].append(_digest(plain))
     config.pop("history", None)
     content = json.dumps(config, sort_keys=True).encode()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from ci import standins
-from ci.errors import BuildFailed, DiskFull, ProofFailed
-from ci.model import Image, Proof
+from ci.context import Context
+from ci.errors import BuildFailed, DiskFull, ForeignCluster, ProofFailed
+from ci.home import Home
+from ci.model import Cluster, Image, Proof, ServiceBusAccess, StandIns
+from ci.servicebus import certificates
 from ci.stages import build, deploy, prove
+from ci.standins import admission
 from ci.tools import chart as charts
 from ci.tools.command import Output
 from ci.tools.dagger import build_failure
@@ -116,7 +123,8 @@ def test_a_deployment_of_no_replicas_is_rolled_out() -> None:
 )
 def test_waiting_ends_when_waiting_is_in_vain(reason: str, restarts: int, hopeless: bool) -> None:
     waiting = {"state": {"waiting": {"reason": reason}}, "restartCount": restarts}
-    assert bool(deploy.hopeless({"status": {"containerStatuses": [waiting]}})) is hopeless
+    for kind in ("containerStatuses", "initContainerStatuses"):
+        assert bool(deploy.hopeless({"status": {kind: [waiting]}})) is hopeless
 
 
 def test_settings_win_over_what_the_pipeline_sets() -> None:
@@ -149,13 +157,52 @@ def test_a_connection_string_is_the_sdks() -> None:
     assert parsed.shared_access_key == "key="
 
 
-def test_the_certificate_holds_for_the_service_and_for_a_port_forward() -> None:
-    from cryptography import x509
-
+def test_the_certificate_holds_for_the_service_for_a_port_forward_and_for_azures_names() -> None:
     _, certificate, _ = deploy._certificate()
-    names = x509.load_pem_x509_certificate(certificate.encode()).extensions
-    found = names.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert {standins.SERVICEBUS_HOST, "localhost"} <= set(found.get_values_for_type(x509.DNSName))
+    found = certificates.names_of(certificate.encode())
+    assert {standins.SERVICEBUS_HOST, "localhost", *admission.AZURE_NAMES} <= found
+
+
+def foreign(home: Home, **changed: Any) -> tuple[Context, StandIns]:
+    """A cluster of somebody else's, and a context that knows it but can do nothing to it."""
+    theirs = {"kubeconfig": home.kubeconfig("prod"), "disposable": True, **changed}
+    cluster = Cluster(name="prod", context="prod", **theirs)
+    access = ServiceBusAccess("", b"", "")
+    context = cast(Context, SimpleNamespace(home=home))
+    return context, StandIns(cluster, "standins", access, "", "")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"disposable": False}, {"kubeconfig": Path("/home/them/.kube/config")}]
+)
+@pytest.mark.parametrize(
+    "touch",
+    [
+        lambda context, there: deploy.prepare_standins(context, there.cluster),
+        lambda context, there: deploy.lead_cloud_here(context, there, ["image"]),
+        lambda context, there: deploy.remove_overlay(context, there.cluster),
+    ],
+)
+def test_a_cluster_of_somebody_elses_is_refused_before_it_is_touched(
+    tmp_path: Path,
+    changed: dict[str, Any],
+    touch: Callable[[Context, StandIns], object],
+) -> None:
+    context, there = foreign(Home(tmp_path), **changed)
+    with pytest.raises(ForeignCluster, match="prod: the pipeline did not make that cluster"):
+        touch(context, there)
+
+
+def test_azures_ports_are_open_and_the_emulator_gives_tokens() -> None:
+    made = standins.workloads("postgres", "redis", "emulator")
+    service = next(
+        m for m in made if m["kind"] == "Service" and m["metadata"]["name"] == "servicebus"
+    )
+    assert {5671, 443} <= {port["port"] for port in service["spec"]["ports"]}
+    deployed = next(
+        m for m in made if m["kind"] == "Deployment" and m["metadata"]["name"] == "servicebus"
+    )
+    assert "--identity" in deployed["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
 # -- kind -----------------------------------------------------------------------------------------
