@@ -67,9 +67,13 @@ def rehearse(
             actors,
             standins=standins,
             redirect=deploy.TO_STANDINS,
-            prepare=lambda namespace: deploy.connect(context, standins, namespace),
+            prepare=lambda namespace, image: deploy.connect(
+                context, standins, namespace, [image.by_tag]
+            ),
         )
     finally:
+        with suppress(PipelineError):
+            deploy.remove_overlay(context, here)  # it leads to stand-ins that go
         with suppress(PipelineError):
             rehearsing.remove(context.kube(here).for_cleanup(), place)
     wanted = source(context, proof.image.by_digest, target.name)

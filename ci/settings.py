@@ -89,6 +89,27 @@ class ServiceSettings(Block):
         return paths
 
 
+LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?"
+CLOUD_NAME = r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)+$"
+SERVICE_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?\.[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+
+class CloudSettings(Block):
+    """Azure's own names, led to the stand-ins on clusters that the pipeline makes: for an image
+    that connects to ``NAMESPACE.servicebus.windows.net`` with its pod's identity."""
+
+    lead: bool = False
+    pods: Annotated[
+        str, Field(pattern=rf"^{LABEL}(=({LABEL})?)?(,{LABEL}(=({LABEL})?)?)*$", max_length=500)
+    ] = "azure.workload.identity/use=true"
+    """Label selector of the pods that get an identity and trust the stand-ins' CA."""
+    names: dict[
+        Annotated[str, Field(pattern=CLOUD_NAME)], Annotated[str, Field(pattern=SERVICE_NAME)]
+    ] = Field(default_factory=dict)
+    """Further names (a star stands for one label), each with the ``SERVICE.NAMESPACE`` that answers
+    to it."""
+
+
 class GateSettings(Block):
     """The throwaway cluster and the release on it."""
 
@@ -99,6 +120,7 @@ class GateSettings(Block):
     values: dict[str, Any] = Field(default_factory=lambda: {"replicaCount": {"cacher": 1}})
     """Over the chart's own values. The cacher, which targets may scale down, is proven too."""
     deploy_timeout_seconds: Seconds = 180
+    cloud: CloudSettings = CloudSettings()
 
 
 class ProveSettings(Block):

@@ -175,7 +175,18 @@ def deploy(
     kube = context.kube(cluster)
     helm = context.helm(cluster)
     charts.metadata(chart)
-    connect(context, standins, namespace)
+    images: list[str] = []
+    if context.settings.gate.cloud.lead:
+        rendered = charts.render(
+            context.tools.helm,
+            context.programs,
+            chart,
+            merged,
+            release=release,
+            namespace=namespace,
+        )
+        images = charts.images(rendered)
+    connect(context, standins, namespace, images)
     installed = helm.run(
         "upgrade", "--install", release, str(chart), "--values", "-",
         namespace=namespace, input=yaml.safe_dump(merged), timeout=60, check=False,
@@ -191,9 +202,15 @@ def deploy(
     return Release(cluster, namespace, release, revision, image)
 
 
-def connect(context: Context, standins: StandIns, namespace: str) -> None:
-    """Put what leads to the stand-ins into a namespace, which is made where it is missing."""
+def connect(context: Context, standins: StandIns, namespace: str, images: Sequence[str]) -> None:
+    """Put what leads to the stand-ins into a namespace, which is made where it is missing. Where
+    the settings say so, the cloud's names lead there, too, for pods of ``images``."""
     context.kube(standins.cluster).apply(yaml.safe_dump_all(_service_secrets(namespace, standins)))
+    described = context.settings.gate.cloud
+    if described.lead:
+        lead_cloud_here(context, standins, images, described.pods, described.names)
+    else:
+        remove_overlay(context, standins.cluster)  # of a run with other settings
 
 
 def installed(context: Context, cluster: Cluster, namespace: str, release: str) -> bool:

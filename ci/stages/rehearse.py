@@ -109,15 +109,14 @@ def rehearse(
     *,
     standins: StandIns | None = None,
     redirect: Mapping[str, Any],
-    prepare: Callable[[str], None] = lambda namespace: None,
+    prepare: Callable[[str, Image], None] = lambda namespace, image: None,
 ) -> Rehearsal:
     """Rehearse the promotion of the proven image to ``target`` on ``cluster``.
 
     ``redirect`` are the values that lead the release to the ``standins``, which its canary and
-    ``actors.use`` look at; ``prepare`` puts what the values name into the namespace. The verdict
-    may be a failed one. Raises :class:`RehearsalFailed` when
-    the live release does not even come up here, and :class:`PlanRefused` when it is not fit to be
-    changed.
+    ``actors.use`` look at; ``prepare`` puts what the values name into the namespace, for pods of
+    an image. The verdict may be a failed one. Raises :class:`RehearsalFailed` when the live
+    release does not even come up here, and :class:`PlanRefused` when it is not fit to be changed.
     """
     step, namespace = context.events.step, f"rehearsal-{target.name}"[:63].rstrip("-")
     with step("read the live release", "what is rehearsed is what the target has"):
@@ -140,7 +139,7 @@ def rehearse(
     try:
         with step("install it on the gate", "the target's release, in a namespace of its own"):
             remove(kube, namespace, wait=True)
-            prepare(namespace)
+            prepare(namespace, image)
             install(context, there, image, adapted)
         stage = _Stage(context, there, image, actors)
         stage.perform(proof)

@@ -59,6 +59,27 @@ def render(
     return answer.stdout
 
 
+def images(rendered: str) -> list[str]:
+    """Every image that rendered manifests name for a container, once."""
+    found: dict[str, None] = {}
+    unseen: list[Any] = list(yaml.safe_load_all(rendered))
+    while unseen:
+        value = unseen.pop(0)
+        if isinstance(value, list):
+            unseen += value
+        elif isinstance(value, Mapping):
+            unseen += value.values()
+            for container in [*_list(value, "initContainers"), *_list(value, "containers")]:
+                if isinstance(container, Mapping) and isinstance(container.get("image"), str):
+                    found[container["image"]] = None
+    return list(found)
+
+
+def _list(value: Mapping[str, Any], key: str) -> list[Any]:
+    there = value.get(key)
+    return there if isinstance(there, list) else []
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Values with others over them, as Helm does it: mappings are merged, all else replaced."""
     merged = dict(base)

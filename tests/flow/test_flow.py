@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -54,7 +55,20 @@ def test_verify_finds_the_criteria_met(pipeline: Pipeline) -> None:
     assert "every pod runs the image" in ended.stdout
 
 
+AZURES_NAMES = """
+[gate]
+values.replicaCount.cacher = 1
+values.secrets.servicebusSecretName = ""
+values.podLabels = { "azure.workload.identity/use" = "true" }
+
+[gate.cloud]
+lead = true
+"""
+"""The service is told nothing of the emulator: it knows its namespace in Azure."""
+
+
 def test_a_broken_queue_timeout_is_never_promoted(pipeline: Pipeline, source: Path) -> None:
+    """It is broken wherever its queues are: here it uses Azure's names and its pods' identity."""
     patch = BROKEN / "lock-duration-ignored.patch"
     subprocess.run(
         ["git", "apply", "--unsafe-paths", f"--directory={source}", "-p3", str(patch)],
@@ -67,10 +81,16 @@ def test_a_broken_queue_timeout_is_never_promoted(pipeline: Pipeline, source: Pa
         for file in same.parent.glob("*.py")
     ), "the patch changed nothing"
     before = pipeline.live()
-    ended = pipeline("run", settings=f'[image]\ncontext = "{source}"\n')
+    ended = pipeline("run", settings=f'[image]\ncontext = "{source}"\n{AZURES_NAMES}')
     assert ended.status == 20, ended.stderr
     error, remedy = ended.error()
     assert "cases failed" in error
+    cases = {
+        case.get("name"): case.find("failure") is None
+        for case in ElementTree.parse(ended.run_dir / "junit.xml").iter("testcase")
+    }
+    assert not cases["test_lock_duration_follows_updates"]
+    assert cases["test_a_task_within_its_lock_runs_once"]
     assert "the target was not touched" in remedy
     assert pipeline.live() == before
     evidence = {file.name for file in (ended.run_dir / "evidence" / "prove-gate").iterdir()}

@@ -132,6 +132,14 @@ def test_settings_win_over_what_the_pipeline_sets() -> None:
     assert merged == {"a": {"b": 9, "c": 2}, "d": 3, "e": [1, 2]}
 
 
+def test_the_images_of_a_chart_are_found_in_every_kind_of_workload() -> None:
+    job = {"spec": {"template": {"spec": {"containers": [{"image": "a:1"}, {"name": "none"}]}}}}
+    cron = {"spec": {"jobTemplate": job}}
+    pod = {"spec": {"initContainers": [{"image": "b@sha256:0"}], "containers": [{"image": "a:1"}]}}
+    other = {"data": {"containers": "text"}, "image": "of no container"}
+    assert charts.images(yaml.safe_dump_all([cron, None, pod, other])) == ["b@sha256:0", "a:1"]
+
+
 # -- stand-ins ------------------------------------------------------------------------------------
 
 SECRETS = standins.Secrets("pw-one", "pw-two", "key=", "CA", "CRT", "KEY")

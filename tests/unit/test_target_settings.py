@@ -13,6 +13,7 @@ from ci.context import Context
 from ci.errors import SettingsError
 from ci.model import Gates, Probing, Query, Target
 from ci.settings import ProbingSettings, Settings, load
+from ci.standins.admission import SELECTOR
 
 BLOCK = """
 [targets.prod]
@@ -123,3 +124,40 @@ def test_the_example_shows_each_key_at_its_default() -> None:
     for key, value in shown.items():
         written = f'"{value}"' if isinstance(value, str) else str(value).lower()
         assert f"# {key} = {written.removesuffix('.0')}\n" in block
+
+
+def test_azures_names_are_led_where_the_gate_says_so(tmp_path: Path) -> None:
+    assert not loaded(tmp_path).gate.cloud.lead
+    block = """
+[gate.cloud]
+lead = true
+pods = "azure.workload.identity/use=true,app"
+names = { "*.blob.core.windows.net" = "azurite.blobs", "vault.azure.net" = "vault.stand-ins" }
+"""
+    cloud = loaded(tmp_path, block).gate.cloud
+    assert cloud.lead
+    assert cloud.pods == "azure.workload.identity/use=true,app"
+    assert cloud.names["*.blob.core.windows.net"] == "azurite.blobs"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'pods = "a=b,"',
+        'pods = "not a label"',
+        'pods = ""',
+        'names = { "*" = "azurite.blobs" }',
+        'names = { "a.*.net" = "azurite.blobs" }',
+        'names = { "a.net {" = "azurite.blobs" }',
+        'names = { "a.net" = "azurite" }',
+        'names = { "a.net" = "azurite.blobs answer auto" }',
+        "lead = 1",
+    ],
+)
+def test_names_and_labels_that_are_none_are_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(SettingsError, match=r"gate\.cloud"):
+        loaded(tmp_path, f"[gate.cloud]\n{line}\n")
+
+
+def test_the_pods_that_get_an_identity_are_those_of_aks(tmp_path: Path) -> None:
+    assert loaded(tmp_path).gate.cloud.pods == SELECTOR
