@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ci.servicebus.broker.namespace import TIERS
+from ci.servicebus.broker.checks import TIERS
 from ci.servicebus.errors import StartupError
 from ci.servicebus.gateway.tokens import RIGHTS, Key
 

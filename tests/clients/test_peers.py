@@ -246,6 +246,7 @@ def test_subscriptions_get_what_their_rules_select(peer: Peer) -> None:
         "red": ["paint"],
         "dead_letter": ["paint", "off"],
         "active": 3,
+        "updated": "about",
         "rules": [["above", "amount > 100", "SET large = TRUE"]],
         "missing": peer.name("entity missing"),
     }

@@ -174,10 +174,9 @@ def _settings(queue: Queue) -> dict[str, object]:
         found["userMetadata"] = settings.user_metadata
     if isinstance(settings, SubscriptionSettings):
         return found
-    if settings.max_message_size_in_kilobytes is not None:
-        found["maxMessageSizeInKilobytes"] = settings.max_message_size_in_kilobytes
     return {
         **found,
+        "maxMessageSizeInKilobytes": queue.max_message_size >> 10,
         "maxSizeInMegabytes": settings.max_size_in_megabytes,
         "requiresDuplicateDetection": settings.requires_duplicate_detection,
         "duplicateDetectionHistoryTimeWindow": write_duration(settings.duplicate_detection_window),

@@ -246,6 +246,8 @@ def write_description(parent: Element, queue: Queue) -> None:
             _write_rules(element, queue.settings.authorization_rules)
         elif name == "CountDetails":
             _write_counts(element, queue)
+        elif name == "MaxMessageSizeInKilobytes":  # the tier's, too: Java's client sends it back
+            text(element, CONNECT, name, str(queue.max_message_size >> 10))
         elif field is not None and hasattr(queue.settings, field.setting):
             value = getattr(queue.settings, field.setting)
             if value is not None:

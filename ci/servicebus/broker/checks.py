@@ -13,6 +13,9 @@ from ci.servicebus.broker.model import (
 from ci.servicebus.errors import ArgumentError
 
 MAX_SUBSCRIPTION_NAME_LENGTH = 50
+TIERS = {"basic": 256 << 10, "standard": 256 << 10, "premium": 1 << 20}
+"""The size that a message may have, in bytes, by tier; an entity can allow more in the last."""
+
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9_-])?", re.ASCII)
 
 
@@ -47,11 +50,13 @@ def check_settings(settings: QueueSettings, tier: str = "standard") -> None:
     if len(settings.user_metadata or "") > 1024:
         raise ArgumentError("UserMetadata must not be longer than 1024 characters.")
     limit = settings.max_message_size_in_kilobytes
-    if limit is not None and tier != "premium":
+    if limit is None or limit << 10 == TIERS[tier]:
+        return  # as it is anyway: clients send back what they were told
+    if tier != "premium":
         raise ArgumentError(
             "MaxMessageSizeInKilobytes can only be set in a namespace of the premium tier."
         )
-    if limit is not None and not 1024 <= limit <= 102_400:
+    if not 1024 <= limit <= 102_400:
         raise ArgumentError("MaxMessageSizeInKilobytes must be between 1024 and 102400.")
 
 

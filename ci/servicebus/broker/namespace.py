@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 from ci.servicebus.broker.changes import Changes
-from ci.servicebus.broker.checks import check_name, check_settings
+from ci.servicebus.broker.checks import TIERS, check_name, check_settings
 from ci.servicebus.broker.journal import Journal
 from ci.servicebus.broker.model import (
     FOREVER,
@@ -32,10 +32,6 @@ DEAD_LETTER_QUEUE = "$DeadLetterQueue"
 TRANSFER_DEAD_LETTER_QUEUE = "$Transfer/$DeadLetterQueue"
 MAX_HOPS = 4
 """A message is forwarded at most so often, as in Azure: a ring ends in the dead letters."""
-
-TIERS = {"basic": 256 << 10, "standard": 256 << 10, "premium": 1 << 20}
-"""The size that a message may have, by tier."""
-
 
 class Namespace:
     """All queues and topics of one emulator."""

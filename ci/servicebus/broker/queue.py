@@ -153,11 +153,15 @@ class Queue:
         if not self.settings.status.sends:
             raise EntityDisabled(f"Messaging entity '{self.name}' is currently disabled.")
 
+    @property
+    def max_message_size(self) -> int:
+        """In bytes: the queue's own limit, or the tier's."""
+        own = self.settings.max_message_size_in_kilobytes
+        return self._around.max_message_size if own is None else own << 10
+
     def _check_send(self, draft: Draft) -> None:
         self.check_send()
-        limit = self._around.max_message_size
-        if self.settings.max_message_size_in_kilobytes is not None:
-            limit = self.settings.max_message_size_in_kilobytes * 1024
+        limit = self.max_message_size
         if draft.size > limit:
             raise MessageTooLarge(
                 f"The received message (size {draft.size}) exceeds the limit ({limit}) of the link."

@@ -495,8 +495,7 @@ class Peer:
     def _open_sender(self, link: Link, queue: Queue) -> None:
         queue.check_send()
         link.context = Producer(queue)
-        limit = queue.settings.max_message_size_in_kilobytes
-        self._accept(link, None, max_message_size=limit * 1024 if limit else None)
+        self._accept(link, None, max_message_size=queue.max_message_size)
 
     def _open_receiver(self, link: Link, queue: Queue, now: float) -> None:
         queue.check_receive()

@@ -79,6 +79,7 @@ def test_azure_s_defaults(admin: Administration) -> None:
             "Status",
             "EntityAvailabilityStatus",
             "ForwardTo",
+            "MaxMessageSizeInKilobytes",
         )
     } == {
         "LockDuration": "PT1M",
@@ -89,7 +90,18 @@ def test_azure_s_defaults(admin: Administration) -> None:
         "Status": "Active",
         "EntityAvailabilityStatus": "Available",
         "ForwardTo": None,
+        "MaxMessageSizeInKilobytes": "256",
     }
+
+
+@pytest.mark.parametrize(("tier", "limit"), [("basic", 256), ("standard", 256), ("premium", 1024)])
+def test_a_client_may_send_back_what_it_was_told(tier: str, limit: int) -> None:
+    admin = Administration(Namespace(tier=tier), lambda: 1_000.0)
+    for path, kind in (("/q", "QueueDescription"), ("/t", "TopicDescription")):
+        told = ask(admin, "PUT", path, entry("", kind)).body
+        again = ask(admin, "PUT", path, told, if_match="*")
+        assert again.status == 200
+        assert text(again, "MaxMessageSizeInKilobytes") == str(limit)
 
 
 def test_what_can_be_unset_is_unset_by_leaving_it_out(admin: Administration) -> None:

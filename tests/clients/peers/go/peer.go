@@ -494,6 +494,9 @@ func (p *peer) topics() result {
 	check(red.DeadLetterMessage(p.ctx, found, &sb.DeadLetterOptions{Reason: to.Ptr("off")}))
 	dead := p.one(of("red", &sb.ReceiverOptions{SubQueue: sb.SubQueueDeadLetter}))
 	counts := must(p.admin.GetSubscriptionRuntimeProperties(p.ctx, topic, "all", nil))
+	properties := must(p.admin.GetTopic(p.ctx, topic, nil)).TopicProperties
+	properties.UserMetadata = to.Ptr("about")
+	changed := must(p.admin.UpdateTopic(p.ctx, topic, properties, nil))
 	rules := [][]any{}
 	for pager := p.admin.NewListRulesPager(topic, "large", nil); pager.More(); {
 		for _, rule := range must(pager.NextPage(p.ctx)).Rules {
@@ -508,6 +511,7 @@ func (p *peer) topics() result {
 		"red":         []string{string(found.Body)},
 		"dead_letter": []any{string(dead.Body), dead.DeadLetterReason},
 		"active":      counts.ActiveMessageCount,
+		"updated":     changed.UserMetadata,
 		"rules":       rules,
 		"missing":     map[bool]string{true: "nothing", false: "found"}[none == nil],
 	}

@@ -500,6 +500,7 @@ public final class Peer {
     red.deadLetter(found, new DeadLetterOptions().setDeadLetterReason("off"));
     var dead = one(of(topic, "red", SubQueue.DEAD_LETTER_QUEUE));
     var counts = ADMIN.getSubscriptionRuntimeProperties(topic, "all");
+    var changed = ADMIN.updateTopic(ADMIN.getTopic(topic).setUserMetadata("about"));
     List<Object> rules = new ArrayList<>();
     for (RuleProperties rule : ADMIN.listRules(topic, "large")) {
       rules.add(list(rule.getName(), ((SqlRuleFilter) rule.getFilter()).getSqlExpression(),
@@ -511,6 +512,7 @@ public final class Peer {
         "red", bodies(List.of(found)),
         "dead_letter", list(dead.getBody().toString(), dead.getDeadLetterReason()),
         "active", counts.getActiveMessageCount(),
+        "updated", changed.getUserMetadata(),
         "rules", rules,
         "missing", refused(() -> ADMIN.getSubscription(topic, "none")));
   }

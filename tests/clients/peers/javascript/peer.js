@@ -346,6 +346,9 @@ const scenarios = {
     await red.deadLetterMessage(got.red[0], { deadLetterReason: "off" });
     const dead = await one(receiverOf(client, topic, "red", { subQueueType: "deadLetter" }));
     const counts = await admin.getSubscriptionRuntimeProperties(topic, "all");
+    const changed = await admin.updateTopic({
+      ...(await admin.getTopic(topic)), userMetadata: "about",
+    });
     const rules = [];
     for await (const rule of admin.listRules(topic, "large")) rules.push(rule);
     return {
@@ -354,6 +357,7 @@ const scenarios = {
       red: bodies(got.red),
       dead_letter: [dead.body, dead.deadLetterReason],
       active: counts.activeMessageCount,
+      updated: changed.userMetadata,
       rules: rules.map((rule) => [rule.name, rule.filter.sqlExpression, rule.action.sqlExpression]),
       missing: await refused(admin.getSubscription(topic, "none")),
     };
