@@ -33,6 +33,7 @@ TRANSFER_DEAD_LETTER_QUEUE = "$Transfer/$DeadLetterQueue"
 MAX_HOPS = 4
 """A message is forwarded at most so often, as in Azure: a ring ends in the dead letters."""
 
+
 class Namespace:
     """All queues and topics of one emulator."""
 

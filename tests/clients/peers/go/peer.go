@@ -253,7 +253,7 @@ func (p *peer) bodies() result {
 func (p *peer) scheduling() result {
 	name := p.queue("scheduling", admin.QueueProperties{})
 	sender, receiver := p.sender(name), p.receiver(name)
-	later := time.Now().Add(3 * time.Second)
+	later := time.Now().Add(6 * time.Second)
 	numbers := must(sender.ScheduleMessages(p.ctx,
 		[]*sb.Message{text("kept"), text("cancelled")}, later, nil))
 	states := []string{}
@@ -317,12 +317,12 @@ func (p *peer) settlement() result {
 }
 
 func (p *peer) renewal() result {
-	name := p.queue("renewal", admin.QueueProperties{LockDuration: to.Ptr(shortLock)})
+	name := p.queue("renewal", admin.QueueProperties{LockDuration: to.Ptr("PT10S")})
 	p.send(name, text("renewed"))
 	receiver := p.receiver(name)
 	message := p.one(receiver)
 	first := *message.LockedUntil
-	until(first.Add(-2 * time.Second))
+	until(first.Add(-5 * time.Second))
 	check(receiver.RenewMessageLock(p.ctx, message, nil))
 	renewed := *message.LockedUntil
 	until(first.Add(500 * time.Millisecond))
@@ -443,7 +443,7 @@ func (p *peer) sessionExpiry() result {
 	p.send(name, &sb.Message{Body: []byte("late"), SessionID: to.Ptr("s")})
 	first := must(p.client.AcceptNextSessionForQueue(p.ctx, name, nil))
 	message := p.one(first)
-	until(first.LockedUntil().Add(200 * time.Millisecond))
+	until(first.LockedUntil().Add(200 * time.Millisecond)) // once told, it tries for half a minute
 	lost := code(first.CompleteMessage(p.ctx, message, nil))
 	notRenewed := code(first.RenewSessionLock(p.ctx, nil))
 	check(first.Close(p.ctx)) // it has taken the session again, of itself

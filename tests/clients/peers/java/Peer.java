@@ -281,7 +281,7 @@ public final class Peer {
     String name = queue("scheduling");
     var sender = sender(name);
     var receiver = receiver(name);
-    var later = OffsetDateTime.now().plusSeconds(3);
+    var later = OffsetDateTime.now().plusSeconds(6);
     List<Long> numbers = new ArrayList<>();
     sender.scheduleMessages(
         List.of(new ServiceBusMessage("kept"), new ServiceBusMessage("cancelled")), later)
@@ -339,12 +339,13 @@ public final class Peer {
   }
 
   private Map<String, Object> renewal() throws InterruptedException {
-    String name = queue("renewal", new CreateQueueOptions().setLockDuration(SHORT_LOCK));
+    String name = queue("renewal",
+        new CreateQueueOptions().setLockDuration(Duration.ofSeconds(10)));
     sender(name).sendMessage(new ServiceBusMessage("renewed"));
     var receiver = receiver(name);
     var message = one(receiver);
     var first = message.getLockedUntil();
-    until(first.minusSeconds(2));
+    until(first.minusSeconds(5));
     var renewed = receiver.renewMessageLock(message);
     until(first.plusNanos(500_000_000));
     boolean kept = isEmpty(receiver(name));
@@ -452,7 +453,7 @@ public final class Peer {
         .maxAutoLockRenewDuration(Duration.ZERO).disableAutoComplete().buildClient());
     var first = keep(accepting.acceptNextSession());
     var message = one(first);
-    until(message.getLockedUntil().plusNanos(200_000_000));
+    until(message.getLockedUntil().plusNanos(2_500_000_000L)); // by then it has been told
     String lost = refused(() -> first.complete(message));
     String notRenewed = refused(() -> first.renewSessionLock());
     var second = keep(accepting.acceptSession("s"));

@@ -151,7 +151,7 @@ const scenarios = {
     const name = await queue("scheduling");
     const sender = client.createSender(name);
     const receiver = receiverOf(client, name);
-    const later = new Date(Date.now() + 3_000);
+    const later = new Date(Date.now() + 6_000);
     const [kept, cancelled] = await sender.scheduleMessages(
       [{ body: "kept" }, { body: "cancelled" }], later);
     const peeked = await receiver.peekMessages(5);
@@ -205,12 +205,12 @@ const scenarios = {
   },
 
   async renewal(client) {
-    const name = await queue("renewal", { lockDuration: `PT${SHORT_LOCK}S` });
+    const name = await queue("renewal", { lockDuration: "PT10S" });
     await client.createSender(name).sendMessages({ body: "renewed" });
     const receiver = receiverOf(client, name);
     const message = await one(receiver);
     const first = message.lockedUntilUtc;
-    await until(first, -2_000);
+    await until(first, -5_000);
     const renewed = await receiver.renewMessageLock(message);
     await until(first, 500);
     const left = await isEmpty(receiverOf(client, name));
@@ -309,7 +309,7 @@ const scenarios = {
     await client.createSender(name).sendMessages({ body: "late", sessionId: "s" });
     const first = await client.acceptNextSession(name, { maxAutoLockRenewalDurationInMs: 0 });
     const message = await one(first);
-    await until(first.sessionLockedUntilUtc, 200);
+    await until(first.sessionLockedUntilUtc, 2_500); // by then it has been told
     const lost = await refused(first.completeMessage(message));
     const notRenewed = await refused(first.renewSessionLock());
     const second = await client.acceptSession(name, "s");
