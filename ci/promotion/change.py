@@ -24,6 +24,8 @@ from ci.promotion.rollout import (
 )
 from ci.tools.wait import wait_until
 
+LOOK_SECONDS = 1.0
+"""Between two looks at an upgrade: each costs the machine what it needs for the upgrade."""
 SETTLE_SECONDS = 120
 """How long old pods may take to drain and go after Helm says that it is done, or rolled back."""
 
@@ -62,7 +64,7 @@ def upgrade(context: Context, target: Target, before: Before, image: Image) -> N
     expected = Expected(
         before.deployments, target.gateway, image.repository, image.tag, frozenset()
     )
-    progress = [""]
+    progress, looked = [""], [float("-inf")]
 
     with context.programs.background(
         argv, log=f"helm-upgrade-{target.cluster.name}", on_line=said.append
@@ -71,7 +73,10 @@ def upgrade(context: Context, target: Target, before: Before, image: Image) -> N
         def finished() -> bool:
             if process.poll() is not None:
                 return True
+            if context.clock.monotonic() - looked[0] < LOOK_SECONDS:
+                return False
             now = live.look(kube, target)
+            looked[0] = context.clock.monotonic()
             if now is not None:
                 give_up_on_hopeless(now, expected, watch, context)
                 seen = str(judge(now, expected)).split("; ")[0]
@@ -85,7 +90,7 @@ def upgrade(context: Context, target: Target, before: Before, image: Image) -> N
             finished,
             timeout=target.timeout_seconds + 60,
             clock=context.clock,
-            interval=0.5,
+            interval=0.1,
             diagnose=lambda: progress[0] or "nothing",
         )
     if process.returncode != 0:

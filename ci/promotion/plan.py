@@ -2,7 +2,8 @@
 
 Theory. Three renderings are compared: ``live``, the release as it stands (revision N, old
 tag); ``same``, what an upgrade to the *old* tag would make (revision N+1); ``new``, what the
-upgrade to the new tag would make (revision N+1), rendered twice.
+upgrade to the new tag would make (revision N+1), rendered twice where anything is refused or
+the chart is another: what is random differs between ``live`` and ``same``, too.
 
 ====================  =================================  ==========================================
 compared              differs by                         allowed

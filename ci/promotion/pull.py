@@ -111,7 +111,7 @@ class Pull:
 
     def __exit__(self, *problem: object) -> None:
         self._pool.shutdown(wait=True)
-        if self._result is not None:
+        if self._result is not None and self._result.exception() is not None:
             self._remove()
 
     def check(self) -> Check:
@@ -178,5 +178,6 @@ class Pull:
                 remedy="see that its registry answers the nodes, and how fast; the target was not"
                 " touched",
             ) from problem
+        self._remove()
         seconds = ", ".join(f"{each:.1f} s" for each in took.values())
         return Check(NAME, True, f"by digest on {', '.join(self._nodes)} in {seconds}")

@@ -97,7 +97,7 @@ class Surge:
 
     def __exit__(self, *problem: object) -> None:
         self._pool.shutdown(wait=True)
-        if self._result is not None:
+        if self._result is not None and self._result.exception() is not None:
             self._remove()
 
     def check(self) -> Check:

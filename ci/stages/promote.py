@@ -28,7 +28,7 @@ from ci.promotion.before import (
 )
 from ci.promotion.canary import Canary
 from ci.promotion.change import healthy, released, settled, upgrade
-from ci.promotion.planning import make_plan, refuse_more_than_the_image
+from ci.promotion.planning import make_plan, refuse_more_than_the_image, unchanged
 from ci.promotion.probing import counted, probing_inside, steady
 from ci.promotion.pull import Pull
 from ci.promotion.recovery import recover, so_far, verify_old
@@ -67,6 +67,7 @@ def promote(
         with step("find the image", "the tag must be the proven digest where the target pulls"):
             image, accepted = proven_image(context, target, proof)
         with step("check the release", "the latest revision serves, whole, and as released"):
+            same = held.enter_context(unchanged(context, target))
             before = inspect(context, target, history)
         with step("start the prober", "every request during the change is accounted for"):
             inside = held.enter_context(probing_inside(context, target, before))
@@ -77,7 +78,7 @@ def promote(
         with step("back up", "what a rollback needs, readable without this project"):
             prepared = back_up(context, target, before, folder)
         with step("plan", "nothing may change but what derives from the image's tag"):
-            planned = make_plan(context, target, before, image, history)
+            planned = make_plan(context, target, before, image, history, same)
             refuse_more_than_the_image(context, planned)
         with step("tick the checklist", "the plan's own, each item with its evidence"):
             asked = (
@@ -135,7 +136,9 @@ def preview(context: Context, target: Target, proof: Proof) -> plan.Plan:
     changed."""
     history = live.find(context, target)
     image = Image(target.image_repository, proof.image.tag, proof.image.digest)
-    before = inspect(context, target, history)
+    with unchanged(context, target) as same:
+        before = inspect(context, target, history)
+        planned = make_plan(context, target, before, image, history, same)
     asked = (
         checks_.told(checks_.API, lambda: checks_.api_kept(target, proof, before.openapi)),
         checks_.ready_under_load(proof),
@@ -143,7 +146,6 @@ def preview(context: Context, target: Target, proof: Proof) -> plan.Plan:
             checks_.NO_MIGRATION, lambda: checks_.no_migration(context, target, before.rendered)
         ),
     )
-    planned = make_plan(context, target, before, image, history)
     return replace(planned, checks=before.checks + asked)
 
 
