@@ -1,0 +1,184 @@
+"""Times a whole promotion against a bare ``helm upgrade --wait``, in turn and in one run.
+
+Both change the demonstration target from its previous image to the one that was proven last. The
+difference is the price of everything that the promotion does beside the upgrade; where it goes is
+read from the promotion's own record. Written to ``benchmarks/PROMOTION.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.compare import ROOT, measure, note_to
+from ci import home as homes
+from ci import places
+from ci.context import Context
+from ci.events import Events
+from ci.model import Image, Target
+from ci.promotion import live
+from ci.promotion.rollout import Expected
+from ci.settings import DEMO_TARGET, load
+from ci.stages import build, prove
+from ci.toolchain import obtain
+from ci.tools.command import Programs
+from ci.tools.wait import SystemClock
+
+RESULTS = ROOT / "benchmarks" / "PROMOTION.md"
+GOAL_SECONDS = 15
+SETTLE_SECONDS = 180
+PIPELINE = [sys.executable, str(ROOT / "pipeline.py")]
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """One promotion: how long the program took, and each of its steps."""
+
+    seconds: float
+    steps: Mapping[str, float]
+    """Seconds by name, in the order in which they ended; parts of ``promote`` after its name."""
+    requests: str
+    tasks: str
+
+
+def opened(env: Mapping[str, str], folder: Path) -> Context:
+    folder.mkdir(parents=True, exist_ok=True)
+    clock, programs = SystemClock(), Programs(env=env, logs=folder / "logs")
+    events, home = Events(clock), homes.Home(homes.path(env))
+    tools = obtain(home.folder, programs, clock, events, env)
+    return Context(ROOT, load(ROOT / "pipeline.toml"), tools, programs, clock, events, folder, home)
+
+
+def helm_upgrade(context: Context, target: Target, tag: str, log: Path) -> float:
+    """What the upgrade plan types by hand, and nothing else. Seconds."""
+    helm = context.helm(target.cluster)
+    words = helm.upgrade_words(target.release, target.chart, {target.tag_value: tag})
+    argv = helm.argv(*words, "--wait", "--timeout", "10m", namespace=target.namespace)
+    return measure(argv, context.programs.env, log).seconds
+
+
+def settle(context: Context, target: Target, tag: str) -> None:
+    """Until only pods of ``tag`` are left: what ends from before is nobody's to pay."""
+    expected = Expected(
+        target.deployments, target.gateway, target.image_repository, tag, frozenset()
+    )
+    kube = live.private_kube(context, target)
+    live.wait_complete(kube, target, expected, timeout=SETTLE_SECONDS, clock=context.clock)
+
+
+def promotion(image: Image, env: Mapping[str, str]) -> Promoted:
+    """``pipeline.py promote`` as its user starts it."""
+    log = ROOT / "runs" / "benchmark-promotion" / "promote.log"
+    begun = log.stat().st_size if log.exists() else 0
+    taken = measure([*PIPELINE, "promote", "--image", image.by_digest], env, log).seconds
+    said = log.read_bytes()[begun:].decode()
+    found = re.search(r"^run {2,}(\S+)$", said, re.MULTILINE)
+    if found is None:
+        sys.exit(f"error: the promotion names no run\nremedy: see {log}")
+    run = Path(found[1])
+    steps: dict[str, float] = {}
+    for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines():
+        event = json.loads(line)
+        if event["kind"] == "step.finished":
+            steps[str(event["step"])] = float(event["seconds"])
+    checks = {
+        check["name"]: check["evidence"]
+        for check in json.loads((run / "summary.json").read_text("utf-8"))["promotion"]["checks"]
+    }
+    tasks = checks["tasks through the canary queue"]
+    if tasks.startswith("not sent"):
+        sys.exit(f"error: a promotion without its safety measures nothing: {tasks}")
+    return Promoted(
+        taken,
+        steps,
+        checks["requests during the change"],
+        tasks,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/promotion", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--pairs", type=int, default=5, help="counted pairs (default 5)")
+    chosen = parser.parse_args()
+    env, say = dict(os.environ), note_to(sys.stderr.write)
+    folder = ROOT / "runs" / "benchmark-promotion"
+    context = opened(env, folder)
+    say("one run of the pipeline, not counted: it makes the target and proves an image")
+    measure(PIPELINE, env, folder / "run.log")
+    new = prove.last(context)
+    old = build.find(context, context.settings.image.name, places.PREVIOUS_TAG)
+    if new is None or old is None:
+        sys.exit(f"error: nothing to promote\nremedy: see {folder / 'run.log'}")
+    target = places.found_target(context, DEMO_TARGET)
+    bare: list[float] = []
+    whole: list[Promoted] = []
+    log = folder / "helm.log"
+
+    def back() -> None:
+        helm_upgrade(context, target, old.tag, log)
+        settle(context, target, old.tag)
+
+    for number in range(chosen.pairs + 1):  # the first pair warms up
+        back()
+        bare.append(helm_upgrade(context, target, new.tag, log))
+        settle(context, target, new.tag)
+        back()
+        whole.append(promotion(new, env))
+        name = f"{number} of {chosen.pairs}" if number else "not counted"
+        say(f"{name}: helm upgrade {bare[-1]:.1f} s, promotion {whole[-1].seconds:.1f} s")
+    RESULTS.write_text(report(bare[1:], whole[1:], os.cpu_count() or 0), encoding="utf-8")
+    print(RESULTS.read_text(encoding="utf-8"))
+
+
+def report(bare: Sequence[float], whole: Sequence[Promoted], cores: int) -> str:
+    """PROMOTION.md. The figure that counts is the first."""
+    seconds = [promoted.seconds for promoted in whole]
+    overhead = statistics.median(w - b for w, b in zip(seconds, bare, strict=True))
+    rows = [
+        ("overhead: median of the pairs' differences", f"{overhead:.1f} s", f"<= {GOAL_SECONDS} s"),
+        ("a whole `promote`", f"{statistics.median(seconds):.1f} s", ""),
+        ("bare `helm upgrade --wait`", f"{statistics.median(bare):.1f} s", ""),
+    ]
+    figures = "".join(f"| {what} | {value} | {goal} |\n" for what, value, goal in rows)
+    steps = "".join(
+        f"| {name} | {statistics.median(p.steps.get(name, 0.0) for p in whole):.1f} |\n"
+        for name in whole[0].steps
+    )
+    times = {"helm": [round(b, 1) for b in bare], "promote": [round(s, 1) for s in seconds]}
+    return f"""# What a promotion costs
+
+Measured {datetime.now(UTC):%Y-%m-%d} by `benchmarks/promotion` on {cores} cores \
+({platform.machine()}), {len(bare)} pairs in turn, medians. Both change the demonstration target \
+between the same two images; before each, only pods of the old one are left. `promote` is the \
+whole program, from its start to its exit, without a soak.
+
+| what | measured | goal |
+|---|---|---|
+{figures}
+The last promotion's requests: {whole[-1].requests}. Its tasks: {whole[-1].tasks}.
+
+## Where the seconds go
+
+Steps of `promote`, in the order in which they end; a step contains those above it that are part \
+of it.
+
+| step | seconds |
+|---|---|
+{steps}
+Every run, in seconds: `{json.dumps(times)}`
+"""
+
+
+if __name__ == "__main__":
+    main()
