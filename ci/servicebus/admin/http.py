@@ -174,7 +174,9 @@ class HttpPeer:
 
 
 def _request(request: h11.Request, body: bytes) -> Request:
-    target = urlsplit(request.target.decode("latin-1"))
+    asked = request.target.decode("latin-1")
+    # Java's identity client writes two slashes: the second begins no host (RFC 9112, 3.2.1).
+    target = urlsplit(f"/{asked.lstrip('/')}" if asked.startswith("/") else asked)
     return Request(
         method=request.method.decode("latin-1").upper(),
         path=unquote(target.path),

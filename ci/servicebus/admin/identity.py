@@ -43,6 +43,9 @@ SKEW = 300.0
 
 _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _DEFAULT_SCOPE = "/.default"
+_OF_USERS = frozenset({"openid", "profile", "email", "offline_access"})
+"""Scopes of OpenID Connect: Go's client asks for them, too, and an application has none."""
+
 _OF_TENANT = re.compile(
     r"/(?P<tenant>[^/]+)/(?P<what>oauth2/v2\.0/token|v2\.0/\.well-known/openid-configuration"
     r"|discovery/v2\.0/keys)"
@@ -130,12 +133,13 @@ class IdentityEndpoint:
             raise _Refused("invalid_request", "AADSTS900144: 'client_id' is missing.")
         now = self._clock()
         _check_assertion(form, now)
-        scope = form.get("scope", "")
-        if not scope.endswith(_DEFAULT_SCOPE):
+        asked = form.get("scope", "")
+        scopes = [scope for scope in asked.split() if scope not in _OF_USERS]
+        if len(scopes) != 1 or not scopes[0].endswith(_DEFAULT_SCOPE):
             raise _Refused(
-                "invalid_scope", f"AADSTS1002012: The scope '{scope}' should end with /.default."
+                "invalid_scope", f"AADSTS1002012: The scope '{asked}' should end with /.default."
             )
-        resource = scope.removesuffix(_DEFAULT_SCOPE)
+        resource = scopes[0].removesuffix(_DEFAULT_SCOPE)
         life = int(EXCHANGED_LIFE)
         return {
             "access_token": self._token(resource, now, EXCHANGED_LIFE, client, tenant=tenant),

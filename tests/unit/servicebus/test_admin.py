@@ -301,6 +301,12 @@ def test_a_breach_is_answered_and_hung_up_on(data: bytes) -> None:
     assert over
 
 
+@pytest.mark.parametrize("target", [b"/a/b?x=1", b"//a/b?x=1", b"http://host:1/a/b?x=1"])
+def test_a_target_may_have_a_host_and_too_many_slashes(target: bytes) -> None:
+    out, _ = HttpPeer(echo).receive(b"GET " + target + b" HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert b"GET /a/b {'x': '1'} " in out
+
+
 def test_a_body_has_a_limit() -> None:
     head = b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 3000000\r\n\r\n"
     out, _ = HttpPeer(echo).receive(head + b"x" * 3_000_000)

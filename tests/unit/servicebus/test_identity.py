@@ -209,6 +209,8 @@ def test_a_managed_identity_may_be_named(identity: Identity) -> None:
         ({"client_assertion": assertion({"aud": EXCHANGE})}, 401, "AADSTS700024"),
         ({"client_assertion": assertion({"aud": EXCHANGE, "exp": NOW - 301})}, 401, "AADSTS700024"),
         ({"scope": BUS}, 400, "AADSTS1002012"),
+        ({"scope": "openid profile"}, 400, "AADSTS1002012"),
+        ({"scope": f"{BUS}/.default https://other/.default"}, 400, "AADSTS1002012"),
         ({"scope": "bus/.default"}, 400, "AADSTS500011"),
     ],
 )
@@ -229,6 +231,13 @@ def test_an_exchanged_token_names_client_and_tenant(identity: Identity) -> None:
     claims = identity.verify(told["access_token"], NOW, SERVICE_BUS)
     assert (claims["aud"], claims["appid"], claims["tid"]) == (BUS, CLIENT, TENANT)
     assert ask(identity, path)[0] == 400
+
+
+def test_scopes_of_users_do_not_count(identity: Identity) -> None:
+    body = form(scope=f"{BUS}/.default openid offline_access profile")
+    status, told = ask(identity, f"/{TENANT}/oauth2/v2.0/token", method="POST", body=body)
+    assert status == 200
+    assert identity.verify(told["access_token"], NOW, SERVICE_BUS)["aud"] == BUS
 
 
 def test_an_authority_without_a_tenant_is_none(identity: Identity) -> None:
