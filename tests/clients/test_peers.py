@@ -8,9 +8,12 @@ them: there is no .NET where this is made.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from ci.tools.command import Programs
@@ -112,10 +115,22 @@ def peer(
     output = programs.run(
         emulator.inside.argv(built.argv),
         log=language,
-        env={**built.env, "SERVICEBUS_CONNECTION_STRING": CONNECTION},
+        env={**built.env, **_identity(logs), "SERVICEBUS_CONNECTION_STRING": CONNECTION},
         timeout=RUN_SECONDS,
     )
     return Peer(language, languages.read(output.stdout))
+
+
+def _identity(folder: Path) -> dict[str, str]:
+    """The environment of a pod with a workload identity."""
+    claims = {"aud": "api://AzureADTokenExchange", "exp": time.time() + 600}
+    (folder / "token").write_text(jwt.encode(claims, "the key of a cluster that is not there"))
+    return {
+        "AZURE_AUTHORITY_HOST": f"https://{HOST}",
+        "AZURE_CLIENT_ID": "a-client",
+        "AZURE_TENANT_ID": "a-tenant",
+        "AZURE_FEDERATED_TOKEN_FILE": str(folder / "token"),
+    }
 
 
 def test_queues_are_administered(peer: Peer) -> None:
@@ -283,6 +298,10 @@ def test_a_processor_renews_locks_and_completes_each_message_once(peer: Peer) ->
 
 def test_amqp_goes_over_websockets(peer: Peer) -> None:
     assert peer.result("websockets") == {"bytes": 200_000, "empty": True}
+
+
+def test_an_application_s_identity_takes_the_place_of_a_key(peer: Peer) -> None:
+    assert peer.result("identity") == {"queue_found": True, "body": "without a key"}
 
 
 def test_refusals_are_told_apart(peer: Peer) -> None:

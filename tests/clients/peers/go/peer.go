@@ -20,6 +20,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	sb "github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus/admin"
 	"github.com/Azure/go-amqp"
@@ -540,6 +541,24 @@ func (p *peer) websockets() result {
 	return result{"bytes": len(message.Body), "empty": len(left) == 0}
 }
 
+func (p *peer) identity() result {
+	name := p.queue("identity", admin.QueueProperties{})
+	namespace, _, _ := strings.Cut(strings.TrimPrefix(connection, "Endpoint=sb://"), "/")
+	credential := must(azidentity.NewDefaultAzureCredential(nil))
+	administration := must(admin.NewClient(namespace, credential, nil))
+	client := must(sb.NewClient(namespace, credential, nil))
+	defer client.Close(p.ctx)
+	own := &peer{p.ctx, client, administration}
+	own.send(name, text("without a key"))
+	receiver := own.receiver(name)
+	message := p.one(receiver)
+	check(receiver.CompleteMessage(p.ctx, message, nil))
+	found := must(administration.GetQueue(p.ctx, name, nil))
+	return result{
+		"queue_found": found != nil && found.QueueName == name, "body": string(message.Body),
+	}
+}
+
 func (p *peer) refusals() result {
 	name := p.queue("refusals", admin.QueueProperties{})
 	sender := p.sender(name)
@@ -598,6 +617,7 @@ func main() {
 		"peeking": (*peer).peeking, "sessions": (*peer).sessions,
 		"session_expiry": (*peer).sessionExpiry, "topics": (*peer).topics,
 		"refusals": (*peer).refusals, "websockets": (*peer).websockets,
+		"identity": (*peer).identity,
 	}
 	out := json.NewEncoder(os.Stdout)
 	var all sync.WaitGroup

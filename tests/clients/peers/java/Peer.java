@@ -6,6 +6,7 @@ import com.azure.core.exception.HttpResponseException;
 import com.azure.core.util.BinaryData;
 import com.azure.core.util.serializer.JacksonAdapter;
 import com.azure.core.util.serializer.SerializerEncoding;
+import com.azure.identity.DefaultAzureCredentialBuilder;
 import com.azure.messaging.servicebus.ServiceBusClientBuilder;
 import com.azure.messaging.servicebus.ServiceBusException;
 import com.azure.messaging.servicebus.ServiceBusFailureReason;
@@ -74,7 +75,7 @@ public final class Peer {
     void run() throws Exception;
   }
 
-  private final ServiceBusClientBuilder client = builder(CONNECTION);
+  private ServiceBusClientBuilder client = builder(CONNECTION);
   private final List<AutoCloseable> opened = new ArrayList<>();
 
   private static ServiceBusClientBuilder builder(String connection) {
@@ -619,6 +620,22 @@ public final class Peer {
         "empty", receiver.peekMessage() == null);
   }
 
+  private Map<String, Object> identity() {
+    String name = queue("identity");
+    String namespace = CONNECTION.replaceAll(".*sb://([^/;]+).*", "$1");
+    var credential = new DefaultAzureCredentialBuilder().build();
+    var found = new ServiceBusAdministrationClientBuilder().credential(namespace, credential)
+        .buildClient().getQueue(name);
+    client = new ServiceBusClientBuilder().credential(namespace, credential);
+    var receiver = receiver(name);
+    sender(name).sendMessage(new ServiceBusMessage("without a key"));
+    var message = one(receiver);
+    receiver.complete(message);
+    return result(
+        "queue_found", found.getName().equals(name),
+        "body", message.getBody().toString());
+  }
+
   private Map<String, Scenario> scenarios() {
     Map<String, Scenario> all = new LinkedHashMap<>();
     all.put("expiry", this::expiry);
@@ -636,6 +653,7 @@ public final class Peer {
     all.put("rules", this::rules);
     all.put("refusals", this::refusals);
     all.put("websockets", this::websockets);
+    all.put("identity", this::identity);
     return all;
   }
 

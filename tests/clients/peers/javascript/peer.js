@@ -7,6 +7,7 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 
+import { DefaultAzureCredential } from "@azure/identity";
 import { ServiceBusAdministrationClient, ServiceBusClient } from "@azure/service-bus";
 import webSocket from "ws";
 
@@ -423,6 +424,20 @@ const scenarios = {
     const left = await receiver.peekMessages(1);
     await client.close();
     return { bytes: message.body.length, empty: left.length === 0 };
+  },
+
+  async identity() {
+    const name = await queue("identity");
+    const namespace = /sb:\/\/([^/;]+)/.exec(CONNECTION)[1];
+    const credential = new DefaultAzureCredential();
+    const found = await new ServiceBusAdministrationClient(namespace, credential).getQueue(name);
+    const client = new ServiceBusClient(namespace, credential, RETRY);
+    const receiver = receiverOf(client, name);
+    await client.createSender(name).sendMessages({ body: "without a key" });
+    const message = await one(receiver);
+    await receiver.completeMessage(message);
+    await client.close();
+    return { queue_found: found.name === name, body: message.body };
   },
 
   async refusals(client) {
