@@ -14,7 +14,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from uuid import UUID, uuid4
+from os import urandom
+from uuid import UUID
 
 from ci.servicebus.amqp.codec import (
     DecodeError,
@@ -127,9 +128,14 @@ def _code(descriptor: object) -> int:
     return _SYMBOLIC.get(str(descriptor), 0)
 
 
-def read_message(payload: bytes, new_id: Callable[[], UUID] = uuid4) -> Draft:
-    """What a sender wants stored. Without an id the message gets one, as Azure's broker does it:
-    a UUID without dashes, which clients rely on (JavaScript's renews locks by it)."""
+def random_id() -> str:
+    """An id for a message that has none, as Azure's: 32 hexadecimal digits."""
+    return urandom(16).hex()
+
+
+def read_message(payload: bytes, new_id: Callable[[], str] = random_id) -> Draft:
+    """What a sender wants stored. Without an id the message gets one, as Azure's broker does it
+    and clients rely on (JavaScript's renews locks by it)."""
     header: list[object] = []
     annotations: dict[object, object] = {}
     properties: list[object] = []
@@ -152,8 +158,9 @@ def read_message(payload: bytes, new_id: Callable[[], UUID] = uuid4) -> Draft:
             break
         start = end
     if _at(properties, 0) is None:
-        properties = [new_id().hex, *properties[1:]]
-        raw_properties = _identified(raw_properties, str(properties[0]))
+        message_id = new_id()
+        properties = [message_id, *properties[1:]]
+        raw_properties = _identified(raw_properties, message_id)
     kept, count = _kept(annotations) if annotations else (b"", 0)
     ttl_ms = _number(_at(header, 2))
     if ttl_ms is not None and not 0 <= ttl_ms <= 0xFFFFFFFF:
@@ -182,6 +189,8 @@ def read_message(payload: bytes, new_id: Callable[[], UUID] = uuid4) -> Draft:
 
 
 _TWELVE_NULLS = b"\x40" * 12
+_NO_PROPERTIES = b"\x00\x53\x73\xc0\x0e\x0d\x40" + _TWELVE_NULLS
+"""Thirteen nulls: how the Python SDK writes a message that says nothing of itself."""
 
 
 def _properties(payload: bytes, value: int, end: int) -> list[object]:
@@ -199,16 +208,16 @@ def _properties(payload: bytes, value: int, end: int) -> list[object]:
 
 def _identified(section: bytes, message_id: str) -> bytes:
     """A properties section, or none, with an id where it has a null; the rest keeps its bytes."""
-    fields, count = _TWELVE_NULLS, 13
-    if section:
+    name = b"\xa1" + bytes((len(message_id),)) + message_id.encode()
+    if section and section != _NO_PROPERTIES:
         value = decode(section, 1)[1]
         width = {0xC0: 1, 0xD0: 4}.get(section[value], 0)  # of the list's size, and of its count
         first = value + 1 + 2 * width
-        if held := int.from_bytes(section[first - width : first]):
-            fields, count = section[first + 1 :], held
-    out = bytearray(b"\x00\x53\x73")
-    write_compound(out, bytearray(encoded(message_id)) + fields, count, 0xC0)
-    return bytes(out)
+        if count := int.from_bytes(section[first - width : first]):
+            out = bytearray(b"\x00\x53\x73")
+            write_compound(out, name + section[first + 1 :], count, 0xC0)
+            return bytes(out)
+    return b"\x00\x53\x73\xc0%c\x0d%b%b" % (13 + len(name), name, _TWELVE_NULLS)
 
 
 def _kept(annotations: dict[object, object]) -> tuple[bytes, int]:

@@ -127,6 +127,7 @@ def test_what_the_queue_has_to_know() -> None:
         (b"", [None] * 12),
         (b"\x00\x53\x73\x45", [None] * 12),
         (b"\x00\x53\x73\xc0\x01\x00", [None] * 12),
+        (section(PROPERTIES, [None] * 13), [None] * 12),
         (section(PROPERTIES, [None]), []),
         (section(PROPERTIES, [None, b"user", "to"]), [b"user", "to"]),
         (section(PROPERTIES, [None, None, "t" * 225]), [None, "t" * 225]),
@@ -135,7 +136,7 @@ def test_what_the_queue_has_to_know() -> None:
     ],
 )
 def test_a_message_without_an_id_gets_one(written: bytes, rest: list[object]) -> None:
-    draft = read_message(written + section(DATA, b"x"), lambda: UUID(int=7))
+    draft = read_message(written + section(DATA, b"x"), lambda: UUID(int=7).hex)
     assert draft.message_id == UUID(int=7).hex
     assert draft.size == len(written) + 6
     assert isinstance(draft.content, Content)
