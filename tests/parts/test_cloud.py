@@ -38,7 +38,15 @@ KOMBU_URL = f"azureservicebus://DefaultAzureCredential@{HOST.partition('.')[0]}"
 LABELS = {"azure.workload.identity/use": "true"}
 TODAYS = ("azure-servicebus==7.15.0", "azure-identity==1.27.0", "kombu==5.7.0")
 SERVICES = ("azure-servicebus==7.14.3", "azure-identity==1.16.1", "azure-core==1.30.2")
-"""What the real service's image has."""
+"""The real service's image has this azure-servicebus; its neighbours are of that time."""
+
+RESTRICTED = {
+    "runAsNonRoot": True,
+    "runAsUser": 1000,
+    "readOnlyRootFilesystem": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+}
 
 AS_QUEUES_GO = [
     {"step": "created", "lock": "0:00:05"},
@@ -153,8 +161,8 @@ def pod_of(name: str, image: str, program: str, *words: str, **more: Any) -> dic
     }
 
 
-def queue_pod(name: str, image: str) -> dict[str, Any]:
-    return pod_of(name, image, QUEUE_PEER.read_text(encoding="utf-8"), HOST, name)
+def queue_pod(name: str, image: str, **more: Any) -> dict[str, Any]:
+    return pod_of(name, image, QUEUE_PEER.read_text(encoding="utf-8"), HOST, name, **more)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +202,7 @@ def test_azures_names_lead_to_the_stand_ins_and_back(place: Place) -> None:
     assert place.address(HOST) == place.address(standins.SERVICEBUS_HOST)
     place.start(
         queue_pod("todays", place.todays.by_tag),
-        queue_pod("services", place.services.by_digest),
+        queue_pod("services", place.services.by_digest, securityContext=RESTRICTED),
         pod_of("kombu", place.todays.by_tag, KOMBU_PEER.read_text(), KOMBU_URL, "kombu"),
     )
     chosen_pods_are_changed_and_no_others(place, before)
