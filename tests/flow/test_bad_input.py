@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -174,3 +175,23 @@ def test_a_home_that_cannot_be_written(pipeline: Pipeline) -> None:
     ended = pipeline("doctor", env={"PIPELINE_HOME": "/proc/nowhere"})
     assert ended.status == 4
     assert "PIPELINE_HOME" in ended.error()[1]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 5 MB, on which not even a Python environment has room."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_nothing_that_looks_whole(pipeline: Pipeline, small_disk: Path) -> None:
+    for _ in range(2):
+        ended = pipeline("run", env={"PIPELINE_HOME": str(small_disk)})
+        assert ended.status == 6, ended.stderr
+        assert "no disk space" in ended.error()[0]
+        assert not [each for each in (small_disk / "venvs").iterdir() if each.is_dir()]
