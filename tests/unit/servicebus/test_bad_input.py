@@ -402,7 +402,7 @@ async def test_a_pipeline_that_nobody_reads_waits(server: Server) -> None:
     await is_served(server)
     reading(writer).resume_reading()
     data, found = b"", 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while found < 200:
             data += await reader.read(1 << 20)
             found += data.count(b"HTTP/1.1 200 ")
