@@ -17,7 +17,7 @@ from ci.model import Check, Image, Proof, Target
 from ci.promotion import backups, lease, live, plan, preflight
 from ci.promotion import checks as checks_
 from ci.promotion.compat import Document
-from ci.promotion.rollout import Expected, Snapshot
+from ci.promotion.rollout import Expected, Snapshot, judge
 from ci.tools import chart as charts
 from ci.tools.helm import Revision
 from ci.tools.registry import copy, open_repository
@@ -131,11 +131,12 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
     deployments = live.deployments_of(target, rendered.objects)
     asked, _ = live.running_image(target, now)
     expected = Expected(deployments, target.gateway, asked.repository, asked.tag, frozenset())
+    judged = judge(now, expected)
     try:
-        # Pods of a change just before this one may still be ending.
-        judged, now = live.wait_complete(
-            kube, target, expected, timeout=SERVING_SECONDS, clock=context.clock
-        )
+        if not judged.complete:  # pods of a change just before this one may still be ending
+            judged, now = live.wait_complete(
+                kube, target, expected, timeout=SERVING_SECONDS, clock=context.clock
+            )
     except WaitTimeout as problem:
         raise PlanRefused(
             f"the release does not serve as it should: {live.failed_to_text(problem)}",

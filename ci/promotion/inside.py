@@ -132,7 +132,7 @@ class InsideProber:
             return now if than is None or now.answered + now.failed >= than.sent else None
 
         return wait_until(
-            "the prober's next line", found, timeout=15, clock=SystemClock(), interval=0.2
+            "the prober's next line", found, timeout=15, clock=SystemClock(), interval=0.1
         )
 
     def remove(self) -> None:

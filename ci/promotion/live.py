@@ -393,13 +393,15 @@ def stored(kube: Kube, helm: Helm, target: Target, revision: int) -> Stored:
     try:
         secret = kube.get("secret", name, namespace=target.namespace)
         record = preflight.record_of_release(secret["data"]["release"])
-        rendered = parse(record["manifest"], [hook["manifest"] for hook in record["hooks"] or []])
-        return Stored(record["config"] or {}, rendered, record["chart"] or {})
+        # Helm leaves out what is empty.
+        hooks = [hook["manifest"] for hook in record.get("hooks") or []]
+        rendered = parse(record.get("manifest", ""), hooks)
+        return Stored(record.get("config") or {}, rendered, record["chart"])
     except (PipelineError, KeyError, ValueError, OSError, yaml.YAMLError):
         values = helm.values(target.release, target.namespace)
         manifest = helm.manifest(target.release, target.namespace)
-        hooks = helm.hooks(target.release, target.namespace)
-        return Stored(values, parse(manifest, hooks), None)
+        texts = helm.hooks(target.release, target.namespace)
+        return Stored(values, parse(manifest, texts), None)
 
 
 def running_image(target: Target, now: Snapshot) -> tuple[Image, frozenset[str]]:

@@ -55,7 +55,9 @@ def test_clean_promotion(place: Place) -> None:
     rate = 100.0
     enough = time.monotonic() + PROBES / rate * 1.5
     promoted = place.promote("v2", after=soak, probing=Probing(path="/work", per_second=rate))
-    said = next(c.evidence for c in promoted.checks if c.name == "requests during the change")
+    found = {check.name: check.evidence for check in promoted.checks}
+    assert found["chart content is the live one"] == "templates byte by byte, defaults by value"
+    said = found["requests during the change"]
     counted = re.match(r"(\d+) sent, (\d+) answered, (\d+) failed", said)
     assert counted, said
     place.ends("v2", 2)

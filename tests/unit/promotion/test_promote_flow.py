@@ -301,7 +301,7 @@ def packed(record: dict[str, Any]) -> str:
 
 def test_a_release_whose_record_may_be_read_is_read_at_once(context: Context, world: World) -> None:
     world.record = {
-        "config": {"tag": "old"}, "manifest": _manifest("old"), "hooks": None,
+        "config": {"tag": "old"}, "manifest": _manifest("old"),  # no hooks: Helm leaves them out
         "chart": {"templates": [], "values": {}},
     }  # fmt: skip
     done = go(context)
