@@ -120,11 +120,12 @@ def found_target(context: Context, name: str) -> Target:
             remedy="`python3 pipeline.py run` makes it",
         )
     emulator = build.find_emulator(context)
-    standins = deploy.standins(context, here, emulator) if emulator is not None else None
-    return demo_target(context, here, standins)
+    if emulator is None:  # not built from this source: what another checkout started is used
+        return demo_target(context, here, deploy.prepare_standins(context, here))
+    return demo_target(context, here, deploy.standins(context, here, emulator))
 
 
-def demo_target(context: Context, here: Cluster, standins: StandIns | None) -> Target:
+def demo_target(context: Context, here: Cluster, standins: StandIns) -> Target:
     service = context.settings.service
     return Target(
         name=DEMO_TARGET,
