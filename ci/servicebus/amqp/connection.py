@@ -57,6 +57,8 @@ from ci.servicebus.amqp.performatives import (
     Target,
     Transfer,
     read_performative,
+    read_usual_disposition,
+    read_usual_transfer,
     write_disposition,
     write_performative,
     write_transfer,
@@ -71,6 +73,7 @@ SERIAL = 0xFFFFFFFF
 """Delivery counts and transfer ids wrap at 32 bits (RFC 1982)."""
 
 _frame_header = struct.Struct(">IBBH")
+_TRANSFER, _DISPOSITION = b"\x00\x53\x14", b"\x00\x53\x15"
 
 
 class ProtocolError(Exception):
@@ -127,6 +130,11 @@ class LinkState(Enum):
     GONE = "gone"
 
 
+# What is asked for with every message: in Python 3.11 to read a member off its class costs as
+# much as to call a function.
+_SASL, _OPEN, _CLOSED, _ATTACHED = State.SASL, State.OPEN, State.CLOSED, LinkState.ATTACHED
+
+
 @dataclass(slots=True, eq=False)
 class Link:
     """One direction of messages. ``peer_receives`` says which: from us to the peer, or to us."""
@@ -142,7 +150,7 @@ class Link:
     drain: bool = False
     unsettled: dict[int, tuple[bytes, object]] = field(default_factory=dict)
     context: object = None
-    _first: Transfer | None = None
+    _first: tuple[int | None, int | None, bool | None] | None = None
     _parts: bytearray = field(default_factory=bytearray)
     _flow_seen: Flow | None = None
     max_message_size: int = 0
@@ -155,11 +163,12 @@ class Link:
     @property
     def ready(self) -> bool:
         """A message may be sent now."""
+        session = self.session
         return (
             self.credit > 0
-            and self.state is LinkState.ATTACHED
-            and self.session.remote_window > 0
-            and not self.session.outbox
+            and self.state is _ATTACHED
+            and session.remote_window > 0
+            and not session.outbox
         )
 
 
@@ -288,7 +297,7 @@ class Connection:
 
         Never raises on what a peer sent: a breach ends in a :class:`Closed` event.
         """
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return []
         if self._buffer:
             self._buffer += data
@@ -339,11 +348,11 @@ class Connection:
         position = 0
         end = len(buffer)
         limit = self.limits.max_frame_size
-        while self.state is not State.CLOSED:
+        while self.state is not _CLOSED:
             if end - position < 8:
                 self._awaited = 8
                 break
-            if self.state in _AWAITS_HEADER:
+            if self.state is not _OPEN and self.state in _AWAITS_HEADER:
                 self._on_header(buffer[position : position + 8])
                 position += 8
                 continue
@@ -352,17 +361,17 @@ class Connection:
                 raise ProtocolError("amqp:connection:framing-error", f"a frame of {size} bytes")
             if offset < 2 or offset * 4 > size:
                 raise ProtocolError("amqp:connection:framing-error", f"a data offset of {offset}")
-            if kind != (1 if self.state is State.SASL else 0):
+            if kind != (self.state is _SASL):
                 raise ProtocolError("amqp:connection:framing-error", f"a frame of type {kind}")
             if end - position < size:
                 self._awaited = size
                 break
-            body = buffer[position + 4 * offset : position + size]
+            start = position + 4 * offset
             position += size
             self.frames += 1
-            if body:
-                self._on_frame(channel, body)
-        if position < end and self.state is not State.CLOSED:
+            if start < position:
+                self._on_frame(channel, buffer, start, position)
+        if position < end and self.state is not _CLOSED:
             self._buffer += buffer[position:]
 
     def _on_header(self, header: bytes) -> None:
@@ -378,8 +387,25 @@ class Connection:
             offered = [Symbol(name) for name in ("ANONYMOUS", "PLAIN", "EXTERNAL", "MSSBCBS")]
             self._write(0, SaslMechanisms(Array(offered, Symbol)), kind=1)
 
-    def _on_frame(self, channel: int, body: bytes) -> None:
-        performative, end = read_performative(body)
+    def _on_frame(self, channel: int, data: bytes, start: int, end: int) -> None:
+        """The frame whose body is ``data[start:end]``."""
+        if self.state is _OPEN:
+            if data.startswith(_TRANSFER, start):
+                transfer = read_usual_transfer(data, start, end)
+                if transfer is not None:
+                    handle, delivery_id, _, rest, at = transfer
+                    message_format, settled, more, _, _, _, aborted, _ = rest
+                    about = delivery_id, message_format, settled
+                    self._transferred(channel, handle, about, more, aborted, data[at:end])
+                    return
+            elif data.startswith(_DISPOSITION, start):
+                disposition = read_usual_disposition(data, start, end)
+                if disposition is not None:
+                    role, first, last, (settled, state, _) = disposition
+                    self._disposed(channel, role, first, last, settled, state)
+                    return
+        body = data[start:end]
+        performative, at = read_performative(body)
         if self.state is State.CLOSE_SENT and type(performative) is not Close:
             return
         handler = _FRAMES.get((self.state, type(performative)))
@@ -388,7 +414,7 @@ class Connection:
                 "amqp:not-allowed",
                 f"{type(performative).__name__} while the connection is {self.state.value}",
             )
-        handler(self, channel, performative, body[end:] if end < len(body) else b"")
+        handler(self, channel, performative, body[at:])
 
     # --- the connection --------------------------------------------------------------------------
 
@@ -677,24 +703,38 @@ class Connection:
     # --- deliveries ------------------------------------------------------------------------------
 
     def _on_transfer(self, channel: int, frame: Transfer, payload: bytes) -> None:
-        session = self._demand_session(channel)
-        if session is None:
+        about = frame.delivery_id, frame.message_format, frame.settled
+        self._transferred(channel, frame.handle, about, frame.more, frame.aborted, payload)
+
+    def _transferred(
+        self,
+        channel: int,
+        handle: int,
+        about: tuple[int | None, int | None, bool | None],
+        more: bool,
+        aborted: bool,
+        payload: bytes,
+    ) -> None:
+        """A transfer; ``about`` is its delivery-id, its format, and whether it is settled."""
+        session = self._sessions.get(channel)
+        if session is None or session.end_sent:
+            self._demand_session(channel)
             return
         session.next_incoming_id = (session.next_incoming_id + 1) & SERIAL
         session.incoming_window -= 1
         if session.incoming_window <= self.limits.window // 2:
             session.incoming_window = self.limits.window
             self._write_flow(session, None)
-        link = session.links.get(frame.handle)
+        link = session.links.get(handle)
         if link is None or link.peer_receives:
             self.end(session, Error("amqp:session:unattached-handle", "a transfer without a link"))
             return
-        if link.state is not LinkState.ATTACHED:
+        if link.state is not _ATTACHED:
             return
-        first = link._first or frame
-        if link._first is None and frame.delivery_id is None:
+        delivery_id, message_format, settled = link._first or about
+        if delivery_id is None:
             raise ProtocolError("amqp:not-allowed", "a delivery without a delivery-id")
-        if frame.aborted:
+        if aborted:
             self._forget_parts(link)
             return
         # One megabyte may arrive before a too large message is turned away: clients want the
@@ -708,8 +748,8 @@ class Connection:
                 ),
             )
             return
-        if frame.more:
-            link._first = first
+        if more:
+            link._first = delivery_id, message_format, settled
             link._parts += payload
             self._unfinished += len(payload)
             # One link alone may have a message as large as its entity takes.
@@ -731,9 +771,9 @@ class Connection:
         self._events.append(
             MessageReceived(
                 link,
-                first.delivery_id or 0,
-                first.message_format or 0,
-                bool(first.settled or frame.settled),
+                delivery_id,
+                message_format or 0,
+                bool(settled or about[2]),
                 payload,
             )
         )
@@ -747,11 +787,9 @@ class Connection:
 
     def settle_incoming(self, link: Link, delivery_id: int, state: object) -> None:
         """Tell a sender what became of its message."""
-        if link.state is LinkState.ATTACHED:
-            self._frame(
-                link.session.channel,
-                write_disposition(RECEIVER, delivery_id, delivery_id, state),
-            )
+        if link.state is _ATTACHED:
+            body = write_disposition(RECEIVER, delivery_id, delivery_id, state)
+            self._out.append(_frame_header.pack(8 + len(body), 2, 0, link.session.channel) + body)
 
     def send(self, link: Link, tag: bytes, payload: bytes, key: object = None) -> int:
         """Send a message on a link that is :attr:`Link.ready`; the delivery's id.
@@ -760,9 +798,9 @@ class Connection:
         """
         if not link.ready:
             raise LocalProtocolError("the link has no credit, or is not attached")
-        session = link.session
+        session, channel = link.session, link.session.channel
         delivery_id = session.next_outgoing_id
-        settled = link.sends_settled
+        settled = link.attach.snd_settle_mode == SETTLED
         if not settled:
             link.unsettled[delivery_id] = tag, key
             session.unsettled[delivery_id] = link
@@ -771,11 +809,12 @@ class Connection:
         room = self._remote_frame_size - 80 - len(tag)
         at = 0
         while True:
-            piece = payload[at : at + room]
+            piece = payload[at : at + room]  # the very payload, where all of it fits
             at += room
             more = at < len(payload)
-            body = write_transfer(link.handle, delivery_id, tag, settled, more) + piece
-            frame = _frame_header.pack(8 + len(body), 2, 0, session.channel) + body
+            head = write_transfer(link.handle, delivery_id, tag, settled, more)
+            size = 8 + len(head) + len(piece)
+            frame = b"".join((_frame_header.pack(size, 2, 0, channel), head, piece))
             session.next_outgoing_id = (session.next_outgoing_id + 1) & SERIAL
             if session.remote_window > 0 and not session.outbox:
                 session.remote_window -= 1
@@ -795,25 +834,30 @@ class Connection:
             link.drain = False
 
     def _on_disposition(self, channel: int, frame: Disposition, payload: bytes) -> None:
+        self._disposed(channel, frame.role, frame.first, frame.last, frame.settled, frame.state)
+
+    def _disposed(
+        self, channel: int, role: bool, first: int, last: int | None, settled: bool, state: object
+    ) -> None:
+        """The deliveries from ``first`` to ``last`` have come to ``state``."""
         session = self._session(channel)
-        if session is None or frame.role is not RECEIVER:
+        if session is None or role is not RECEIVER:
             return
-        last = frame.first if frame.last is None else frame.last
-        count = ((last - frame.first) & SERIAL) + 1
+        count = 1 if last is None else ((last - first) & SERIAL) + 1
         if count == 1:
-            ids = [frame.first]
+            ids = [first]
         elif count > len(session.unsettled):  # both ends are the peer's: walk what we hold
-            ids = [i for i in session.unsettled if (i - frame.first) & SERIAL < count]
+            ids = [i for i in session.unsettled if (i - first) & SERIAL < count]
         else:
-            ids = [(frame.first + i) & SERIAL for i in range(count)]
+            ids = [(first + i) & SERIAL for i in range(count)]
         for delivery_id in ids:
             link = session.unsettled.get(delivery_id)
             if link is None:
                 continue
             tag, key = link.unsettled[delivery_id]
-            if frame.settled:
+            if settled:
                 del link.unsettled[delivery_id], session.unsettled[delivery_id]
-            self._events.append(Settlement(link, delivery_id, tag, key, frame.state, frame.settled))
+            self._events.append(Settlement(link, delivery_id, tag, key, state, settled))
 
     def settle_outgoing(self, link: Link, delivery_id: int, state: object) -> None:
         """Echo a settlement; the client waits for exactly this."""
@@ -834,7 +878,7 @@ class Connection:
         self._frame(channel, write_performative(frame), kind)
 
     def _frame(self, channel: int, body: bytes, kind: int = 0) -> None:
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return
         self._out.append(_frame_header.pack(8 + len(body), 2, kind, channel) + body)
 

@@ -553,72 +553,95 @@ _LONGEST_REST = 32
 _u32 = struct.Struct(">I")
 
 
-def _unsigned(body: bytes, at: int) -> tuple[int, int]:
+@lru_cache(maxsize=256)
+def _rest(kind: type, count: int, rest: bytes) -> tuple[Any, ...]:
+    """All but the first three of a list's ``count`` fields, defaults included.
+
+    Raises ``LookupError`` for what is not seen again anyway.
+    """
+    layout, given = _LAYOUTS[kind][1][3:], list(_DEFAULTS[kind][3:])
+    if len(rest) > _LONGEST_REST or not 0 <= count - 3 <= len(layout):
+        raise LookupError
+    for index, value in enumerate(decode_items(rest, count - 3)):
+        if value is not None:
+            given[index] = layout[index].read(value)
+    return tuple(given)
+
+
+def _unsigned(data: bytes, at: int) -> tuple[int, int]:
     """The uint at ``at`` and where it ends; ``LookupError`` where none is."""
-    code = body[at]
+    code = data[at]
     if code == 0x52:
-        return body[at + 1], at + 2
+        return data[at + 1], at + 2
     if code == 0x70:
-        return _u32.unpack_from(body, at + 1)[0], at + 5
+        return _u32.unpack_from(data, at + 1)[0], at + 5
     if code == 0x43:
         return 0, at + 1
     raise LookupError
 
 
-@lru_cache(maxsize=256)
-def _rest(kind: type, rest: bytes) -> tuple[Any, ...]:
-    """The last fields of a short list; ``LookupError`` for what is not seen again anyway."""
-    if not 0 < len(rest) <= _LONGEST_REST:
-        raise LookupError
-    layout, defaults = _LAYOUTS[kind][1][3:], _DEFAULTS[kind][3:]
-    values = decode_items(rest, len(layout))
-    return tuple(
-        default if value is None else field.read(value)
-        for field, default, value in zip(layout, defaults, values, strict=True)
-    )
+def read_usual_transfer(
+    data: bytes, start: int, end: int
+) -> tuple[int, int, bytes, tuple[Any, ...], int] | None:
+    """A transfer in the form that senders write, from a frame's body: ``data[start:end]``.
+
+    Its handle, delivery id, tag, and remaining fields; and where its payload starts. None where
+    it has another form.
+    """
+    stop = start + _HEAD - 1
+    try:
+        stop += data[start + 4]
+        if data[start + 3] != _SHORT_LIST or stop > end:
+            return None
+        at = start + _HEAD
+        if data[at] == 0x52:  # as _unsigned does; most handles are small and not 0
+            handle, at = data[at + 1], at + 2
+        else:
+            handle, at = _unsigned(data, at)
+        if data[at] == 0x70:  # most delivery ids are not
+            delivery_id, at = _u32.unpack_from(data, at + 1)[0], at + 5
+        else:
+            delivery_id, at = _unsigned(data, at)
+        if data[at] != 0xA0:
+            return None
+        tag = at + 2
+        at = tag + data[at + 1]
+        if at > stop:
+            return None
+        rest = _rest(Transfer, data[start + 5], data[at:stop])
+        return handle, delivery_id, data[tag:at], rest, stop
+    except (LookupError, struct.error, DecodeError):
+        return None
 
 
-def _read_transfer(body: bytes) -> tuple[Transfer, int]:
-    end = _HEAD - 1 + body[4]
-    if body[3] != _SHORT_LIST or body[5] != len(_FIELDS[Transfer]) or end > len(body):
-        raise LookupError
-    handle, at = _unsigned(body, _HEAD)
-    delivery_id, at = _unsigned(body, at)
-    if body[at] != 0xA0:
-        raise LookupError
-    tag = at + 2
-    at = tag + body[at + 1]
-    return Transfer(handle, delivery_id, body[tag:at], *_rest(Transfer, body[at:end])), end
-
-
-def _read_disposition(body: bytes) -> tuple[Disposition, int]:
-    end = _HEAD - 1 + body[4]
-    if body[3] != _SHORT_LIST or body[5] != len(_FIELDS[Disposition]) or end > len(body):
-        raise LookupError
-    if body[_HEAD] == 0x56:
-        role, at = (False, True)[body[_HEAD + 1]], _HEAD + 2
-    else:
-        role, at = {0x41: True, 0x42: False}[body[_HEAD]], _HEAD + 1
-    first, at = _unsigned(body, at)
-    if body[at] == 0x40:
-        last, at = None, at + 1
-    else:
-        last, at = _unsigned(body, at)
-    return Disposition(role, first, last, *_rest(Disposition, body[at:end])), end
-
-
-_FAST: dict[bytes, Callable[[bytes], tuple[Performative, int]]] = {
-    b"\x00\x53\x14": _read_transfer,
-    b"\x00\x53\x15": _read_disposition,
-}
+def read_usual_disposition(
+    data: bytes, start: int, end: int
+) -> tuple[bool, int, int | None, tuple[Any, ...]] | None:
+    """As :func:`read_usual_transfer`: its role, first, last, and remaining fields."""
+    stop = start + _HEAD - 1
+    try:
+        stop += data[start + 4]
+        if data[start + 3] != _SHORT_LIST or stop > end:
+            return None
+        at = start + _HEAD
+        if data[at] == 0x56:
+            role, at = (SENDER, RECEIVER)[data[at + 1]], at + 2
+        else:
+            role, at = {0x41: RECEIVER, 0x42: SENDER}[data[at]], at + 1
+        first, at = _unsigned(data, at)
+        if data[at] == 0x40:
+            last, at = None, at + 1
+        else:
+            last, at = _unsigned(data, at)
+        if at > stop:
+            return None
+        return role, first, last, _rest(Disposition, data[start + 5], data[at:stop])
+    except (LookupError, struct.error, DecodeError):
+        return None
 
 
 def read_performative(body: bytes) -> tuple[Performative, int]:
     """The performative at the start of a frame's body, and where its payload starts."""
-    try:
-        return _FAST[body[:3]](body)
-    except (LookupError, struct.error, DecodeError):
-        pass  # another performative, or not in its usual form
     try:
         return _read_usual(body)
     except (LookupError, struct.error):

@@ -7,11 +7,12 @@ Nothing here looks at a clock. :meth:`Namespace.next_due` says when something is
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import count
+from random import Random
 from urllib.parse import urlsplit
-from uuid import UUID, uuid4
+from uuid import UUID, SafeUUID
 
 from ci.servicebus.broker.changes import Changes
 from ci.servicebus.broker.checks import TIERS, check_name, check_settings
@@ -41,7 +42,7 @@ class Namespace:
         self,
         *,
         journal: Journal | None = None,
-        new_token: Callable[[], UUID] = uuid4,
+        new_token: Callable[[], UUID] | None = None,
         tier: str = "standard",
         changes: Changes | None = None,
     ) -> None:
@@ -49,15 +50,15 @@ class Namespace:
         self.journal = journal or Journal()
         self.tier = tier
         self.max_message_size = TIERS[tier]
-        self.new_token = new_token
+        self.new_token = new_token or random_tokens()
         self.record = self.journal.record
         self._queues: dict[str, Queue] = {}
         self.topics = Topics(self)
         self._timers: list[tuple[float, int, Queue, str, object]] = []
         self._order = count()
-        self._touched: dict[Queue, None] = {}
-        self._lost_sessions: list[tuple[Queue, SessionLock]] = []
-        self._deleted: list[Queue] = []
+        self.touched_queues: dict[Queue, None] = {}
+        self.lost_sessions: list[tuple[Queue, SessionLock]] = []
+        self.deleted_queues: list[Queue] = []
         self._hops = 0
         self._compact_at = 10_000
 
@@ -142,8 +143,8 @@ class Namespace:
         for part in (queue, queue.dead_letters, queue.transfer_dead_letters):
             if part is not None:
                 part.deleted = True
-                self._touched.pop(part, None)
-                self._deleted.append(part)
+                self.touched_queues.pop(part, None)
+                self.deleted_queues.append(part)
                 if self.changes is not None:
                     self.changes.deleted.append(part)
                 self.journal.forget(part.name)
@@ -210,11 +211,11 @@ class Namespace:
 
     def touched(self, queue: Queue) -> None:
         """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
-        self._touched[queue] = None
+        self.touched_queues[queue] = None
 
     def session_lost(self, queue: Queue, lock: SessionLock) -> None:
         """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
-        self._lost_sessions.append((queue, lock))
+        self.lost_sessions.append((queue, lock))
 
     def forward(self, source: Queue, target: str, message: Message, now: float) -> bool:
         """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
@@ -243,24 +244,19 @@ class Namespace:
 
     # --- what the gateway collects ---------------------------------------------------------------
 
-    def has_news(self) -> bool:
-        """One of the following has something to tell."""
-        return bool(self._touched or self._lost_sessions or self._deleted)
-
-    def take_touched(self) -> list[Queue]:
+    def take_touched(self) -> Iterable[Queue]:
         """Queues where something may have become receivable, once."""
-        touched = list(self._touched)
-        self._touched.clear()
+        touched, self.touched_queues = self.touched_queues, {}
         return touched
 
     def take_lost_sessions(self) -> list[tuple[Queue, SessionLock]]:
         """Session locks that expired, once."""
-        lost, self._lost_sessions = self._lost_sessions, []
+        lost, self.lost_sessions = self.lost_sessions, []
         return lost
 
     def take_deleted(self) -> list[Queue]:
         """Queues that were deleted, sub-queues included, once."""
-        deleted, self._deleted = self._deleted, []
+        deleted, self.deleted_queues = self.deleted_queues, []
         return deleted
 
     # --- time ------------------------------------------------------------------------------------
@@ -274,6 +270,10 @@ class Namespace:
                 return when
             heapq.heappop(timers)
         return None
+
+    def due_not_before(self) -> float:
+        """What :meth:`next_due` returns at the earliest, void timers not looked at."""
+        return self._timers[0][0] if self._timers else FOREVER
 
     def advance(self, now: float, most: int | None = None) -> None:
         """Do what is due: all of it, or so many things."""
@@ -312,6 +312,23 @@ class Namespace:
         ]
         heapq.heapify(self._timers)
         self._compact_at = max(10_000, 2 * len(self._timers))
+
+
+def random_tokens() -> Callable[[], UUID]:
+    """What makes lock tokens as :func:`uuid.uuid4` does, without asking the kernel each time.
+
+    They have to be unique, not secret: 122 random bits, from a generator that the kernel seeds.
+    """
+    random_bits, unknown = Random().getrandbits, SafeUUID.unknown
+
+    def new_token() -> UUID:
+        token = UUID.__new__(UUID)  # its __init__ costs four times as much
+        bits = random_bits(128) & ~(0xF000 << 64 | 0xC000 << 48) | 4 << 76 | 0x8000 << 48
+        object.__setattr__(token, "int", bits)
+        object.__setattr__(token, "is_safe", unknown)
+        return token
+
+    return new_token
 
 
 def url_path(address: str) -> str:

@@ -35,6 +35,7 @@ from uuid import UUID
 
 from ci.servicebus.broker.changes import Changes
 from ci.servicebus.broker.model import (
+    ACTIVE,
     FOREVER,
     Counts,
     Delivery,
@@ -117,6 +118,7 @@ class Queue:
         self.deleted = False
         self._around = surroundings
         self._changes = surroundings.changes
+        self._record = surroundings.record
         self._messages: dict[int, Message] = {}
         self._last_number = 0
         self._size = 0
@@ -135,8 +137,8 @@ class Queue:
         """Take a message in; its sequence number (0 where it was a duplicate)."""
         self._check_send(draft)
         self.times.accessed_at = now
-        if self._is_duplicate(draft, now):
-            self._around.record(now, "duplicate-dropped", self.name, None, draft.message_id)
+        if self.settings.requires_duplicate_detection and self._is_duplicate(draft, now):
+            self._record(now, "duplicate-dropped", self.name, None, draft.message_id)
             return 0
         return self._admit(draft, now)
 
@@ -176,7 +178,7 @@ class Queue:
             )
 
     def _is_duplicate(self, draft: Draft, now: float) -> bool:
-        if not self.settings.requires_duplicate_detection or draft.message_id is None:
+        if draft.message_id is None:
             return False
         seen = self._seen
         while seen:
@@ -194,15 +196,15 @@ class Queue:
         return False
 
     def _admit(self, draft: Draft, now: float) -> int:
-        message = Message(
-            sequence_number=self._next_number(),
-            content=draft.content,
-            size=draft.size,
-            message_id=draft.message_id,
-            session_id=draft.session_id,
-            enqueued_at=now,
-            expires_at=None,
-            time_to_live=draft.time_to_live,
+        message = Message(  # by place, for naming them takes as long again
+            self._next_number(),
+            draft.content,
+            draft.size,
+            draft.message_id,
+            draft.session_id,
+            now,
+            None,
+            draft.time_to_live,
         )
         self._keep(message)
         if draft.scheduled_for is not None and draft.scheduled_for > now:
@@ -243,7 +245,7 @@ class Queue:
                 message.enqueued_sequence_number = message.sequence_number
             message.sequence_number = self._next_number()
         message.lock = None
-        message.state = MessageState.ACTIVE
+        message.state = ACTIVE
         message.expires_at = None
         self._keep(message)
         if self.parent is None:
@@ -347,11 +349,7 @@ class Queue:
         heap = self._ready.get(session_id)
         while heap:
             message = self._messages.get(heap[0])
-            if (
-                message is not None
-                and message.lock is None
-                and message.state is MessageState.ACTIVE
-            ):
+            if message is not None and message.lock is None and message.state is ACTIVE:
                 return message
             heapq.heappop(heap)
         if heap is not None and session_id is not None:
@@ -488,7 +486,7 @@ class Queue:
             self._back(message)
 
     def _back(self, message: Message) -> None:
-        if message.state is MessageState.ACTIVE:
+        if message.state is ACTIVE:
             self._offer(message)
 
     def _to_dead_letters(
@@ -504,7 +502,7 @@ class Queue:
             given["DeadLetterErrorDescription"] = description
         self._change(message, given)
         self._drop(message)
-        self._around.record(
+        self._record(
             now,
             "dead-lettered",
             self.name,
@@ -551,7 +549,7 @@ class Queue:
         record.lock = SessionLock(session_id, now + self.settings.lock_duration)
         self.times.accessed_at = now
         self._around.at(record.lock.until, self, "session", record.lock)
-        self._around.record(now, "session-accepted", self.name, detail=session_id)
+        self._record(now, "session-accepted", self.name, detail=session_id)
         return record.lock
 
     def _free(self, session_id: str, now: float) -> bool:
@@ -570,7 +568,7 @@ class Queue:
         for held in self._locks.values():
             if held.session is lock:
                 held.until = lock.until
-        self._around.record(now, "session-renewed", self.name, detail=lock.session_id)
+        self._record(now, "session-renewed", self.name, detail=lock.session_id)
         return lock.until
 
     def session_lock(self, session_id: str, now: float) -> SessionLock:
@@ -585,14 +583,14 @@ class Queue:
         if lock.lost:
             return
         self._end_session(lock, now, failed=False)
-        self._around.record(now, "session-released", self.name, detail=lock.session_id)
+        self._record(now, "session-released", self.name, detail=lock.session_id)
 
     def _check_session(self, lock: SessionLock, now: float) -> None:
         if lock.lost or lock.until <= now:
             raise SessionLockLost(f"The lock of session '{lock.session_id}' is lost.")
 
     def _session_expired(self, lock: SessionLock, now: float) -> None:
-        self._around.record(now, "session-lock-expired", self.name, detail=lock.session_id)
+        self._record(now, "session-lock-expired", self.name, detail=lock.session_id)
         self._end_session(lock, now, failed=True)
         self._around.session_lost(self, lock)
 
@@ -662,7 +660,7 @@ class Queue:
                 return None
             if kind == "scheduled" and message.state is MessageState.SCHEDULED:
                 self._activate(message, now)
-            elif kind == "ttl" and message.lock is None and message.state is MessageState.ACTIVE:
+            elif kind == "ttl" and message.lock is None and message.state is ACTIVE:
                 self._expire(message, now)
         return None
 
@@ -685,7 +683,7 @@ class Queue:
     def _activate(self, message: Message, now: float) -> None:
         """A scheduled message's time has come: it is appended as if it were sent now."""
         self._drop(message)
-        message.state = MessageState.ACTIVE
+        message.state = ACTIVE
         message.sequence_number = self._next_number()
         self._keep(message)
         self._enqueue(message, now)
@@ -722,7 +720,7 @@ class Queue:
         if token is not None:
             message.lock = self._locks[token] = Lock(token, message, until)
             self._around.at(until, self, "lock", token)
-        elif message.state is MessageState.ACTIVE:
+        elif message.state is ACTIVE:
             self._offer(message)
         elif message.scheduled_for is not None and message.state is MessageState.SCHEDULED:
             self._around.at(message.scheduled_for, self, "scheduled", number)
@@ -778,14 +776,8 @@ class Queue:
         return iter(self._locks.values())
 
     def _note(self, now: float, kind: str, message: Message) -> None:
-        self._around.record(
-            now,
-            kind,
-            self.name,
-            message.sequence_number,
-            message.message_id,
-            message.delivery_count,
-        )
+        number = message.sequence_number
+        self._record(now, kind, self.name, number, message.message_id, message.delivery_count)
 
 
 def check_peek(count: int) -> None:

@@ -158,7 +158,7 @@ class Subscription(Queue):
         rule = self.rule(name)
         del self._rules[name.lower()]
         self._rules_changed(now)
-        self._around.record(now, "rule-deleted", self.name, detail=rule.name)
+        self._record(now, "rule-deleted", self.name, detail=rule.name)
 
     def restore_rules(self, rules: list[Rule]) -> None:
         """Put back the rules that were kept."""
@@ -167,7 +167,7 @@ class Subscription(Queue):
     def _put_rule(self, rule: Rule, now: float) -> Rule:
         self._rules[rule.name.lower()] = rule
         self._rules_changed(now)
-        self._around.record(now, "rule-set", self.name, detail=rule.name)
+        self._record(now, "rule-set", self.name, detail=rule.name)
         return rule
 
     def _rules_changed(self, now: float) -> None:

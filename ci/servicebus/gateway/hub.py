@@ -193,6 +193,18 @@ class Hub:
                 due = until
         return due
 
+    def due_not_before(self) -> float:
+        """What :meth:`next_due` returns at the earliest: known at once, and seldom too early."""
+        due = self.namespace.due_not_before()
+        if self._acceptors or self._notices or self._silent:
+            due = min(
+                due,
+                *(acceptor.deadline for acceptor in self._acceptors),
+                *(at for at, _, _ in self._notices),
+                *self._silent.values(),
+            )
+        return due
+
     def advance(self, now: float, most: int | None = None) -> None:
         """Do what is due: all of it, or so many of the queues' things."""
         self.namespace.advance(now, most)
@@ -212,25 +224,34 @@ class Hub:
 
     def settle_up(self, now: float) -> None:
         """Hand out what has become receivable, and tell receivers what they have lost."""
-        while self.namespace.has_news():
-            for queue, lock in self.namespace.take_lost_sessions():
-                self._notices.append((now + LOST_NOTICE, queue, lock))
-            for queue in self.namespace.take_deleted():
-                gone = EntityNotFound(f"The messaging entity '{queue.name}' has been deleted.")
-                self._detach(queue, gone, lambda c: True)
-                self._consumers.pop(queue, None)
-                for acceptor in [a for a in self._acceptors if a.queue is queue]:
-                    self._acceptors.remove(acceptor)
-                    acceptor.peer.connection.refuse(acceptor.link, _error(gone))
-                    self._dirty[acceptor.peer] = None
-            for queue in self.namespace.take_touched():
+        namespace = self.namespace
+        while True:
+            if namespace.lost_sessions or namespace.deleted_queues:
+                self._tell_ended(now)
+            if not namespace.touched_queues:
+                return
+            for queue in namespace.take_touched():
                 self.pump(queue, now)
+
+    def _tell_ended(self, now: float) -> None:
+        for queue, lock in self.namespace.take_lost_sessions():
+            self._notices.append((now + LOST_NOTICE, queue, lock))
+        for queue in self.namespace.take_deleted():
+            gone = EntityNotFound(f"The messaging entity '{queue.name}' has been deleted.")
+            self._detach(queue, gone, lambda c: True)
+            self._consumers.pop(queue, None)
+            for acceptor in [a for a in self._acceptors if a.queue is queue]:
+                self._acceptors.remove(acceptor)
+                acceptor.peer.connection.refuse(acceptor.link, _error(gone))
+                self._dirty[acceptor.peer] = None
 
     def pump(self, queue: Queue, now: float) -> None:
         """Serve the consumers of a queue in turn."""
+        consumers = self._consumers.get(queue)
+        if consumers is None and not self._acceptors:
+            return
         if not (queue.parent or queue).settings.status.receives:
             return
-        consumers = self._consumers.get(queue)
         if queue.settings.requires_session:
             for consumer in list(consumers or ()):
                 while consumer.may_send() and self._deliver(consumer, now):
@@ -573,12 +594,12 @@ class Peer:
 
     def _on_message(self, event: MessageReceived, now: float) -> None:
         link, context = event.link, event.link.context
-        outcome: object = Accepted()
+        outcome: object = _ACCEPTED
         try:
             if isinstance(context, Producer):
                 if context.queue.deleted:
                     raise EntityNotFound(f"'{context.queue.name}' has been deleted.")
-                if self.hub.faults and not self._may("send", context.queue.name, link, now):
+                if self.hub.faults.waiting and not self._may("send", context.queue.name, link, now):
                     return
                 if event.message_format == BATCH_FORMAT:
                     context.queue.send_all(read_batch(event.payload), now)
@@ -598,7 +619,9 @@ class Peer:
         outcome: object = event.state
         if isinstance(context, Consumer):
             try:
-                if self.hub.faults and not self._may("settle", context.queue.name, event.link, now):
+                if self.hub.faults.waiting and not self._may(
+                    "settle", context.queue.name, event.link, now
+                ):
                     return
                 outcome = _settle(context.queue, event, now)
             except ServiceBusError as error:
@@ -699,6 +722,9 @@ class Peer:
             )
 
 
+_ACCEPTED = Accepted()
+
+
 def _entity(link: Link) -> str:
     """The entity whose link this is, as far as it is named."""
     terminus = link.attach.source if link.peer_receives else link.attach.target
@@ -740,9 +766,10 @@ def _settle(queue: Queue, event: Settlement, now: float) -> object:
     """Do what a receiver's outcome asks for; the outcome to be echoed."""
     token = event.key
     assert isinstance(token, UUID)
+    if type(event.state) is Accepted:
+        queue.complete(token, now)
+        return event.state
     match event.state:
-        case Accepted():
-            queue.complete(token, now)
         case Released():
             queue.release(token, now)
         case Modified(undeliverable_here=True, message_annotations=changed):

@@ -136,6 +136,40 @@ def random_id() -> str:
 def read_message(payload: bytes, new_id: Callable[[], str] = random_id) -> Draft:
     """What a sender wants stored. Without an id the message gets one, as Azure's broker does it
     and clients rely on (JavaScript's renews locks by it)."""
+    return _read_usual(payload) or _read_any(payload, new_id)
+
+
+_ID_ALONE = b"\x00\x53\x73\xc0"  # properties as a short list, and with
+_THIRTEEN = b"\x0d\xa1"  # 13 fields, of which the first is a short string
+_TWELVE_NULLS = b"\x40" * 12
+_DATA = b"\x00\x53\x75\xb0"
+
+
+def _read_usual(payload: bytes) -> Draft | None:
+    """What most senders write: properties with the message's id alone, and data of some length.
+
+    None where the message is another, or not whole.
+    """
+    if not payload.startswith(_ID_ALONE) or not payload.startswith(_THIRTEEN, 5):
+        return None
+    body = 5 + payload[4]
+    if (
+        not 20 <= body <= len(payload)
+        or payload[7] != body - 20
+        or not payload.startswith(_TWELVE_NULLS, body - 12)
+        or not payload.startswith(_DATA, body)
+        or body + 8 + int.from_bytes(payload[body + 4 : body + 8]) != len(payload)
+    ):
+        return None
+    try:
+        message_id = payload[8 : body - 12].decode()
+    except UnicodeDecodeError:
+        return None
+    content = Content(False, 4, None, b"", 0, payload[:body], b"", payload[body:])
+    return Draft(content, len(payload), message_id)
+
+
+def _read_any(payload: bytes, new_id: Callable[[], str] = random_id) -> Draft:
     header: list[object] = []
     annotations: dict[object, object] = {}
     properties: list[object] = []
@@ -188,7 +222,6 @@ def read_message(payload: bytes, new_id: Callable[[], str] = random_id) -> Draft
     )
 
 
-_TWELVE_NULLS = b"\x40" * 12
 _NO_PROPERTIES = b"\x00\x53\x73\xc0\x0e\x0d\x40" + _TWELVE_NULLS
 """Thirteen nulls: how the Python SDK writes a message that says nothing of itself."""
 
@@ -320,10 +353,45 @@ def _header(content: Content, delivery_count: int) -> bytearray:
     return out
 
 
+_ANNOTATIONS = b"\x00\x53\x72\xc1" + bytes((_OURS_ALWAYS.size + len(_LOCKED) + 8 + 1, 8))
+_USUAL = struct.Struct(
+    f"{_HEADER.format}{len(_TOKEN)}s16s{len(_ANNOTATIONS)}s"
+    f"{_OURS_ALWAYS.format[1:]}{len(_LOCKED)}sq"
+)
+
+
 def write_message(message: Message, token: UUID | None, locked_until: float | None) -> bytes:
     """The payload of a delivery."""
     content = message.content
     assert isinstance(content, Content)
+    if (
+        token is not None
+        and locked_until is not None
+        and content.time_to_live_ms is None
+        and not content.annotation_count
+        and message.enqueued_sequence_number is None
+        and message.dead_letter_source is None
+        and not message.properties
+    ):
+        return _write_usual(message, content, token.bytes, locked_until)
+    return _write_any(message, content, token, locked_until)
+
+
+def _write_usual(message: Message, content: Content, token: bytes, locked_until: float) -> bytes:
+    """What only the broker has annotated."""
+    count = message.delivery_count
+    ours = _USUAL.pack(
+        *(_HEADER_START, 0x41 if content.durable else 0x42, 0x50, content.priority & 0xFF),
+        *(0x40, 0x42 if count else 0x41, 0x70, count, _TOKEN, token, _ANNOTATIONS),
+        *(_SEQUENCE, message.sequence_number, _ENQUEUED, int(message.enqueued_at * 1000)),
+        *(_STATE, message.state, _LOCKED, int(locked_until * 1000)),
+    )
+    return b"".join((ours, content.properties, content.application_properties, content.body))
+
+
+def _write_any(
+    message: Message, content: Content, token: UUID | None, locked_until: float | None
+) -> bytes:
     out = _header(content, message.delivery_count)
     if token is not None:
         out += _TOKEN

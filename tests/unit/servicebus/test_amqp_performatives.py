@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ci.servicebus.amqp import performatives as p
 from ci.servicebus.amqp.codec import DecodeError, decode, encoded
@@ -92,6 +94,79 @@ def test_the_usual_form_is_read_as_any_other(value: p.Performative) -> None:
     other = b"\x00\x80" + usual[2].to_bytes(8, "big") + usual[3:]  # a wide descriptor
     assert p.read_performative(usual) == (value, len(usual))
     assert p.read_performative(other) == (value, len(other))
+
+
+NUMBERS = st.one_of(st.just(0), st.integers(1, 255), st.integers(256, 0xFFFFFFFF))
+FLAGS = st.booleans()
+TRANSFERS = st.builds(
+    p.Transfer,
+    NUMBERS,
+    NUMBERS,
+    st.binary(max_size=32),
+    st.sampled_from([None, 0, 0x80013700]),
+    st.sampled_from([None, True, False]),
+    FLAGS,
+    aborted=FLAGS,
+    batchable=FLAGS,
+)
+DISPOSITIONS = st.builds(
+    p.Disposition,
+    FLAGS,
+    NUMBERS,
+    st.one_of(st.none(), NUMBERS),
+    FLAGS,
+    st.sampled_from([None, p.Accepted(), p.Released(), p.Modified(True, False, {"a": "b"})]),
+)
+
+
+def direct(data: bytes, start: int, end: int) -> tuple[p.Performative, int | None] | None:
+    """What the direct readers make of a frame's body, as a performative; where a payload starts."""
+    transfer = p.read_usual_transfer(data, start, end) if data[start + 2] == 0x14 else None
+    if transfer is not None:
+        handle, delivery_id, tag, rest, at = transfer
+        return p.Transfer(handle, delivery_id, tag, *rest), at - start
+    disposition = p.read_usual_disposition(data, start, end) if data[start + 2] == 0x15 else None
+    if disposition is not None:
+        role, first, last, rest = disposition
+        return p.Disposition(role, first, last, *rest), None
+    return None
+
+
+@given(st.one_of(TRANSFERS, DISPOSITIONS), st.integers(0, 11), st.binary(max_size=9), FLAGS)
+def test_what_is_read_directly_is_what_is_read(
+    frame: p.Transfer | p.Disposition, fields_given: int, payload: bytes, is_octet: bool
+) -> None:
+    """In its place among other bytes, with booleans of either form, and without its last fields."""
+    described = p.to_described(frame)
+    items = described.value
+    assert isinstance(items, list)
+    raw = [encoded(item) for item in items]
+    if is_octet:
+        raw = [{b"\x41": b"\x56\x01", b"\x42": b"\x56\x00"}.get(one, one) for one in raw]
+    count = max(3, min(fields_given, len(raw)))
+    listed = b"".join(raw[:count])
+    body = encoded(described)[:3] + bytes((0xC0, len(listed) + 1, count)) + listed
+    read, end = p.read_performative(body + payload)
+    assert direct(b"##" + body + payload + b"##", 2, 2 + len(body + payload)) in (
+        (read, end),
+        (read, None),
+        None if len(body) > 40 else (read, end),
+    )
+
+
+@given(st.one_of(TRANSFERS, DISPOSITIONS), st.data())
+def test_a_direct_reader_refuses_what_does_not_end(
+    frame: p.Transfer | p.Disposition, data: st.DataObject
+) -> None:
+    body = p.write_performative(frame)
+    cut = data.draw(st.integers(3, len(body) - 1))
+    assert direct(body, 0, cut) is None
+    longer = bytearray(body)  # its size, or its count, or one of its fields' lengths is a lie
+    longer[data.draw(st.integers(4, min(len(body) - 1, 12)))] ^= data.draw(st.integers(1, 255))
+    found = direct(bytes(longer), 0, len(longer))
+    if found is not None:
+        read, end = p.read_performative(bytes(longer))
+        assert found in ((read, end), (read, None))
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.expire()
 
     @invariant()
+    def nothing_is_due_before_it_is_said_to_be(self) -> None:
+        before = self.namespace.due_not_before()
+        due = self.namespace.next_due()
+        assert due is None or before <= due
+
+    @invariant()
     def nothing_is_lost(self) -> None:
         assert self.queue.dead_letters is not None
         counts = self.queue.counts()

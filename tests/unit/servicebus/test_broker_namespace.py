@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from uuid import RFC_4122, UUID
 
 import pytest
 
 from ci.servicebus.broker.model import QueueSettings
-from ci.servicebus.broker.namespace import Namespace
+from ci.servicebus.broker.namespace import Namespace, random_tokens
 from ci.servicebus.errors import ArgumentError, EntityExists, EntityNotFound
 from tests.unit.servicebus.conftest import draft
 
@@ -181,3 +182,11 @@ def test_the_journal_tells_a_message_s_way(namespace: Namespace) -> None:
     assert [event.number for event in namespace.journal.after(3)] == [4, 5]
     assert namespace.journal.after(0, queue="other") == []
     assert "message_id" not in events[0].as_json()
+
+
+def test_lock_tokens_are_random_uuids_that_differ() -> None:
+    new_token = random_tokens()
+    tokens = [new_token() for _ in range(1_000)]
+    assert len(set(tokens)) == len({str(token) for token in tokens}) == len(tokens)
+    assert {(token.version, token.variant) for token in tokens} == {(4, RFC_4122)}
+    assert all(UUID(bytes=token.bytes) == token for token in tokens)

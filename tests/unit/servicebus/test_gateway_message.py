@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ci.servicebus.amqp.codec import DecodeError, decode, decode_all, encoded
 from ci.servicebus.amqp.types import Described, Int, Long, Symbol, Timestamp, UByte, UInt, ULong
-from ci.servicebus.broker.model import QueueSettings
+from ci.servicebus.broker.model import Message, MessageState, QueueSettings
 from ci.servicebus.broker.namespace import Namespace
 from ci.servicebus.errors import ArgumentError
 from ci.servicebus.gateway.message import (
@@ -20,6 +20,9 @@ from ci.servicebus.gateway.message import (
     PROPERTIES,
     VALUE,
     Content,
+    _read_any,
+    _read_usual,
+    _write_any,
     read_batch,
     read_message,
     read_request,
@@ -57,6 +60,47 @@ def test_what_the_broker_adds() -> None:
         Symbol("x-opt-locked-until"): Timestamp(62_000),
     }
     assert found[DATA] == b"body"
+
+
+@given(
+    st.one_of(st.text(max_size=80), st.integers(0, 99).map(ULong)),
+    st.binary(max_size=300),
+    st.integers(-2, 2),
+)
+def test_the_usual_message_is_read_as_any(message_id: object, body: bytes, cut: int) -> None:
+    payload = section(PROPERTIES, [message_id, *[None] * 12])
+    payload += b"\x00\x53\x75\xb0" + (len(body) + cut & 0xFFFFFFFF).to_bytes(4, "big") + body
+    try:
+        expected = _read_any(payload)
+    except DecodeError:
+        assert _read_usual(payload) is None
+    else:
+        assert _read_usual(payload) in (None, expected)
+        is_usual = isinstance(message_id, str) and message_id and len(message_id.encode()) < 230
+        assert not is_usual or _read_usual(payload) == expected
+
+
+@given(st.binary(max_size=60), st.integers(0, 40))
+def test_what_only_begins_as_usual_is_not(rest: bytes, size: int) -> None:
+    payload = b"\x00\x53\x73\xc0" + bytes((size, 13, 0xA1)) + rest
+    usual = _read_usual(payload)
+    assert usual is None or usual == _read_any(payload)
+
+
+@given(
+    st.booleans(),
+    st.integers(0, 255),
+    st.integers(0, 0xFFFFFFFF),
+    st.integers(1, 1 << 62),
+    st.floats(0, 1e10),
+    st.sampled_from(MessageState),
+)
+def test_the_usual_delivery_is_written_as_any(
+    durable: bool, priority: int, count: int, number: int, at: float, state: MessageState
+) -> None:
+    content = Content(durable, priority, None, b"", 0, b"properties", b"application", b"body")
+    message = Message(number, content, 1, None, None, at, None, None, state, delivery_count=count)
+    assert write_message(message, TOKEN, at + 5) == _write_any(message, content, TOKEN, at + 5)
 
 
 def test_what_the_sender_wrote_is_kept() -> None:
