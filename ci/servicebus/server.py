@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from ci.servicebus import certificates
 from ci.servicebus.admin.control import Control
@@ -64,6 +65,10 @@ READ_AT_ONCE = 1 << 18
 
 DUE_AT_ONCE = 250
 """Locks and the like that end before clients have their turn again: some 10 ms of work."""
+
+GARBAGE = 20_000, 5, 100
+"""When Python looks for unreachable cycles: seldom, as hardly anything but a connection's end makes
+one, and a look at every message that is stored takes longer the more there are."""
 
 log = logging.getLogger("servicebus")
 
@@ -310,7 +315,7 @@ class Server:
 
     def _flush(self) -> None:
         self._is_flushing = False
-        if not self.commit():
+        if self._store is not None and not self.commit():
             return
         while dirty := self.hub.take_dirty():
             for peer in dirty:
@@ -320,7 +325,7 @@ class Server:
                 transport.write_out()
                 if peer.held_back and not peer.paused and not peer.connection.pending:
                     peer.resume(self.clock())
-                    if not self.commit():
+                    if self._store is not None and not self.commit():
                         return
         self.wake()
 
@@ -342,10 +347,12 @@ class Server:
 
     def wake(self) -> None:
         """Set the timer for what is due next."""
+        if self._timer is not None and self._timer_at <= self.hub.due_not_before():
+            return  # it fires in time, and is set anew then
         due = self.hub.next_due()
         if self._timer is not None:
             if due is not None and self._timer_at <= due:
-                return  # it fires in time, and is set anew then
+                return
             self._timer.cancel()
             self._timer = None
         if due is not None:
@@ -385,11 +392,12 @@ def _wake(readable: asyncio.Future[None]) -> None:
         readable.set_result(None)
 
 
-class _AmqpTransport(asyncio.BufferedProtocol):
+class _AmqpTransport(asyncio.BufferedProtocol, asyncio.Protocol):
     """Carries one peer's bytes.
 
-    All peers read into the server's one buffer, for what was read is consumed at once. (A plain
-    protocol's transport allocates 256 KiB for every read: at that size, a mapping of its own.)
+    asyncio's own loop lets all peers read into the server's one buffer, for what was read is
+    consumed at once. (For a plain protocol it allocates 256 KiB for every read: at that size, a
+    mapping of its own.) uvloop has such a buffer itself, and takes this for a plain protocol.
     """
 
     def __init__(self, server: Server) -> None:
@@ -404,9 +412,8 @@ class _AmqpTransport(asyncio.BufferedProtocol):
         self._is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._server._transports[transport] = None
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's derive from nothing
+        self._server._transports[self._transport] = None
         self._server._peers[self._peer] = self
         self._made_at = self._heard_at = time.monotonic()
         self._set_watch()
@@ -415,23 +422,19 @@ class _AmqpTransport(asyncio.BufferedProtocol):
         return self._server.input
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.received(bytes(self._server.input[:nbytes]))
+        self.data_received(bytes(self._server.input[:nbytes]))
 
-    def received(self, data: bytes) -> None:
-        """Bytes from the transport."""
-        self._amqp_received(data)
-
-    def _amqp_received(self, data: bytes) -> None:
-        now = self._server.clock()
-        self._peer.receive(data, now)
-        if self._peer.connection.frames != self._frames:  # a part of a frame is no sign of life
-            self._frames = self._peer.connection.frames
+    def data_received(self, data: bytes) -> None:
+        server, connection = self._server, self._peer.connection
+        self._peer.receive(data, server.clock())
+        if connection.frames != self._frames:  # a part of a frame is no sign of life
+            self._frames = connection.frames
             self._heard_at = time.monotonic()
-            if not self._is_open and self._peer.connection.state is State.OPEN:
+            if not self._is_open and connection.state is State.OPEN:
                 self._is_open = True
                 self._set_watch()
-        self._server.flush()
-        if self._heartbeat is None and self._peer.connection.remote_idle_ms:
+        server.flush()
+        if self._heartbeat is None and connection.remote_idle_ms:
             self._set_heartbeat()
 
     def write_out(self) -> None:
@@ -445,8 +448,8 @@ class _AmqpTransport(asyncio.BufferedProtocol):
             return
         data = self._peer.connection.take_output()
         if data:
-            self._transport.write(self._wrap(data))
-            if self._transport.get_write_buffer_size() > OUTPUT_LIMIT:
+            self._write(data)
+            if self._peer.paused and self._transport.get_write_buffer_size() > OUTPUT_LIMIT:
                 self._transport.pause_reading()
         if self._peer.closed:
             self._hang_up()
@@ -457,8 +460,9 @@ class _AmqpTransport(asyncio.BufferedProtocol):
         loop = asyncio.get_running_loop()
         self._end = loop.call_later(CLOSED_WITHIN, self._transport.abort)
 
-    def _wrap(self, data: bytes) -> bytes:
-        return data
+    def _write(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._transport.write(data)
 
     def pause_writing(self) -> None:
         self._peer.pause()
@@ -517,18 +521,18 @@ class _WebSocketTransport(_AmqpTransport):
         super().__init__(server)
         self._websocket = WebSocketPeer()
 
-    def received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         assert self._transport is not None
         amqp, out, over = self._websocket.receive(data)
         if out:
             self._transport.write(out)
         if amqp:
-            self._amqp_received(amqp)
+            super().data_received(amqp)
         if over:
             self._hang_up()
 
-    def _wrap(self, data: bytes) -> bytes:
-        return self._websocket.wrap(data)
+    def _write(self, data: bytes) -> None:
+        super()._write(self._websocket.wrap(data))
 
 
 class _HttpTransport(asyncio.Protocol):
@@ -544,9 +548,8 @@ class _HttpTransport(asyncio.Protocol):
         self._is_full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._server._transports[transport] = None
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's derive from nothing
+        self._server._transports[self._transport] = None
         self._set_watch()
 
     def data_received(self, data: bytes) -> None:
@@ -559,7 +562,7 @@ class _HttpTransport(asyncio.Protocol):
                     taker = _WebSocketTransport(self._server)
                     self._transport.set_protocol(taker)
                     taker.connection_made(self._transport)
-                    taker.received(data)
+                    taker.data_received(data)
                 return
             self._first = None
         self._answer(*self._http.receive(data))
@@ -713,11 +716,23 @@ async def serve(settings: Settings, on_event: Callable[[Event], None] | None = N
         log.info("stopped")
 
 
+def new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where that is installed: it costs less per message than asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
 def run(settings: Settings) -> int:
     """The program: its exit code."""
     on_event = set_up_log(settings.log_level, sys.stdout)
+    gc.freeze()  # what was imported stays
+    gc.set_threshold(*GARBAGE)
     try:
-        asyncio.run(serve(settings, on_event))
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(serve(settings, on_event))
     except StartupError as error:
         print(f"error: {error}. To resolve it: {error.remedy}.", file=sys.stderr)
         return error.exit_code

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from itertools import count
 from uuid import UUID
 
 import pytest
+import uvloop
 
 from ci.servicebus.broker.model import Draft
 from ci.servicebus.broker.namespace import Namespace
+
+SHELL = {"test_server", "test_bad_input", "test_websocket"}
+"""Modules whose tests run with either loop that a server may have."""
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """asyncio's own loop for all tests, and for some of them uvloop's, too."""
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if item.path.stem in SHELL:
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
 
 
 @pytest.fixture

@@ -8,12 +8,14 @@ import json
 import os
 import signal
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from ci.servicebus import __main__ as program
 from ci.servicebus import server as module
@@ -23,7 +25,7 @@ from ci.servicebus.amqp.connection import HEARTBEAT, Limits
 from ci.servicebus.amqp.types import Described, ULong
 from ci.servicebus.broker.model import QueueSettings
 from ci.servicebus.errors import StartupError
-from ci.servicebus.server import Server, run, serve
+from ci.servicebus.server import Server, new_loop, run, serve
 from ci.servicebus.settings import Settings
 from tests.unit.servicebus.peer import credit, frame, frames, hello, receiver, sender
 
@@ -204,3 +206,11 @@ def test_the_program_ends_with_one_line_and_code_2(
     monkeypatch.setattr("sys.argv", ["emulator", "--amqp-port", "x"])
     assert program.main() == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_without_uvloop_it_is_asyncios_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(new_loop()) as loop:
+        assert isinstance(loop, uvloop.Loop)
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    with contextlib.closing(new_loop()) as loop:
+        assert isinstance(loop, asyncio.SelectorEventLoop)
