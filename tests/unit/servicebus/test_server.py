@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
+import logging
 import os
 import signal
 import ssl
@@ -23,9 +25,10 @@ from ci.servicebus.amqp import performatives as p
 from ci.servicebus.amqp.codec import encoded
 from ci.servicebus.amqp.connection import HEARTBEAT, Limits
 from ci.servicebus.amqp.types import Described, ULong
+from ci.servicebus.broker.journal import Event
 from ci.servicebus.broker.model import QueueSettings
 from ci.servicebus.errors import StartupError
-from ci.servicebus.server import Server, new_loop, run, serve
+from ci.servicebus.server import Server, new_loop, run, serve, set_up_log
 from ci.servicebus.settings import Settings
 from tests.unit.servicebus.peer import credit, frame, frames, hello, receiver, sender
 
@@ -214,3 +217,26 @@ def test_without_uvloop_it_is_asyncios_loop(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "uvloop", None)
     with contextlib.closing(new_loop()) as loop:
         assert isinstance(loop, asyncio.SelectorEventLoop)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Event(1, 2.5, "lock-expired", "q", 7, 'an "id" of \u00fc', 0),
+        Event(2, 2.5, "queue-created", "q\\\n", detail="lock duration 5 s"),
+    ],
+)
+def test_an_event_is_logged_as_json(event: Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    log = logging.getLogger("servicebus")
+    for name in ("handlers", "propagate", "level"):  # as they were, afterwards
+        monkeypatch.setattr(log, name, getattr(log, name))
+    log.handlers = []
+    put = set_up_log("info", stream)
+    assert put is not None
+    put(event)
+    line = json.loads(stream.getvalue())
+    assert time.time() - 60 < line.pop("at") <= time.time() + 1
+    told = event.as_json()
+    del told["number"], told["at"]
+    assert line == {"level": "info", "message": event.kind, **told}
