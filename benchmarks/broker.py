@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -50,6 +51,12 @@ class Emulator:
         """Seconds of a core that it has used by now, the kernel's for it included."""
         return time.clock_gettime(~self.process << 3 | 2)  # as clock_getcpuclockid(3) numbers it
 
+    def ticks(self) -> tuple[int, int]:
+        """How often the kernel's clock found it in its own code, and in the kernel, by now."""
+        status = Path(f"/proc/{self.process}/stat").read_text(encoding="ascii")
+        fields = status.rpartition(")")[2].split()
+        return int(fields[11]), int(fields[12])
+
     def peak_memory(self) -> int:
         """The most bytes of physical memory that it has held."""
         status = Path(f"/proc/{self.process}/status").read_text(encoding="ascii")
@@ -60,13 +67,26 @@ class Emulator:
 
 @contextmanager
 def emulator(
-    folder: Path, queues: int, *, lock_duration: float = 300, profile: Path | None = None
+    folder: Path,
+    queues: int,
+    *,
+    lock_duration: float = 300,
+    profile: Path | None = None,
+    keep_compiled: bool = False,
 ) -> Iterator[Emulator]:
-    """An emulator with the queues ``q0``, ``q1`` …, until the block ends."""
+    """An emulator with the queues ``q0``, ``q1`` …, until the block ends.
+
+    With ``keep_compiled`` its byte code is kept in ``folder`` for the next one, as in its image;
+    else as the environment has it, which may be that it is compiled at each start.
+    """
     config = folder / "queues.toml"
     queue = '[[queue]]\nname = "q{}"\nlock_duration = {}\n'
     config.write_text("".join(queue.format(n, lock_duration) for n in range(queues)))
     profiling = ("-m", "cProfile", "-o", str(profile)) if profile else ()
+    environment = dict(os.environ)
+    if keep_compiled:
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment["PYTHONPYCACHEPREFIX"] = str(folder)
     begun = time.monotonic()
     process = subprocess.Popen(
         [
@@ -74,6 +94,7 @@ def emulator(
             *("--amqp-port", "0", "--admin-port", "0", "--config", str(config)),
         ],
         cwd=ROOT,
+        env=environment,
         stdout=subprocess.PIPE,
         text=True,
     )
