@@ -6,8 +6,8 @@ Stages never import each other; what one of them needs of another is handed to i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 from ci import notices
 from ci.context import Context
@@ -96,25 +96,11 @@ def promote(context: Context, target: Target, proof: Proof) -> Promotion:
     """The promotion, with the plan's own queue-timeout check on the target at its end."""
     refuse_unrehearsed(context, target, proof)
 
-    def after(release: Release) -> None:
-        connection = context.programs.env.get(target.servicebus_env, "")
-        if target.standins is None and not connection:
-            context.events.note(
-                "no Service Bus access for the target: the queue-timeout flow is not run there "
-                "(servicebus_connection_string_env)"
-            )
-            return
-        prove.prove(
-            context,
-            lambda: release,
-            target.standins,
-            select=prove.QUICK,
-            label="target",
-            servicebus=connection,
+    with ExitStack() as held:
+        done = held.enter_context(notices.told(context, target, proof.image))
+        promoted = promotion.promote(
+            context, target, proof, after=held.enter_context(tests_of(context, target))
         )
-
-    with notices.told(context, target, proof.image) as done:
-        promoted = promotion.promote(context, target, proof, after=after)
         done.append(promoted)
     if promoted.after.repository != proof.image.repository:
         try:
@@ -122,6 +108,26 @@ def promote(context: Context, target: Target, proof: Proof) -> Promotion:
         except PipelineError as problem:  # the image is promoted; its evidence is where it was
             context.events.note(f"the evidence was not copied along: {problem}")
     return promoted
+
+
+@contextmanager
+def tests_of(context: Context, target: Target) -> Iterator[Callable[[Release], None]]:
+    """The queue-timeout flow on the target, as a promotion calls it; its program starts now, for
+    that takes seconds. Where the target's Service Bus is not known, a note says so instead."""
+    connection = context.programs.env.get(target.servicebus_env, "")
+    if target.standins is None and not connection:
+        yield lambda _: context.events.note(
+            "no Service Bus access for the target: the queue-timeout flow is not run there "
+            "(servicebus_connection_string_env)"
+        )
+        return
+    patience = target.timeout_seconds + prove.RELEASE_SECONDS
+
+    def after(release: Release) -> None:
+        tests.prove(release, target.standins, servicebus=connection)
+
+    with prove.started(context, select=prove.QUICK, label="target", patience=patience) as tests:
+        yield after
 
 
 def proven_here(context: Context, released: Callable[[], Release], standins: StandIns) -> Proof:

@@ -11,10 +11,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,68 +52,112 @@ def prove(
     *,
     select: str | None = None,
     label: str = "prove",
-    servicebus: str = "",
     on_failure: Callable[[Proof], None] | None = None,
 ) -> Proof:
     """Run the end-to-end tests (or the one file ``select``) against a release.
 
     ``released`` returns it, or raises, once it serves: pytest and its workers, which take
-    seconds to start, start meanwhile.
-    ``servicebus`` is a connection string for a release without stand-ins; without either, the
-    tests that look at the broker are skipped. Raises :class:`ci.errors.ProofFailed` when a case
-    failed, none passed, or pytest itself broke down; the evidence is kept before that, and
-    ``on_failure`` is told what failed.
+    seconds to start, start meanwhile. Raises what :meth:`Tests.prove` raises.
     """
-    settings = context.settings.prove
-    tests = context.path(settings.tests)
+    with started(context, select=select, label=label) as tests:
+        return tests.prove(released(), standins, on_failure=on_failure)
+
+
+@contextmanager
+def started(
+    context: Context,
+    *,
+    select: str | None = None,
+    label: str = "prove",
+    patience: int = RELEASE_SECONDS,
+) -> Iterator[Tests]:
+    """The end-to-end tests, started and waiting for a release; one that does not come within
+    ``patience`` seconds, or before the block ends, is not waited for."""
     report = context.run_dir / ("junit.xml" if select is None else f"junit-{label}.xml")
     report.unlink(missing_ok=True)
     described = context.run_dir / f"target-{label}.json"
     described.unlink(missing_ok=True)
-
-    def tests_run() -> Output:
-        return context.programs.run(
-            [
-                sys.executable, "-m", "pytest", tests / select if select else tests,
-                "-v", "-n", str(settings.workers if select is None else 0),
-                "-p", "no:cacheprovider", f"--junitxml={report}", "--color=no",
-            ],
-            log=f"pytest-{label}",
-            cwd=context.root,
-            env={
-                "E2E_TARGET": str(described),
-                "E2E_TARGET_WAIT": str(RELEASE_SECONDS),
-                # The suite must not be able to sign what it says of itself.
-                **dict.fromkeys(_key_env(context), ""),
-            },
-            timeout=RELEASE_SECONDS + settings.timeout_seconds,
-            on_line=_Progress(context).see,
-            check=False,
-            error=ProofFailed,
-        )  # fmt: skip
-
     inherited = contextvars.copy_context()  # the step that the progress belongs to
     with ExitStack() as on, ThreadPoolExecutor(max_workers=1, thread_name_prefix="pytest") as pool:
         on.callback(described.unlink, missing_ok=True)
-        said_ = pool.submit(inherited.run, tests_run)
+        said = pool.submit(
+            inherited.run, _pytest, context, select, label, report, described, patience
+        )
         try:
-            release = released()
-            started = datetime.now(UTC)
-            target = _described(context, release, standins, label, servicebus, on)
-            text = json.dumps(target)
-        except BaseException:
-            _private(described, b"")  # nothing to wait for: the tests end at once
+            yield Tests(context, label, select is None, report, described, said)
+        finally:
+            if not described.exists():
+                _private(described, b"")  # nothing to wait for: the tests end at once
+
+
+def _pytest(
+    context: Context, select: str | None, label: str, report: Path, described: Path, patience: int
+) -> Output:
+    settings = context.settings.prove
+    tests = context.path(settings.tests)
+    return context.programs.run(
+        [
+            sys.executable, "-m", "pytest", tests / select if select else tests,
+            "-v", "-n", str(settings.workers if select is None else 0),
+            "-p", "no:cacheprovider", f"--junitxml={report}", "--color=no",
+        ],
+        log=f"pytest-{label}",
+        cwd=context.root,
+        env={
+            "E2E_TARGET": str(described),
+            "E2E_TARGET_WAIT": str(patience),
+            # The suite must not be able to sign what it says of itself.
+            **dict.fromkeys(_key_env(context), ""),
+        },
+        timeout=patience + settings.timeout_seconds,
+        on_line=_Progress(context).see,
+        check=False,
+        error=ProofFailed,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tests:
+    """The end-to-end tests as a program that runs and waits to be told its target."""
+
+    context: Context
+    label: str
+    whole: bool
+    """Whether it is the whole suite."""
+    report: Path
+    described: Path
+    """Where the program looks for its target."""
+    said: Future[Output]
+
+    def prove(
+        self,
+        release: Release,
+        standins: StandIns | None,
+        *,
+        servicebus: str = "",
+        on_failure: Callable[[Proof], None] | None = None,
+    ) -> Proof:
+        """Let them test a release.
+
+        ``servicebus`` is a connection string for a release without stand-ins; without either,
+        the tests that look at the broker are skipped. Raises :class:`ci.errors.ProofFailed` when
+        a case failed, none passed, or pytest itself broke down; the evidence is kept before
+        that, and ``on_failure`` is told what failed.
+        """
+        context, began = self.context, datetime.now(UTC)
+        with ExitStack() as on:
+            target = _described(context, release, standins, self.label, servicebus, on)
+            _private(self.described, json.dumps(target).encode())
+            api = _api(context, str(target["gateway_url"])) if self.whole else ""
+            said = self.said.result()
+        try:
+            return replace(judge(release.image, self.report, said, began), api=api)
+        except ProofFailed:
+            _keep_evidence(context, release, standins, self.label)
+            failed = _failed(release.image, self.report, began)
+            if on_failure is not None and failed:
+                on_failure(failed)
             raise
-        _private(described, text.encode())
-        api = "" if select else _api(context, str(target["gateway_url"]))
-        said = said_.result()
-    try:
-        return replace(judge(release.image, report, said, started), api=api)
-    except ProofFailed:
-        _keep_evidence(context, release, standins, label)
-        if on_failure is not None and (failed := _failed(release.image, report, started)):
-            on_failure(failed)
-        raise
 
 
 def judge(image: Image, report: Path, said: Output, started: datetime | None = None) -> Proof:

@@ -50,8 +50,8 @@ def test_complete_queue_timeout_flow(
 
     # Three tasks side by side: within the lock, longer than it, and longer with renewal.
     short = gateway.start_task(name, seconds=0.5)
-    long = gateway.start_task(name, seconds=6, then_seconds=0)
-    renewed = gateway.start_task(name, seconds=6, renew=True)
+    long = gateway.start_task(name, seconds=5.5, then_seconds=0)
+    renewed = gateway.start_task(name, seconds=5.5, renew=True)
     assert gateway.wait_settled(short).history == [(1, "completed")]
     assert gateway.wait_settled(long).history == [(1, "lock-lost"), (2, "completed")]
     assert gateway.wait_settled(renewed).history == [(1, "completed")]

@@ -23,7 +23,7 @@ def test_a_task_longer_than_its_lock_is_delivered_again_with_delivery_count_2(
     endpoints: Endpoints, gateway: Gateway, broker: Broker
 ) -> None:
     endpoint = endpoints.create(queue_message_timeout_duration=5)
-    id = gateway.start_task(endpoint["name"], seconds=6, then_seconds=0)
+    id = gateway.start_task(endpoint["name"], seconds=5.5, then_seconds=0)
     task = gateway.wait_settled(id)
     assert task.history == [(1, "lock-lost"), (2, "completed")]
     # The second delivery came when the lock of the first ran out: not sooner, and not much later.
@@ -37,11 +37,11 @@ def test_a_task_longer_than_its_lock_runs_once_when_the_lock_is_renewed(
     endpoints: Endpoints, gateway: Gateway, broker: Broker
 ) -> None:
     endpoint = endpoints.create(queue_message_timeout_duration=5)
-    task = gateway.wait_settled(gateway.start_task(endpoint["name"], seconds=6.5, renew=True))
+    task = gateway.wait_settled(gateway.start_task(endpoint["name"], seconds=5.75, renew=True))
     assert task.history == [(1, "completed")]
     (execution,) = task.executions
     assert execution.finished is not None
-    assert execution.finished - execution.started > seconds(6)
+    assert execution.finished - execution.started > seconds(5.5)
     broker.wait_empty(endpoint["queue_name"])
 
 
@@ -50,7 +50,7 @@ def test_a_longer_lock_lets_the_same_task_run_once(
     endpoints: Endpoints, gateway: Gateway, broker: Broker
 ) -> None:
     endpoint = endpoints.create(queue_message_timeout_duration=15)
-    id = gateway.start_task(endpoint["name"], seconds=6, then_seconds=0)
+    id = gateway.start_task(endpoint["name"], seconds=5.5, then_seconds=0)
     assert gateway.wait_settled(id).history == [(1, "completed")]
     broker.wait_empty(endpoint["queue_name"])
 
