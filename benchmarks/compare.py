@@ -31,7 +31,7 @@ from ci.model import Tools
 from ci.servicebus import certificates
 from ci.settings import load
 from ci.stages import deploy
-from ci.stages.build import EMULATOR_NAME, EMULATOR_SOURCE, tree_hash
+from ci.stages.build import EMULATOR_NAME, emulator_tag
 from ci.toolchain import obtain
 from ci.tools.command import Programs
 from ci.tools.kind import configuration
@@ -100,7 +100,7 @@ def prepared(tools: Tools, home: Home) -> dict[str, str]:
         certificate_pem=issued.certificate.decode(),
         key_pem=issued.key.decode(),
     )
-    emulator = f"{tools.registry.name}/{EMULATOR_NAME}:{tree_hash(ROOT / EMULATOR_SOURCE)}"
+    emulator = f"{tools.registry.name}/{EMULATOR_NAME}:{emulator_tag(ROOT)}"
     workloads = standins.workloads(tools.postgres_image, tools.redis_image, emulator)
     service = {
         deploy.DATABASE_SECRET: {"database_url": secrets.database_url},

@@ -74,11 +74,12 @@ def find(context: Context, name: str, tag: str) -> Image | None:
 
 
 def find_emulator(context: Context) -> Image | None:
-    return find(context, EMULATOR_NAME, _emulator_tag(context))
+    return find(context, EMULATOR_NAME, emulator_tag(context.root))
 
 
 def build_emulator(context: Context) -> Image:
-    """The Service Bus emulator's image; its tag is its content, so it is built once."""
+    """The Service Bus emulator's image; its tag is its content, so it is built once. It is for
+    everybody's Docker, not for our clusters alone."""
     found = find_emulator(context)
     if found is not None:
         context.events.note("already in the registry")
@@ -90,9 +91,10 @@ def build_emulator(context: Context) -> Image:
         context.root,
         str(dockerfile),
         EMULATOR_NAME,
-        _emulator_tag(context),
+        emulator_tag(context.root),
         {},
         include=("ci/__init__.py", f"{EMULATOR_SOURCE}/**"),
+        for_docker=True,
     )
 
 
@@ -159,6 +161,7 @@ def _publish(
     tag: str,
     arguments: Mapping[str, str],
     include: tuple[str, ...] = (),
+    for_docker: bool = False,
 ) -> Image:
     repository = f"{context.tools.registry.name}/{name}"
     host_arguments, secrets = handed_on(context.programs.env, _pip_config(context))
@@ -171,6 +174,7 @@ def _publish(
             exclude=tuple(f"**/{name}" for name in IGNORED),
             build_args={**host_arguments, **arguments},
             secrets=secrets,
+            for_docker=for_docker,
         ),
         context.programs.cancel,
     )
@@ -200,8 +204,9 @@ def _published(context: Context, name: str, reference: str) -> str | None:
         return repository.digest(reference)
 
 
-def _emulator_tag(context: Context) -> str:
-    return tree_hash(context.root / EMULATOR_SOURCE)
+def emulator_tag(root: Path) -> str:
+    """Names what determines the emulator's image, its packing included. ``root`` is a checkout."""
+    return tree_hash(root / EMULATOR_SOURCE, ["gzip"])
 
 
 def _check_source(folder: Path, dockerfile: Path) -> None:

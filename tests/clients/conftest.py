@@ -93,8 +93,9 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
     return Programs(env=environment, logs=tmp_path_factory.mktemp("logs"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> Iterator[Emulator]:
+    """One for each module: a clock that a test has advanced never goes back."""
     folder = tmp_path_factory.mktemp("emulator")
     process = os.getpid()
     # A loopback address of this run's own: other runs have the same ports.
@@ -121,7 +122,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> It
         yield Emulator(address, authority, Inside(folder, address, [HOST, AUTHORITY], authority))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def admin(emulator: Emulator) -> Iterator[ServiceBusAdministrationClient]:
     access = f"SharedAccessKeyName={KEY_NAME};SharedAccessKey={KEY}"
     with ServiceBusAdministrationClient.from_connection_string(

@@ -98,7 +98,7 @@ class Peer:
         return NAMES[self.language][problem]
 
 
-@pytest.fixture(scope="session", params=LANGUAGES)
+@pytest.fixture(scope="module", params=LANGUAGES)
 def peer(
     request: pytest.FixtureRequest,
     emulator: Emulator,

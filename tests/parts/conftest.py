@@ -21,7 +21,7 @@ from testcontainers.core.container import DockerContainer
 from ci import home as homes
 from ci.events import Events
 from ci.model import Tools
-from ci.stages.build import EMULATOR_NAME, EMULATOR_SOURCE, tree_hash
+from ci.stages.build import EMULATOR_NAME, emulator_tag
 from ci.toolchain import obtain
 from ci.tools.command import Programs
 from ci.tools.wait import SystemClock, wait_until
@@ -45,7 +45,7 @@ def registry_host(tools: Tools) -> str:
 
 @pytest.fixture(scope="session")
 def emulator_image(tools: Tools, registry_host: str) -> str:
-    tag = tree_hash(ROOT / EMULATOR_SOURCE)
+    tag = emulator_tag(ROOT)
     path = f"/v2/{EMULATOR_NAME}/manifests/{tag}"
     accept = {"accept": "application/vnd.oci.image.manifest.v1+json"}
     answer = httpx.head(f"{tools.registry.host_url}{path}", headers=accept)
