@@ -112,7 +112,7 @@ def wait_for_answers(
         answered,
         timeout=target.probing.timeout_seconds + 15,
         clock=context.clock,
-        interval=0.1,
+        interval=0.3,  # the one inside says something every half second
     )
 
 

@@ -4,12 +4,15 @@ each worker gets it described. A fresh namespace for every case."""
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pickle
 import re
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -22,16 +25,30 @@ from ci.events import Events
 from ci.session import Origin
 from ci.settings import Settings
 from ci.stages import cluster as clusters
-from ci.toolchain import obtain
+from ci.toolchain import obtain, services
 from ci.tools.command import Programs
+from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock
 from tests.matrix import images
-from tests.matrix.rig import ROOT, Place, Rig, Row, kill, monotonic, processes, table, write
+from tests.matrix.rig import (
+    CERTS,
+    ROOT,
+    Place,
+    Rig,
+    Row,
+    Standing,
+    kill,
+    monotonic,
+    processes,
+    table,
+    write,
+)
 
 NAME = "matrix"
 RIG = pytest.StashKey[Rig]()
 CONTEXT = pytest.StashKey[Context]()
 PASSED = pytest.StashKey[bool]()
+STANDING = pytest.StashKey[Standing]()
 
 
 def folder() -> Path:
@@ -65,20 +82,29 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     home = homes.Home(homes.path(os.environ))
     origin = cast(Origin, os.environ.get("FLOW_TOOLCHAIN", "auto"))
     tools = obtain(home.folder, programs, clock, events, os.environ, origin)
+    # Its own, so that cases can name a registry of theirs to the node.
+    tools = replace(tools, node_certs_dir=services.node_certs(out / CERTS))
     context = Context(ROOT, Settings(), tools, programs, clock, events, out, home)
     config.stash[CONTEXT] = context
     made = images.publish(tools.registry, programs)
     try:
         here = clusters.create(context, NAME)
-        # Probers ask for the Service by its name.
-        context.kube(here).run(
-            "rollout", "status", "deployment/coredns", "--namespace", "kube-system",
-            "--timeout=120s", timeout=130,
-        )  # fmt: skip
+        _ready(context.kube(here))
     except BaseException:
         clusters.delete(context, NAME)
         raise
     config.stash[RIG] = Rig(tools, here, made, out)
+
+
+def _ready(kube: Kube) -> None:
+    """Probers ask for the Service by its name, and pods that end are to be left out at once: of a
+    node as busy as this one, what asks for no CPU at all gets next to none."""
+    scope = ("--namespace", "kube-system")
+    proxy = {"name": "kube-proxy", "resources": {"requests": {"cpu": "100m"}}}
+    patch = {"spec": {"template": {"spec": {"containers": [proxy]}}}}
+    kube.run("patch", "daemonset", "kube-proxy", *scope, "--patch", json.dumps(patch))
+    for name in ("daemonset/kube-proxy", "deployment/coredns"):
+        kube.run("rollout", "status", name, *scope, "--timeout=120s", timeout=130)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -89,11 +115,12 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alone: runs while no other case does")
+    config.addinivalue_line("markers", "shares(what): runs while no other case with this does")
     config.addinivalue_line("markers", "end(text): how the case has to end, for the table")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``MATRIX_KILLS=20``: every kill that often, for a night's run."""
+    """``MATRIX_KILLS=5``: every kill that often, see ``kills.py``."""
     times = int(os.environ.get("MATRIX_KILLS", "1"))
     if times > 1 and metafunc.function.__name__.startswith("test_killed"):
         metafunc.fixturenames.append("again")
@@ -101,8 +128,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that want the machine for themselves come last, when no other waits for them."""
-    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+    """The longest first, so that no worker is left with one at the end; but those that want the
+    machine for themselves last, when no other waits for them."""
+
+    def place_in_line(item: pytest.Item) -> int:
+        if item.get_closest_marker("alone") is not None:
+            return 3
+        long = ("test_canary.py", "test_rehearsal.py", "test_network.py")
+        return long.index(item.path.name) - 3 if item.path.name in long else 0
+
+    items.sort(key=place_in_line)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -134,14 +169,25 @@ def rig(request: pytest.FixtureRequest) -> Rig:
     return request.config.stash[RIG]
 
 
-@pytest.fixture
-def alone(request: pytest.FixtureRequest, rig: Rig) -> Iterator[None]:
-    """Cases run beside each other, but for those that disturb or measure the whole machine."""
-    mine = request.node.get_closest_marker("alone") is not None
+@contextmanager
+def turn(rig: Rig, of: str, *, shared: bool = False) -> Iterator[None]:
+    """Wait for it among the workers."""
     path = rig.folder / "locks"
     path.mkdir(exist_ok=True)
-    with open(path / "machine", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if mine else fcntl.LOCK_SH)
+    with open(path / of, "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def alone(request: pytest.FixtureRequest, rig: Rig) -> Iterator[None]:
+    """Cases run beside each other, but for those that disturb or measure the whole machine, and
+    those that share what the cluster has only once."""
+    mine = request.node.get_closest_marker("alone") is not None
+    with ExitStack() as held:
+        if shares := request.node.get_closest_marker("shares"):
+            held.enter_context(turn(rig, shares.args[0]))
+        held.enter_context(turn(rig, "machine", shared=not mine))
         yield
 
 
@@ -150,7 +196,10 @@ def place(request: pytest.FixtureRequest, rig: Rig, alone: None) -> Iterator[Pla
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower()).strip("-")
     promised = request.node.get_closest_marker("end")
     row = Row(name, promised.args[0] if promised else "see the case")
-    here = Place(rig, f"{name[:40].strip('-')}-{datetime.now(UTC):%H%M%S}", row)
+    standing = request.config.stash.setdefault(STANDING, Standing())
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw")
+    namespace = f"{name[:36].strip('-')}-{worker}-{datetime.now(UTC):%H%M%S}"
+    here = Place(rig, namespace, row, standing)
     begun = monotonic()
     try:
         yield here
@@ -158,4 +207,4 @@ def place(request: pytest.FixtureRequest, rig: Rig, alone: None) -> Iterator[Pla
         row.seconds = monotonic() - begun
         row.passed = request.node.stash.get(PASSED, False)
         write(rig.folder, row)
-        here.remove()
+        here.leave()

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 import sys
 import tarfile
 from collections.abc import Sequence
@@ -34,8 +35,14 @@ VERSIONS = {
     "bad-logs": "logs",
     "bad-layer": "layer",
     "bad-api": "good",
+    "large-0": "large",
+    "large-1": "large",
+    "large-2": "large",
+    "large-3": "large",
 }
-"""Tag to the way it behaves; ``layer`` does not even unpack."""
+"""Tag to the way it behaves; ``layer`` does not even unpack, ``large`` takes a while to pull, for
+no node has any of it."""
+LARGE_BYTES = 8 << 20
 CONFIG = "application/vnd.oci.image.config.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -185,6 +192,9 @@ def _version(into: Repository, base: str, tag: str, mode: str) -> Image:
     # A layer that nodes know by its content is not even fetched: the broken one has its own.
     app = APP.read_bytes() if mode != "layer" else b"never unpacked"
     files = {"app.py": app, "api.json": api(tag).encode()}
+    if mode == "large":
+        # Of its own for each, and such that no compression makes it small.
+        files["ballast"] = random.Random(tag).randbytes(LARGE_BYTES)
     inner = {"Entrypoint": ["python3", "/app.py"], "Cmd": [], "User": "1000"}
     return _derived(into, base, tag, files, inner, mode)
 

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ci.model import (
     Probing,
     Promotion,
     Proof,
+    Registry,
     Rehearsal,
     Release,
     Target,
@@ -43,9 +44,14 @@ from tests.matrix import images
 
 ROOT = Path(__file__).parents[2]
 CHART = Path(__file__).parent / "chart"
+CERTS = "certs.d"
+"""Where the node looks how to reach a registry, below the rig's folder."""
 RELEASE = "engine-release"
 PASSWORD = "swordfish-of-the-matrix"
+WITNESS = "witness"
 WITNESS_RATE = 10.0
+WITNESS_SECONDS = 3600
+"""No cluster of the matrix lasts longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +104,41 @@ def proof(image: Image) -> Proof:
 
 
 @dataclass(slots=True)
+class Standing:
+    """A release that the cases of one process use after one another; empty while there is none."""
+
+    namespace: str = ""
+
+
+@dataclass(slots=True)
 class Place:
     """A namespace with a release of its own, and everything to look at it from outside."""
 
     rig: Rig
     namespace: str
     row: Row
+    standing: Standing = field(default_factory=Standing)
     chart: Path = CHART
     hooks: list[Callable[[Event], None]] = field(default_factory=list)
     runs: int = 0
     witness: str = ""
+    first: int = 1
+    """The revision that the case found, or installed."""
+    seen_before: tuple[int, int] = (0, 0)
+    """Requests sent and failed, by the witness's account, when the case began."""
+    returns: bool = False
+    """Whether the release may stand for the next case, should this one pass."""
+    folder: Path = field(init=False)
+    """Where the case leaves what it made."""
+
+    def __post_init__(self) -> None:
+        self.folder = self.rig.folder / self.namespace
 
     # -- tools of the test itself, apart from those under test --------------------------------
 
     @property
     def programs(self) -> Programs:
-        return Programs(env=os.environ, logs=self.rig.folder / self.namespace / "test")
+        return Programs(env=os.environ, logs=self.folder / "test")
 
     @property
     def kube(self) -> Kube:
@@ -131,8 +156,23 @@ class Place:
 
     # -- the release ----------------------------------------------------------------------------
 
-    def install(self, tag: str = "v1", **values: Any) -> None:
-        repository = self.rig.images[tag].repository
+    def stand(self) -> None:
+        """A watched release that serves v1: the one that the case before left so, else a new
+        one. For cases that leave it so, too."""
+        if self.standing.namespace:
+            self.namespace, self.witness = self.standing.namespace, WITNESS
+            self.standing.namespace = ""
+            self.first = self.history()[-1].number
+            account = self._witnessed()
+            self.seen_before = (account.sent, account.failed)
+        else:
+            # One pod each is replaced in half the time, and is harder to replace without a gap.
+            self.install(replicas={"gateway": 1, "builder": 1})
+            self.watch()
+        self.returns = True
+
+    def install(self, tag: str = "v1", *, repository: str = "", **values: Any) -> None:
+        repository = repository or self.rig.images[tag].repository
         self.helm.install(
             RELEASE,
             self.chart,
@@ -163,9 +203,10 @@ class Place:
         }
         return Target(**{**described, **changed})
 
-    def context(self) -> Context:
+    def context(self, registry: Registry | None = None) -> Context:
+        """Of one more run; ``registry`` is one that stands for the local one."""
         self.runs += 1
-        run_dir = self.rig.folder / self.namespace / f"run-{self.runs}"
+        run_dir = self.folder / f"run-{self.runs}"
         cancel = threading.Event()
         clock = SystemClock(cancel)
         programs = Programs(env=os.environ, logs=run_dir / "logs", cancel=cancel)
@@ -173,7 +214,10 @@ class Place:
         for hook in self.hooks:
             events.listen(hook)
         home = homes.Home(homes.path(os.environ))
-        return Context(ROOT, Settings(), self.rig.tools, programs, clock, events, run_dir, home)
+        tools = self.rig.tools
+        if registry is not None:
+            tools = replace(tools, registry=registry)
+        return Context(ROOT, Settings(), tools, programs, clock, events, run_dir, home)
 
     def promote(
         self,
@@ -247,25 +291,26 @@ class Place:
         )
 
     def ends(self, version: str, revision: int, *, status: str = "deployed") -> None:
-        """The release serves ``version`` from every pod, and nobody holds the lock."""
+        """The release serves ``version`` from every pod, and nobody holds the lock. The case
+        found it at ``revision`` 1."""
         last = self.end()
         self.row.seen = str(last)
         if self.witness:
-            final = self.witnessed()
-            self.row.requests = f"{final.failed} of {final.sent}"
+            self.witnessed()
         assert last.version == version, last
         assert last.digests == {self.rig.images[version].digest}, last
-        assert (last.revision, last.status) == (revision, status), last
+        assert (last.revision, last.status) == (self.first - 1 + revision, status), last
         assert not last.holder, last
 
     def watch(self) -> None:
         """Start the witness: requests at a steady rate, of which none may be lost."""
         gateway = json.loads(self.kubectl("get", "deployment", "engine", "-o", "json"))
         target = self.target(probing=Probing(path="/version", per_second=WITNESS_RATE))
-        pod = inside.manifest(target, "witness", gateway, self.rig.images["v1"].by_tag)
-        pod["metadata"]["labels"] = {"matrix": "witness"}
+        pod = inside.manifest(target, WITNESS, gateway, self.rig.images["v1"].by_tag)
+        pod["metadata"]["labels"] = {"matrix": WITNESS}
+        pod["spec"]["activeDeadlineSeconds"] = WITNESS_SECONDS
         self.kubectl("create", "-f", "-", input=json.dumps(pod))
-        self.witness = "witness"
+        self.witness = WITNESS
         wait_until(
             "the witness's first answers",
             lambda: (a := self._account()) is not None and a.answered >= 3,
@@ -279,15 +324,28 @@ class Place:
         )
         return inside.parse(said.stdout)
 
-    def witnessed(self) -> Account:
+    def _witnessed(self) -> Account:
         found = self._account()
         assert found is not None, "the witness was lost"
         return found
 
+    def witnessed(self) -> tuple[int, int]:
+        """Requests sent and failed since the case began."""
+        now = self._witnessed()
+        sent, failed = now.sent - self.seen_before[0], now.failed - self.seen_before[1]
+        self.row.requests = f"{failed} of {sent}"
+        return sent, failed
+
     def nothing_lost(self) -> None:
-        final = self.witnessed()
-        self.row.requests = f"{final.failed} of {final.sent}"
-        assert final.failed == 0, str(final)
+        _, failed = self.witnessed()
+        assert failed == 0, str(self._account())
+
+    def leave(self) -> None:
+        """Hand the release on to the next case, or remove it."""
+        if self.returns and self.row.passed:
+            self.standing.namespace = self.namespace
+        else:
+            self.remove()
 
     def remove(self) -> None:
         self.kube.run("delete", "namespace", self.namespace, "--wait=false", "--ignore-not-found")

@@ -1,6 +1,6 @@
 """Promotions of the sample service with its Service Bus: tasks through the canary queue.
 
-The stand-ins are one set per cluster, so these cases never run beside others.
+The stand-ins are one set per cluster, so these cases run one after another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ci.stages import build, deploy
 from tests.matrix import images
 from tests.matrix.rig import RELEASE, ROOT, Place, until
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.alone]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.shares("standins")]
 
 DEPLOYMENTS = ("model-engine", "model-engine-endpoint-builder", "model-engine-cacher")
 

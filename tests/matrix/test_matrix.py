@@ -26,10 +26,10 @@ from ci.errors import (
     ProofFailed,
     RollbackFailed,
 )
+from ci.events import Event
 from ci.model import Probing, Release
 from tests.matrix.charts import account_that_is_an_upgrade_hook, add, copied, replace
 from tests.matrix.rig import RELEASE, Place, at_step, kill, processes, proof, until
-from tests.matrix.victim import killed
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -83,7 +83,7 @@ def test_image_that_only_the_proving_registry_has(place: Place) -> None:
 @pytest.mark.end(UNTOUCHED)
 @pytest.mark.parametrize("how", ["absent", "moved"])
 def test_tag(place: Place, how: str) -> None:
-    place.install()
+    place.stand()
     image = place.rig.images["v2"]
     tag = "nowhere" if how == "absent" else "bad-crash"
     says = "not in the registry" if how == "absent" else place.rig.images["bad-crash"].digest
@@ -140,7 +140,7 @@ SMUGGLED: dict[str, tuple[Callable[[Path], None], str]] = {
 @pytest.mark.end(UNTOUCHED)
 @pytest.mark.parametrize("what", SMUGGLED)
 def test_smuggled_into_the_chart(place: Place, what: str, tmp_path: Path) -> None:
-    place.install()
+    place.stand()
     change, says = SMUGGLED[what]
     change(copied(place, tmp_path))
     place.refused(PlanRefused, says)(place.promote, "v2")
@@ -199,7 +199,7 @@ def test_drift_by_hand(place: Place, words: tuple[str, ...], says: str) -> None:
 
 @pytest.mark.end(UNTOUCHED)
 def test_image_that_no_node_can_pull(place: Place) -> None:
-    place.install()
+    place.stand()
     refused = place.refused(PlanRefused, "cannot pull", "ImagePull")
     refused(place.promote, "bad-layer")
     place.ends("v1", 1)
@@ -207,8 +207,7 @@ def test_image_that_no_node_can_pull(place: Place) -> None:
 
 @pytest.mark.end(ROLLED_BACK)
 def test_image_that_cannot_be_pulled_and_was_not_tried(place: Place) -> None:
-    place.install()
-    place.watch()
+    place.stand()
     refused = place.refused(PromotionFailed, "cannot start", "ImagePull", "rolled back")
     refused(place.promote, "bad-layer", pull_on_nodes=False)
     place.ends("v1", 3)
@@ -217,7 +216,7 @@ def test_image_that_cannot_be_pulled_and_was_not_tried(place: Place) -> None:
 
 @pytest.mark.end(UNTOUCHED)
 def test_migration_hook(place: Place) -> None:
-    place.install()
+    place.stand()
     refused = place.refused(PlanRefused, "migrates a database", "Job/migration-1", "pre-upgrade")
     refused(place.promote, "v2", allow_migrations=False)
     place.ends("v1", 1)
@@ -234,8 +233,7 @@ def test_autoscaler(place: Place) -> None:
 @pytest.mark.end("refused; revision 1 serves v1; then rolled back by command")
 @pytest.mark.parametrize("status", ["pending-upgrade", "failed"])
 def test_latest_revision(place: Place, status: str) -> None:
-    place.install()
-    place.watch()
+    place.stand()
     argv = place.upgrade_words("bad-unready", "60s" if status == "pending-upgrade" else "8s")
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -246,9 +244,22 @@ def test_latest_revision(place: Place, status: str) -> None:
         process.wait(60)
     place.refused(PlanRefused, status, "rollback")(place.promote, "v2")
     place.ends("v1", 2, status=status)
-    assert place.rollback() == 3
+    assert place.rollback() == place.first + 2
     place.ends("v1", 3)
     place.nothing_lost()
+
+
+@pytest.mark.end("refused; revision 2 of somebody else serves v2")
+def test_released_by_somebody_while_we_look(place: Place) -> None:
+    place.install()
+
+    def release(event: Event) -> None:
+        if (event.kind, event.step) == ("step.started", "ask the service"):
+            subprocess.run(place.upgrade_words("v2", "60s"), check=True, capture_output=True)
+
+    place.hooks.append(release)
+    place.refused(PlanRefused, "now at revision 2", "somebody else")(place.promote, "v2")
+    place.ends("v2", 2)
 
 
 # -- rolled back after its begin -------------------------------------------------------------------
@@ -271,21 +282,19 @@ def test_latest_revision(place: Place, status: str) -> None:
     ],
 )
 def test_new_version(place: Place, version: str, says: tuple[str, ...], timeout: int) -> None:
-    place.install()
-    place.watch()
-    refused = place.refused(PromotionFailed, "rolled back to revision 1", *says)
+    place.stand()
+    refused = place.refused(PromotionFailed, f"rolled back to revision {place.first}", *says)
     refused(place.promote, version, timeout_seconds=timeout)
     place.ends("v1", 3)
     place.nothing_lost()
-    evidence = place.rig.folder / place.namespace / "run-1" / "evidence"
+    evidence = place.folder / "run-1" / "evidence"
     assert (evidence / "cause.txt").read_text(encoding="utf-8").strip()
 
 
 @pytest.mark.end(UNTOUCHED)
 def test_api_that_breaks_clients(place: Place) -> None:
     """Known from the proof, so no client ever meets it."""
-    place.install()
-    place.watch()
+    place.stand()
     refused = place.refused(PlanRefused, "break clients", "GET /tasks, 200: the field status")
     refused(place.promote, "bad-api")
     place.ends("v1", 1)
@@ -295,8 +304,7 @@ def test_api_that_breaks_clients(place: Place) -> None:
 @pytest.mark.end(ROLLED_BACK)
 def test_api_that_the_proof_does_not_describe(place: Place) -> None:
     """Older evidence: what breaks clients shows once it serves."""
-    place.install()
-    place.watch()
+    place.stand()
     refused = place.refused(PromotionFailed, "the field status is gone", "rolled back")
     refused(
         place.promote, "bad-api", proven=lambda image: dataclasses.replace(proof(image), api="")
@@ -307,8 +315,7 @@ def test_api_that_the_proof_does_not_describe(place: Place) -> None:
 
 @pytest.mark.end("rolled back; v1 serves")
 def test_new_version_with_five_percent_errors(place: Place) -> None:
-    place.install()
-    place.watch()
+    place.stand()
     refused = place.refused(PromotionFailed, "requests were lost", "HTTP 500", "rolled back")
     refused(
         place.promote,
@@ -335,9 +342,8 @@ def test_new_version_with_five_percent_errors(place: Place) -> None:
 )
 def test_soak(place: Place, version: str, says: str, probing: Probing) -> None:
     """All is well when Helm and the pods are asked; only time shows it."""
-    place.install()
-    place.watch()
-    refused = place.refused(PromotionFailed, says, "rolled back to revision 1")
+    place.stand()
+    refused = place.refused(PromotionFailed, says, f"rolled back to revision {place.first}")
     refused(place.promote, version, soak_seconds=90, probing=probing)
     place.ends("v1", 3)
     place.nothing_lost()
@@ -356,7 +362,19 @@ def test_soak_of_a_good_version(place: Place) -> None:
 
 
 @pytest.mark.end("rolled back; v1 serves")
-def test_chart_that_loses_requests(place: Place, tmp_path: Path) -> None:
+def test_chart_without_drain(place: Place, tmp_path: Path) -> None:
+    """Pods end at once, and take with them what they are working on."""
+    template = copied(place, tmp_path) / "templates" / "engine.yaml"
+    text = template.read_text(encoding="utf-8")
+    replace(template, next(line for line in text.splitlines() if "preStop:" in line), "")
+    place.install()
+    refused = place.refused(PromotionFailed, "requests were lost", "without an answer", "rolled")
+    refused(place.promote, "v2", probing=Probing(path="/slow"))
+    place.ends("v1", 3)
+
+
+@pytest.mark.end("rolled back; v1 serves")
+def test_chart_without_readiness(place: Place, tmp_path: Path) -> None:
     """Without a readiness probe pods get requests before they listen. Helm says that all is
     well; the promotion has counted."""
     template = copied(place, tmp_path) / "templates" / "engine.yaml"
@@ -372,8 +390,7 @@ def test_chart_that_loses_requests(place: Place, tmp_path: Path) -> None:
 
 @pytest.mark.end(ROLLED_BACK)
 def test_check_after_the_upgrade_fails(place: Place) -> None:
-    place.install()
-    place.watch()
+    place.stand()
 
     def after(_: Release) -> None:
         raise ProofFailed("test_lock_duration failed")
@@ -386,8 +403,7 @@ def test_check_after_the_upgrade_fails(place: Place) -> None:
 
 @pytest.mark.end(ROLLED_BACK)
 def test_ctrl_c_in_mid_upgrade(place: Place) -> None:
-    place.install()
-    place.watch()
+    place.stand()
     running: list[Context] = []
     place.hooks.append(at_step("upgrade", lambda: running[0].programs.end_all(), later=2.5))
     running.append(place.context())
@@ -399,8 +415,7 @@ def test_ctrl_c_in_mid_upgrade(place: Place) -> None:
 
 @pytest.mark.end(ROLLED_BACK)
 def test_helm_killed_in_mid_upgrade(place: Place) -> None:
-    place.install()
-    place.watch()
+    place.stand()
 
     def shot() -> None:
         kill(processes(place.namespace, "upgrade", "--wait"))
@@ -518,92 +533,6 @@ def test_two_at_once(place: Place) -> None:
     place.nothing_lost()
 
 
-@pytest.mark.end("killed 9 times, untouched; the next one promotes; 0 requests lost")
-def test_killed_before_the_change(place: Place) -> None:
-    place.install()
-    place.watch()
-    for step in (
-        "check the proof", "find the target", "take the lock", "find the image",
-        "check the release", "start the prober", "back up", "plan", "ask the service",
-    ):  # fmt: skip
-        killed(place, "v2", step)
-        assert [r.number for r in place.history()] == [1], step
-    place.promote("v2")
-    place.ends("v2", 2)
-    place.nothing_lost()
-
-
-REFUSED = "next is refused; rollback repairs; v1 serves; 0 requests lost"
-
-
-@pytest.mark.end(REFUSED)
-@pytest.mark.parametrize(
-    ("step", "later", "version"),
-    [
-        ("upgrade", 2.5, "v2"),
-        ("judge the pods", 0.0, "v2"),
-        ("ask for health", 0.0, "v2"),
-        ("prove on the target", 0.0, "v2"),
-        ("count the probes", 0.0, "v2"),
-        ("keep the evidence", 0.0, "bad-unhealthy"),
-        ("roll back", 0.0, "bad-unhealthy"),
-    ],
-    ids=[
-        "in the upgrade",
-        "judging the pods",
-        "asking for health",
-        "proving on the target",
-        "counting the probes",
-        "keeping the evidence",
-        "rolling back",
-    ],
-)
-def test_killed(place: Place, step: str, later: float, version: str) -> None:
-    place.install()
-    place.watch()
-    killed(place, version, step, later)
-    # Helm is a process of its own. Here it dies with the run, as in a power cut.
-    kill(processes(place.namespace, "helm"))
-    place.refused(PlanRefused, "rollback")(place.promote, "v2")
-    assert place.rollback() == 3
-    place.ends("v1", 3)
-    place.nothing_lost()
-
-
-@pytest.mark.end(REFUSED)
-def test_killed_and_helm_went_on(place: Place) -> None:
-    place.install()
-    place.watch()
-    killed(place, "v2", "upgrade", 2.5)
-    until(
-        "the orphaned Helm to end",
-        lambda: not processes(place.namespace, "upgrade", "--wait"),
-        timeout=120,
-    )
-    place.refused(PlanRefused, "killed in the middle", "rollback")(place.promote, "v2")
-    place.rollback()
-    place.ends("v1", 3)
-    place.nothing_lost()
-
-
-@pytest.mark.end("v1 serves; the next one promotes; 0 requests lost")
-@pytest.mark.parametrize(
-    ("step", "version", "revision"),
-    [("upgrade", "v2", 2), ("verify the rollback", "bad-unhealthy", 4)],
-    ids=["before the upgrade", "verifying the rollback"],
-)
-def test_killed_where_nothing_is_left_to_repair(
-    place: Place, step: str, version: str, revision: int
-) -> None:
-    place.install()
-    place.watch()
-    killed(place, version, step)
-    assert place.end().version == "v1"
-    place.promote("v2")
-    place.ends("v2", revision)
-    place.nothing_lost()
-
-
 # -- what nobody could roll back -------------------------------------------------------------------
 
 
@@ -645,7 +574,7 @@ def test_rollback_itself_fails(place: Place, tool: str) -> None:
         place.kubectl("delete", "secret", record)
         raise ProofFailed("test_lock_duration failed")
 
-    script = place.rig.folder / place.namespace / "run-1" / "backups" / "quick-rollback.sh"
+    script = place.folder / "run-1" / "backups" / "quick-rollback.sh"
     refused = place.refused(
         RollbackFailed,
         "test_lock_duration failed",

@@ -52,9 +52,7 @@ def test_clean_rehearsal(place: Place) -> None:
     asked = next(c for c in found.checks if c.name == "upgrade: requests during the change")
     assert re.match(r"[1-9]\d* sent, [1-9]\d* answered, 0 failed", asked.evidence)
     assert "replicas.gateway: 2 -> 1 (scaled to the machine)" in found.changes
-    rows = json.loads(
-        (place.rig.folder / place.namespace / "run-1/tables/rehearsal.json").read_text("utf-8")
-    )["rows"]
+    rows = json.loads((place.folder / "run-1/tables/rehearsal.json").read_text("utf-8"))["rows"]
     assert len(rows) == len(found.checks)
     assert all(row[-1] is True for row in rows)
     rehearsed_and_gone(place)

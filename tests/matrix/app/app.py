@@ -27,6 +27,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             status = 503
         if MODE == "unhealthy" and self.path == "/health":
             status = 500
+        if self.path == "/slow":
+            time.sleep(1)
         if MODE == "slow-ready" and self.path == "/readyz":
             time.sleep(1.5)
         if MODE == "late-leak" and self.path == "/work" and time.monotonic() - begun > 25:
