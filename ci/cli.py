@@ -372,7 +372,7 @@ def check(
         typer.Option(
             "--matrix",
             help="Only the failure matrix: promotions made to fail on a cluster of their own, with "
-            "a table of how each ended.",
+            "a table of how each ended; some 20 minutes, not part of the others.",
         ),
     ] = False,
     toolchain: ToolchainOption = Origin.AUTO,
