@@ -149,6 +149,7 @@ def prepared(tools: Tools, home: Home) -> dict[str, str]:
         "KUBECTL": str(tools.kubectl),
         "NODE_IMAGE": tools.node_image,
         "REGISTRY": tools.registry.name,
+        "REGISTRY_URL": tools.registry.host_url,
         "PYTHON": sys.executable,
         "SOURCE": str(ROOT / settings.image.context),
         "CHART": str(ROOT / settings.gate.chart),

@@ -1,6 +1,7 @@
 #!/bin/sh
-# What the pipeline does, by hand: the same tools and steps, one after the other. The benchmark
-# sets the variables, so that both find the same tools, images and clusters.
+# What the pipeline does, by hand: the same tools and steps, one after the other, evidence, prober
+# and canary included. The benchmark sets the variables, so that both find the same tools, images
+# and clusters.
 set -eu
 work=$(mktemp -d)
 pids="" others=""
@@ -86,7 +87,7 @@ name=${repository#*/}
 openssl genpkey -algorithm ED25519 -out "$work/key" 2>/dev/null
 openssl pkeyutl -sign -rawin -inkey "$work/key" -in "$work/statement" -out "$work/signature"
 put() { # file: a blob of the repository
-  where=$(curl -fsS -X POST -D - -o /dev/null "http://$REGISTRY/v2/$name/blobs/uploads/" \
+  where=$(curl -fsS -X POST -D - -o /dev/null "$REGISTRY_URL/v2/$name/blobs/uploads/" \
     | tr -d '\r' | sed -n 's/^[Ll]ocation: //p')
   put_digest=sha256:$(sha256sum "$1" | cut -d" " -f1)
   case $where in *\?*) join="&" ;; *) join="?" ;; esac
@@ -102,7 +103,7 @@ printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+js
   "$put_digest" "$layer" "$(wc -c <"$work/envelope")" "$digest" >"$work/referrer"
 curl -fsS -X PUT --data-binary "@$work/referrer" \
   -H "Content-Type: application/vnd.oci.image.manifest.v1+json" \
-  "http://$REGISTRY/v2/$name/manifests/sha256-${digest#sha256:}" >/dev/null
+  "$REGISTRY_URL/v2/$name/manifests/sha256-${digest#sha256:}" >/dev/null
 
 step look # is the release fit to be changed?
 revision=$(target_helm history launch-inference -o yaml | grep revision | tail -1)
@@ -116,7 +117,7 @@ target get secret -n launch -l owner=helm,name=launch-inference -o json >"$work/
 service=/api/v1/namespaces/launch/services/http:model-engine:80/proxy
 target get --raw "$service/openapi.json" >"$work/api-before"
 curl -fsS -o /dev/null -H "Accept: application/vnd.oci.image.manifest.v1+json" \
-  "http://$REGISTRY/v2/$name/manifests/$tag"
+  "$REGISTRY_URL/v2/$name/manifests/$tag"
 old=$(target get deployment model-engine -n launch \
   -o jsonpath='{.spec.template.spec.containers[0].image}')
 node=$(target get pods -n launch -l app=model-engine -o jsonpath='{.items[0].spec.nodeName}')
@@ -155,8 +156,12 @@ ready() {
   done
 }
 json="Content-Type: application/json"
-curl -fsS --retry 20 --retry-connrefused --retry-delay 1 -o /dev/null \
-  "http://127.0.0.1:$((PORT + 5))/version"
+tries=0
+until curl -fs -o /dev/null "http://127.0.0.1:$((PORT + 5))/version"; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 200 ] || { echo "no way to the target's API"; exit 1; }
+  sleep 0.1
+done
 curl -fsS -H "$json" "$api/model-endpoints" -o /dev/null \
   -d '{"name": "canary", "queue_message_timeout_duration": 30}'
 ready
