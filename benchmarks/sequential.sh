@@ -16,13 +16,20 @@ target() { "$KUBECTL" --kubeconfig "$TARGET_KUBECONFIG" --context "$TARGET_CONTE
 target_helm() {
   "$HELM" --kubeconfig "$TARGET_KUBECONFIG" --kube-context "$TARGET_CONTEXT" -n launch "$@"
 }
-forward() { # kubectl-function namespace resource local remote
-  "$1" port-forward -n "$2" --address 127.0.0.1 "$3" "$4:$5" >"$work/forward-$4" 2>&1 &
+forward() { # cluster namespace resource local remote
+  case $1 in
+    gate) set -- "$work/gate" "kind-$GATE" "$@" ;;
+    *) set -- "$TARGET_KUBECONFIG" "$TARGET_CONTEXT" "$@" ;;
+  esac
+  config=$1 context=$2
+  shift 3 # the program itself in the background, so that it is what is ended
+  "$KUBECTL" --kubeconfig "$config" --context "$context" port-forward -n "$1" \
+    --address 127.0.0.1 "$2" "$3:$4" >"$work/forward-$3" 2>&1 &
   pids="$pids $!"
   tries=0
-  until grep -q Forwarding "$work/forward-$4"; do
+  until grep -q Forwarding "$work/forward-$3"; do
     tries=$((tries + 1))
-    [ "$tries" -lt 200 ] || { cat "$work/forward-$4"; echo "no way to $3"; exit 1; }
+    [ "$tries" -lt 200 ] || { cat "$work/forward-$3"; echo "no way to $2"; exit 1; }
     sleep 0.1
   done
 }
@@ -149,7 +156,7 @@ others="$proxy"
 api="http://127.0.0.1:$((PORT + 5))$service/v1"
 ready() {
   tries=0
-  until curl -fsS "$api/model-endpoints/canary" 2>/dev/null | grep -q '"READY"'; do
+  until curl -fsS "$api/model-endpoints/canary-$$" 2>/dev/null | grep -q '"READY"'; do
     tries=$((tries + 1))
     [ "$tries" -lt 200 ] || { echo "the canary's endpoint is not ready"; exit 1; }
     sleep 0.1
@@ -163,11 +170,11 @@ until curl -fs -o /dev/null "http://127.0.0.1:$((PORT + 5))/version"; do
   sleep 0.1
 done
 curl -fsS -H "$json" "$api/model-endpoints" -o /dev/null \
-  -d '{"name": "canary", "queue_message_timeout_duration": 30}'
+  -d "{\"name\": \"canary-$$\", \"queue_message_timeout_duration\": 30}"
 ready
 touch "$work/tasks"
 while [ ! -e "$work/enough" ]; do
-  curl -fsS -H "$json" "$api/model-endpoints/canary/tasks" -d '{"seconds": 0.2}' >>"$work/tasks"
+  curl -fsS -H "$json" "$api/model-endpoints/canary-$$/tasks" -d '{"seconds": 0.2}' >>"$work/tasks"
   echo >>"$work/tasks"
   sleep 0.5
 done &
@@ -202,9 +209,11 @@ diff "$work/same" "$work/planned" >"$work/difference" || true
 diff "$work/planned" "$work/again" >/dev/null || true
 
 step upgrade # with the plan's other terminals beside it
-target get pods -n launch -w >"$work/pods" 2>&1 &
+"$KUBECTL" --kubeconfig "$TARGET_KUBECONFIG" --context "$TARGET_CONTEXT" \
+  get pods -n launch -w >"$work/pods" 2>&1 &
 others="$others $!"
-target get events -n launch -w >"$work/events" 2>&1 &
+"$KUBECTL" --kubeconfig "$TARGET_KUBECONFIG" --context "$TARGET_CONTEXT" \
+  get events -n launch -w >"$work/events" 2>&1 &
 others="$others $!"
 target_helm upgrade launch-inference "$CHART" --reuse-values --set "tag=$tag" --wait --timeout 10m \
   >/dev/null
@@ -246,7 +255,7 @@ prove target launch tests/e2e/test_complete_queue_timeout_flow.py
 step account # for every request and every task
 touch "$work/enough"
 wait "$sender"
-curl -fsS -X PUT -H "$json" "$api/model-endpoints/canary" -o /dev/null \
+curl -fsS -X PUT -H "$json" "$api/model-endpoints/canary-$$" -o /dev/null \
   -d '{"queue_message_timeout_duration": 45}'
 ready
 for id in $(ids); do done_ "$id"; done
@@ -259,7 +268,7 @@ with Client.from_connection_string(sys.argv[1], connection_verify=sys.argv[2]) a
     for queue in client.list_queues():
         print(queue.name, queue.lock_duration)
 PY
-curl -fsS -X DELETE "$api/model-endpoints/canary" -o /dev/null
+curl -fsS -X DELETE "$api/model-endpoints/canary-$$" -o /dev/null
 tries=0
 until probed | grep -q '"failed": 0,'; do
   tries=$((tries + 1))
