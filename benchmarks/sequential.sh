@@ -130,17 +130,16 @@ old=$(target get deployment model-engine -n launch \
 node=$(target get pods -n launch -l app=model-engine -o jsonpath='{.items[0].spec.nodeName}')
 
 step pull # on the target's own node
-target delete pod pull probe -n launch --ignore-not-found --wait=false >/dev/null
-target run pull -n launch --image "$repository@$digest" --restart Never \
+target run "pull-$$" -n launch --image "$repository@$digest" --restart Never \
   --overrides "{\"spec\":{\"nodeName\":\"$node\"}}" --command -- true >/dev/null
-target wait pod pull -n launch --for jsonpath='{.status.phase}'=Succeeded --timeout 120s >/dev/null
-target delete pod pull -n launch --wait=false >/dev/null
+target wait pod "pull-$$" -n launch --for jsonpath='{.status.phase}'=Succeeded --timeout 120s >/dev/null
+target delete pod "pull-$$" -n launch --wait=false >/dev/null
 
 step probe # requests at a steady rate, from inside
-target run probe -n launch --image "$old" --restart Never --command -- \
+target run "probe-$$" -n launch --image "$old" --restart Never --command -- \
   python3 -c "$(cat "$PROBER")" model-engine.launch.svc 80 /readyz 20 5 >/dev/null
-target wait pod probe -n launch --for condition=Ready --timeout 60s >/dev/null
-probed() { target logs probe -n launch --tail 1 2>/dev/null; }
+target wait pod "probe-$$" -n launch --for condition=Ready --timeout 60s >/dev/null
+probed() { target logs "probe-$$" -n launch --tail 1 2>/dev/null; }
 tries=0
 until probed | grep -q '"answered": \([5-9]\|[1-9][0-9]\)'; do
   tries=$((tries + 1))
@@ -276,7 +275,7 @@ until probed | grep -q '"failed": 0,'; do
   sleep 0.2
 done
 for pid in $others; do kill "$pid" 2>/dev/null || true; done
-target delete pod probe -n launch --wait=false >/dev/null
+target delete pod "probe-$$" -n launch --wait=false >/dev/null
 
 step verify
 healthy
