@@ -1,7 +1,8 @@
 """The caller's own check of a new release, beside the end of the roll-over.
 
-Old pods of the gateway take seconds to drain. Nothing that is checked on the new release meets
-them (requests go to a pod that stays, and every worker is new), so the check need not wait.
+Old pods of the gateway take seconds to drain, and Helm looks only every two seconds. Nothing that
+is checked on the new release meets old pods (requests go to a pod that stays, and every worker is
+new), so the check need not wait for either.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ class Afterwards:
     def __init__(self, pool: ThreadPoolExecutor, events: Events, after: After | None) -> None:
         self._pool, self._events, self._after = pool, events, after
         self._begun: Future[None] | None = None
+        # Beside the steps of the change, and in none of them.
+        self._outside = contextvars.copy_context()
 
     def begin(self, release: Release) -> None:
         """Begin, unless it has begun already or there is no check."""
         if self._after is None or self._begun is not None:
             return
-        inherited = contextvars.copy_context()  # the step that it belongs to
-        self._begun = self._pool.submit(inherited.run, self._check, self._after, release)
+        self._begun = self._pool.submit(self._outside.run, self._check, self._after, release)
 
     def _check(self, after: After, release: Release) -> None:
         with self._events.step("prove on the target", "queue time-outs work where it counts"):

@@ -101,14 +101,14 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
     kube, helm = live.private_kube(context, target), live.private_helm(context, target)
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="inspect") as pool:
         stored_ = pool.submit(live.stored, kube, helm, target, revision.number)
-        hpas_ = pool.submit(kube.get, "hpa", namespace=target.namespace)
+        hpas_ = pool.submit(kube.objects, "horizontalpodautoscalers", target.namespace)
         accounts_ = pool.submit(live.accounts, kube, target)
         openapi_ = pool.submit(live.openapi, kube, target)
         now = live.snapshot(kube, target.namespace)
         stored = stored_.result()
         values, rendered = stored.values, stored.rendered
         present = live.present(kube, target, rendered)
-        hpas, accounts = hpas_.result()["items"], accounts_.result()
+        hpas, accounts = hpas_.result(), accounts_.result()
         api = openapi_.result()
     checks = [Check("latest revision is the deployed one", True, f"revision {revision.number}")]
     if target.chart_change:
@@ -209,8 +209,15 @@ def back_up(context: Context, target: Target, before: Before, folder: Path) -> C
         path.write_text(file.text, encoding="utf-8")
         path.chmod(0o700 if file.executable else 0o600)
     script = str(folder / "quick-rollback.sh")
-    for words in (["--help"], ["--dry-run", "--with", "helm"], ["--dry-run", "--with", "kubectl"]):
-        context.programs.run(["sh", script, *words], log="quick-rollback", timeout=20)
+    tried = (["--help"], ["--dry-run", "--with", "helm"], ["--dry-run", "--with", "kubectl"])
+    with ThreadPoolExecutor(max_workers=len(tried), thread_name_prefix="rollback") as pool:
+        for ended in [
+            pool.submit(
+                context.programs.run, ["sh", script, *words], log="quick-rollback", timeout=20
+            )
+            for words in tried
+        ]:
+            ended.result()
     context.events.note(f"backups in {folder}; quick-rollback.sh tried dry")
     said = f"revision {before.revision.number} is there; quick-rollback.sh --help and its dry runs"
     return Check(checks_.ROLLBACK, True, f"{said} with helm and with kubectl")

@@ -11,6 +11,7 @@ queue has it, whether it is empty, and what it could not deliver.
 from __future__ import annotations
 
 import importlib
+import json
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
@@ -21,14 +22,13 @@ from datetime import timedelta
 from tempfile import NamedTemporaryFile
 from typing import Any, Protocol
 
-import httpx
-
 from ci import standins as manifests
 from ci.context import Context
 from ci.errors import PipelineError, PlanRefused, PromotionFailed, WaitTimeout
 from ci.model import Check, Target
 from ci.promotion import live
 from ci.promotion.prober import Prober
+from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock, wait_until
 
 ENDPOINTS = "/v1/model-endpoints"
@@ -182,21 +182,24 @@ class Service:
     """The calls of the service's API that the canary needs, through the API server: to any ready
     pod, each time anew."""
 
-    def __init__(self, http: httpx.Client, target: Target) -> None:
-        self._http, self._target = http, target
+    def __init__(self, kube: Kube, target: Target) -> None:
+        self._kube, self._target = kube, target
 
     def call(self, method: str, path: str, expected: int, body: Any = None) -> Any:
-        """Raises :class:`Refused` for another status, :class:`httpx.HTTPError` for none."""
-        answer = self._http.request(method, live.service_path(self._target, path), json=body)
-        if answer.status_code != expected:
+        """Raises :class:`Refused` for another status, and for none."""
+        where = live.service_path(self._target, path)
+        seconds = self._target.probing.timeout_seconds
+        answer = self._kube.ask(method, where, body=body, timeout=seconds)
+        if answer.code != expected:
             said = " ".join(answer.text.split())[:160]
-            raise Refused(f"{method} {path} answered {answer.status_code}: {said}")
-        return answer.json()
+            by_it = f"{method} {path} answered {answer.code}: " if answer.code else ""
+            raise Refused(by_it + said)
+        return json.loads(answer.text)
 
     def task(self, id: str) -> Mapping[str, Any] | None:
         try:
             found: Mapping[str, Any] = self.call("GET", f"/v1/tasks/{id}", 200)
-        except (Refused, httpx.HTTPError):
+        except Refused:
             return None
         return found
 
@@ -210,6 +213,8 @@ class Canary:
 
     def __init__(self, context: Context, target: Target) -> None:
         self._context, self._target = context, target
+        # Cleanup mode: the endpoint goes after Ctrl-C, too.
+        self._service = Service(context.kube(target.cluster).for_cleanup(), target)
         self._held = ExitStack()
         self._name = f"{PREFIX}{secrets.token_hex(3)}"
         self._queue = ""
@@ -231,22 +236,13 @@ class Canary:
             self._prober.stop()
         if self._queue:
             # What cannot be removed now is removed by the next promotion.
-            with suppress(Refused, httpx.HTTPError):
+            with suppress(Refused):
                 self._service.call("DELETE", f"{ENDPOINTS}/{self._name}", 202)
         self._held.close()
 
     def _begin(self) -> None:
         target = self._target
         try:
-            socket = self._held.enter_context(self._context.kube(target.cluster).api())
-            http = self._held.enter_context(
-                httpx.Client(
-                    transport=httpx.HTTPTransport(uds=str(socket)),
-                    base_url="http://localhost",
-                    timeout=target.probing.timeout_seconds,
-                )
-            )
-            self._service = Service(http, target)
             self._create()
             self._prober = self._held.enter_context(
                 Prober(
@@ -258,7 +254,7 @@ class Canary:
             )
             # What :func:`broker` needs at the end, beside the steps that wait for programs.
             importlib.import_module("ci.promotion.queue")
-        except (Refused, httpx.HTTPError) as problem:
+        except Refused as problem:
             self._absent = f"the service has no such API: {problem}"
         except PipelineError as problem:
             self._problem = problem
@@ -276,7 +272,7 @@ class Canary:
 
     def _wait_ready(self) -> None:
         def ready() -> bool:
-            with suppress(Refused, httpx.HTTPError):
+            with suppress(Refused):
                 found = self._service.call("GET", f"{ENDPOINTS}/{self._name}", 200)
                 if found["status"] == "FAILED":
                     raise PlanRefused(f"the canary's endpoint is FAILED: {found.get('error')}")
@@ -367,7 +363,7 @@ class Canary:
             asked = {"queue_message_timeout_duration": LOCK_AFTER}
             self._service.call("PUT", f"{ENDPOINTS}/{self._name}", 202, asked)
             self._wait_ready()
-        except (Refused, httpx.HTTPError, PipelineError) as problem:
+        except (Refused, PipelineError) as problem:
             return f"the new version cannot change a queue's lock duration: {problem}"
         return ""
 

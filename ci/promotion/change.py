@@ -11,9 +11,11 @@ from ci.model import Check, Image, Release, Target
 from ci.promotion import live, preflight
 from ci.promotion.before import Before
 from ci.promotion.compat import Document
+from ci.promotion.plan import Rendered
 from ci.promotion.planning import sets_of
 from ci.promotion.rollout import (
     Expected,
+    Judgement,
     Snapshot,
     Trouble,
     Watch,
@@ -24,7 +26,7 @@ from ci.promotion.rollout import (
 )
 from ci.tools.wait import wait_until
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 """Between two looks at an upgrade: each costs the machine what it needs for the upgrade."""
 SETTLE_SECONDS = 120
 """How long old pods may take to drain and go after Helm says that it is done, or rolled back."""
@@ -46,8 +48,21 @@ class Patience:
     misplaced: Watch = field(default_factory=lambda: Watch(patience=30))
 
 
-def upgrade(context: Context, target: Target, before: Before, image: Image) -> None:
-    """``helm upgrade --reuse-values --wait``; ended at once when a new pod is hopeless."""
+def upgrade(
+    context: Context,
+    target: Target,
+    before: Before,
+    release: Release,
+    accepted: frozenset[str],
+    *,
+    up: Callable[[Release], None],
+) -> None:
+    """``helm upgrade --reuse-values --wait``; ended at once when a new pod is hopeless.
+
+    ``release`` is what it shall make. ``up`` is told it as in :func:`settled`, where that is seen
+    before Helm sees it (which looks every two seconds) and the chart does nothing after that.
+    """
+    image = release.image
     helm = context.helm(target.cluster)
     words = helm.upgrade_words(
         target.release,
@@ -61,9 +76,8 @@ def upgrade(context: Context, target: Target, before: Before, image: Image) -> N
     )
     kube, watch = live.private_kube(context, target), Patience()
     said: list[str] = []
-    expected = Expected(
-        before.deployments, target.gateway, image.repository, image.tag, frozenset()
-    )
+    expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
+    last_is_seen = not ends_with_hooks(before.rendered)
     progress, looked = [""], [float("-inf")]
 
     with context.programs.background(
@@ -79,7 +93,10 @@ def upgrade(context: Context, target: Target, before: Before, image: Image) -> N
             looked[0] = context.clock.monotonic()
             if now is not None:
                 give_up_on_hopeless(now, expected, watch, context)
-                seen = str(judge(now, expected)).split("; ")[0]
+                judged = judge(now, expected)
+                if judged.serving and last_is_seen:
+                    up(release)
+                seen = str(judged).split("; ")[0]
                 if seen != progress[0]:
                     progress[0] = seen
                     context.events.note(seen)
@@ -104,6 +121,15 @@ def upgrade(context: Context, target: Target, before: Before, image: Image) -> N
         raise PromotionFailed(f"helm upgrade {ended}: {text}{seen}")
 
 
+def ends_with_hooks(rendered: Rendered) -> bool:
+    """Whether an upgrade does more once the release's own objects are up."""
+    hooked = (
+        str((hook["metadata"].get("annotations") or {}).get("helm.sh/hook", ""))
+        for hook in rendered.hooks.values()
+    )
+    return any("post-upgrade" in phases for phases in hooked)
+
+
 def give_up_on_hopeless(
     now: Snapshot, expected: Expected, patience: Patience, context: Context
 ) -> None:
@@ -121,7 +147,11 @@ def released(context: Context, target: Target, image: Image) -> Release:
     latest = context.helm(target.cluster).history(target.release, target.namespace)[-1]
     if latest.status != "deployed":
         raise PromotionFailed(f"revision {latest.number} is {latest.status}, not deployed")
-    return Release(target.cluster, target.namespace, target.release, latest.number, image)
+    return released_as(target, latest.number, image)
+
+
+def released_as(target: Target, revision: int, image: Image) -> Release:
+    return Release(target.cluster, target.namespace, target.release, revision, image)
 
 
 def settled(
@@ -138,9 +168,9 @@ def settled(
     kube, watch, image = live.private_kube(context, target), Patience(), release.image
     expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
 
-    def look(seen: Snapshot) -> None:
+    def look(seen: Snapshot, judged: Judgement) -> None:
         give_up_on_hopeless(seen, expected, watch, context)
-        if judge(seen, expected).serving:
+        if judged.serving:
             up(release)
 
     judged, now = live.wait_complete(

@@ -6,69 +6,53 @@ It sees the Service as the service's own clients do, and goes on when the API se
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ci.errors import CommandFailed, PipelineError
 from ci.model import Target
+from ci.promotion import trial
 from ci.promotion.prober import Account
 from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock, wait_until
 
-LABEL = "queue-timeout-gate/prober"
+KIND = "prober"
 _SCRIPT = Path(__file__).parent / "probe_pod.py"
-UNPRIVILEGED = {
-    "allowPrivilegeEscalation": False,
-    "runAsNonRoot": True,
-    "runAsUser": 65534,
-    "capabilities": {"drop": ["ALL"]},
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-"""What a pod of ours may do on a target: nothing that its admission could refuse."""
 
 
-def manifest(target: Target, name: str, gateway: Mapping[str, Any], image: str) -> dict[str, Any]:
+def manifest(target: Target, gateway: Mapping[str, Any], image: str) -> dict[str, Any]:
     """The pod. ``gateway`` is the live Deployment: pull secrets and placement are its own."""
-    spec = gateway["spec"]["template"]["spec"]
     probing = target.probing
-    copied = ("imagePullSecrets", "nodeSelector", "tolerations", "securityContext")
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {LABEL: target.release}},
-        "spec": {
-            **{key: spec[key] for key in copied if spec.get(key)},
-            "restartPolicy": "Never",
-            # A prober whose run was killed ends by itself.
-            "activeDeadlineSeconds": target.timeout_seconds * 2 + 900,
-            "terminationGracePeriodSeconds": 0,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "containers": [
-                {
-                    "name": "prober",
-                    "image": image,
-                    "command": [
-                        "python3",
-                        "-c",
-                        _SCRIPT.read_text(encoding="utf-8"),
-                        f"{target.gateway}.{target.namespace}.svc",
-                        str(target.port),
-                        probing.path,
-                        str(probing.per_second),
-                        str(probing.timeout_seconds),
-                    ],
-                    "resources": {
-                        "requests": {"cpu": "20m", "memory": "32Mi"},
-                        "limits": {"memory": "128Mi"},
-                    },
-                    "securityContext": UNPRIVILEGED,
-                }
-            ],
-        },
-    }
+    return trial.manifest(
+        target,
+        KIND,
+        gateway,
+        ("imagePullSecrets", "nodeSelector", "tolerations", "securityContext"),
+        # A prober whose run was killed ends by itself.
+        activeDeadlineSeconds=target.timeout_seconds * 2 + 900,
+        containers=[
+            {
+                "name": "prober",
+                "image": image,
+                "command": [
+                    "python3",
+                    "-c",
+                    _SCRIPT.read_text(encoding="utf-8"),
+                    f"{target.gateway}.{target.namespace}.svc",
+                    str(target.port),
+                    probing.path,
+                    str(probing.per_second),
+                    str(probing.timeout_seconds),
+                ],
+                "resources": {
+                    "requests": {"cpu": "20m", "memory": "32Mi"},
+                    "limits": {"memory": "128Mi"},
+                },
+                "securityContext": trial.UNPRIVILEGED,
+            }
+        ],
+    )
 
 
 def parse(log: str) -> Account | None:
@@ -99,19 +83,16 @@ class InsideProber:
     def __init__(self, kube: Kube, target: Target, gateway: Mapping[str, Any], image: str) -> None:
         # Cleanup mode: the pod is removed after Ctrl-C, too.
         self._kube, self._target = kube.for_cleanup(), target
-        self._scope = ("--namespace", target.namespace)
-        self.name = f"promotion-prober-{secrets.token_hex(3)}"
-        pod = manifest(target, self.name, gateway, image)
-        self._kube.run("create", "-f", "-", *self._scope, input=json.dumps(pod))
+        pod = manifest(target, gateway, image)
+        self.name = str(pod["metadata"]["name"])
+        self._kube.create("pods", target.namespace, pod)
 
     def account(self) -> Account | None:
         """What it has seen so far; ``None`` before its first line. Raises when it does not run."""
-        answer = self._kube.run(
-            "logs", self.name, "--tail=3", *self._scope, check=False, timeout=20
-        )
-        found = parse(answer.stdout)
-        if found is None and "Traceback" in answer.stdout + answer.stderr:
-            raise CommandFailed(f"the prober's pod ended: {answer.stdout.strip()[-200:]}")
+        answer = self._kube.logs(self.name, self._target.namespace, tailLines=3, timeout=20)
+        found = parse(answer.text) if answer.ok else None
+        if found is None and "Traceback" in answer.text:
+            raise CommandFailed(f"the prober's pod ended: {answer.text.strip()[-200:]}")
         return found
 
     def stop(self) -> Account | None:
@@ -137,4 +118,5 @@ class InsideProber:
 
     def remove(self) -> None:
         """With what runs that were killed have left."""
-        self._kube.remove_pods(self._target.namespace, f"{LABEL}={self._target.release}")
+        mine = f"{trial.label(KIND)}={self._target.release}"
+        self._kube.remove_pods(self._target.namespace, mine)

@@ -9,7 +9,6 @@ be repaired by any machine.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import threading
@@ -22,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from ci.errors import Locked, PipelineError, PlanRefused
+from ci.tools.api import path_of
 from ci.tools.kube import Kube
 
 DURATION_SECONDS = 30
@@ -105,11 +105,7 @@ def journal(lease: Mapping[str, Any]) -> dict[str, str]:
 
 def read(kube: Kube, release: str, namespace: str) -> dict[str, Any]:
     """The lease, empty when there is none."""
-    said = kube.run(
-        "get", "lease", name(release), "--namespace", namespace, "--ignore-not-found", "-o", "json"
-    ).stdout
-    found: dict[str, Any] = json.loads(said) if said.strip() else {}
-    return found
+    return kube.read("leases", name(release), namespace) or {}
 
 
 class Lease:
@@ -235,13 +231,16 @@ class Lease:
                 "renewTime": moment,
             },
         }
-        verb = "replace" if self._version else "create"
-        said = self._kube.run(
-            verb, "-f", "-", "-o", "json", input=json.dumps(lease), check=False, timeout=15
+        parts = (name(self._release),) if self._version else ()
+        said = self._kube.ask(
+            "PUT" if self._version else "POST",
+            path_of("leases", self._namespace, *parts),
+            body=lease,
+            timeout=15,
         )
-        if said.status != 0:
-            return " ".join(said.stderr.split())
-        self._version = json.loads(said.stdout)["metadata"]["resourceVersion"]
+        if not said.ok:
+            return said.problem
+        self._version = said.object()["metadata"]["resourceVersion"]
         return ""
 
     def _renew(self) -> None:

@@ -32,8 +32,9 @@ from ci.tools.helm import Helm, Revision, reason
 from ci.tools.kube import Kube
 from ci.tools.wait import Clock, SystemClock, wait_until
 
-KINDS = "deployments.apps,replicasets.apps,pods,endpointslices.discovery.k8s.io"
-LOOK_TIMEOUT = "--request-timeout=10s"
+KINDS = ("deployments", "replicasets", "pods", "endpointslices")
+LOOK_SECONDS = 10
+"""How long the API may take for a look."""
 
 HEALTH_SECONDS = 1.0
 """Within which a health path has to answer: the time-out of the plan's own readiness probe."""
@@ -82,19 +83,18 @@ def find(context: Context, target: Target) -> list[Revision]:
             namespace=target.namespace,
             check=False,
         )
-        answer = kube.run(
-            "get", "namespace", target.namespace, "-o", "name", "--request-timeout=15s", check=False
-        )
+        answer = kube.ask("GET", f"/api/v1/namespaces/{target.namespace}", timeout=15)
         history = history_.result()
-    if answer.status != 0:
-        if "(NotFound)" in answer.stderr:
+    if not answer.ok:
+        if answer.code == 404:
             raise TargetNotFound(
                 f"the cluster of context {cluster.context!r} has no namespace {target.namespace!r}"
             )
         # Who may not look at namespaces may still promote; the release tells.
-        if "(Forbidden)" not in answer.stderr:
+        if answer.code != 403:
             raise TargetNotFound(
-                f"the cluster of context {cluster.context!r} does not answer: {_last(answer)}",
+                f"the cluster of context {cluster.context!r} does not answer:"
+                f" {redaction.text(answer.problem)}",
                 remedy="check the kubeconfig, its credentials and the way to the cluster",
             )
     if history.status != 0:
@@ -119,7 +119,9 @@ def _last(answer: Output) -> str:
 def snapshot(kube: Kube, namespace: str) -> Snapshot:
     """Raises :class:`CommandFailed` when the API does not answer; soon, also where the network
     swallows what is sent, so that whoever looks again and again sees other things, too."""
-    return Snapshot.of(kube.get(KINDS, LOOK_TIMEOUT, namespace=namespace)["items"])
+    return Snapshot.of(
+        [item for kind in KINDS for item in kube.objects(kind, namespace, timeout=LOOK_SECONDS)]
+    )
 
 
 def look(kube: Kube, target: Target) -> Snapshot | None:
@@ -163,15 +165,11 @@ def present(kube: Kube, target: Target, rendered: Rendered) -> Present:
 
 def accounts(kube: Kube, target: Target) -> dict[str, str]:
     """UID of every ServiceAccount in the namespace, by name; empty when they may not be read."""
-    answer = kube.run(
-        "get", "serviceaccounts", "--namespace", target.namespace, "-o", "json", check=False
-    )
-    if answer.status != 0:
+    try:
+        found = kube.objects("serviceaccounts", target.namespace)
+    except CommandFailed:
         return {}
-    return {
-        item["metadata"]["name"]: item["metadata"]["uid"]
-        for item in json.loads(answer.stdout)["items"]
-    }
+    return {item["metadata"]["name"]: item["metadata"]["uid"] for item in found}
 
 
 def deployments_of(target: Target, objects: Mapping[Key, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -218,7 +216,7 @@ def wait_complete(
     *,
     timeout: float,
     clock: Clock,
-    look: Callable[[Snapshot], None] | None = None,
+    look: Callable[[Snapshot, Judgement], None] | None = None,
 ) -> tuple[Judgement, Snapshot]:
     """Wait until the roll-over is complete by our own judgement. ``look`` may raise to give up.
 
@@ -233,9 +231,9 @@ def wait_complete(
         except CommandFailed as problem:
             last[:] = [Judgement((f"the API does not answer: {failed_to_text(problem)}",))]
             return None
-        if look is not None:
-            look(now)
         last[:] = [judge(now, expected)]
+        if look is not None:
+            look(now, last[0])
         return (last[0], now) if last[0].complete else None
 
     return wait_until(
@@ -243,7 +241,7 @@ def wait_complete(
         probe,
         timeout=timeout,
         clock=clock,
-        interval=0.5,
+        interval=0.3,
         diagnose=lambda: str(last[0]) if last else "nothing",
     )
 
@@ -289,9 +287,9 @@ def health_without_forward(kube: Kube, target: Target) -> tuple[Check, ...]:
     """The same through the API server: works while the run is being cancelled."""
     checks: list[Check] = []
     for path in target.health_paths:
-        answer = kube.run("get", "--raw", service_path(target, path), check=False, timeout=15)
-        said = " ".join((answer.stdout or answer.stderr).split())[:120]
-        checks.append(Check(path, answer.status == 0, redaction.text(said)))
+        answer = kube.ask("GET", service_path(target, path), timeout=15)
+        said = " ".join((answer.text if answer.ok else answer.problem).split())[:120]
+        checks.append(Check(path, answer.ok, redaction.text(said)))
     return tuple(checks)
 
 
@@ -307,9 +305,8 @@ def openapi(kube: Kube, target: Target) -> Document | None:
     """How the service describes its API; ``None`` when it does not."""
     if not target.openapi_path:
         return None
-    path = service_path(target, target.openapi_path)
-    answer = kube.run("get", "--raw", path, check=False, timeout=15)
-    return compat.read(answer.stdout) if answer.status == 0 else None
+    answer = kube.ask("GET", service_path(target, target.openapi_path), timeout=15)
+    return compat.read(answer.text) if answer.ok else None
 
 
 def compatible(kube: Kube, target: Target, before: Document | None) -> Check:
@@ -322,19 +319,17 @@ def compatible(kube: Kube, target: Target, before: Document | None) -> Check:
     )
 
 
-def sender(client: httpx.Client, target: Target) -> Send:
+def sender(kube: Kube, target: Target) -> Send:
     """Sends one probe through the API server, which picks a pod of the Service each time (a
     port-forward stays with one pod and would prove nothing about a roll-over)."""
-    where = service_path(target, target.probing.path)
+    where, seconds = service_path(target, target.probing.path), target.probing.timeout_seconds
 
     def send() -> str:
-        try:
-            answer = client.get(where)
-        except httpx.HTTPError as problem:
-            return str(problem) or type(problem).__name__
-        if answer.status_code < 400:
+        answer = kube.ask("GET", where, timeout=seconds)
+        if 0 < answer.code < 400:
             return ""
-        return f"HTTP {answer.status_code}: {redaction.text(' '.join(answer.text.split()))[:160]}"
+        said = redaction.text(" ".join(answer.text.split()))[:160]
+        return f"HTTP {answer.code}: {said}" if answer.code else said
 
     return send
 
@@ -353,7 +348,7 @@ def error_lines(
     Of the last ``since`` seconds when given; ``repository`` is where old pods' image is from,
     the target's own when left out.
     """
-    recent = () if since is None else (f"--since={since}s",)
+    recent = {} if since is None else {"sinceSeconds": since}
     asked = [
         (str(pod["metadata"]["name"]), container)
         for pod in pods
@@ -361,13 +356,10 @@ def error_lines(
     ]
 
     def lines(name: str, container: str) -> list[str]:
-        answer = kube.run(
-            "logs", name, "--namespace", target.namespace, "--container", container,
-            f"--tail={tail}", *recent, check=False, timeout=30,
-        )  # fmt: skip
+        answer = kube.logs(name, target.namespace, container=container, tailLines=tail, **recent)
         return [
             f"{name}: {redaction.text(line.strip())[:200]}"
-            for line in answer.stdout.splitlines()
+            for line in (answer.text if answer.ok else "").splitlines()
             if ERROR_LINE.search(line)
         ]
 
@@ -391,7 +383,7 @@ def stored(kube: Kube, helm: Helm, target: Target, revision: int) -> Stored:
     Helm's own commands."""
     name = f"sh.helm.release.v1.{target.release}.v{revision}"
     try:
-        secret = kube.get("secret", name, namespace=target.namespace)
+        secret = kube.read("secrets", name, target.namespace) or {}
         record = preflight.record_of_release(secret["data"]["release"])
         # Helm leaves out what is empty.
         hooks = [hook["manifest"] for hook in record.get("hooks") or []]

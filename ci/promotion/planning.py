@@ -47,10 +47,10 @@ def render(context: Context, target: Target, sets: Mapping[str, str]) -> Made:
 
 
 @contextmanager
-def unchanged(context: Context, target: Target) -> Iterator[Future[Made]]:
-    """The upgrade that sets nothing, rendered beside the next steps."""
+def rendering(context: Context, target: Target, sets: Mapping[str, str]) -> Iterator[Future[Made]]:
+    """The same, beside the next steps."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="render") as pool:
-        yield pool.submit(render, context, target, {})
+        yield pool.submit(render, context, target, sets)
 
 
 def make_plan(
@@ -60,9 +60,10 @@ def make_plan(
     image: Image,
     history: list[Revision],
     same: Future[Made],
+    made: Future[Made],
 ) -> plan.Plan:
-    """Render what the upgrade would make, and compare it with what is live. ``same`` is the one
-    that sets nothing."""
+    """Compare what the upgrade would make with what is live. ``same`` is the one that sets
+    nothing, ``made`` the one that is meant."""
     if live.value_at(before.values, target.tag_value) is None:
         helm = live.private_helm(context, target)
         every = helm.values(target.release, target.namespace, all=True)
@@ -73,7 +74,7 @@ def make_plan(
             )
     sets = sets_of(target, before.image, image)
     ours = preflight.chart_name(charts.metadata(context.path(target.chart)))
-    new = render(context, target, sets)
+    new = made.result()
 
     def compared(again: Made) -> plan.Plan:
         plans = [

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
-import httpx
-
 from ci.context import Context
 from ci.errors import CommandFailed, PipelineError, PlanRefused, PromotionFailed, WaitTimeout
 from ci.model import Check, Target
@@ -68,17 +66,9 @@ def steady(
                 f"no answers to the prober inside the cluster ({live.failed_to_text(problem)}):"
                 " probing through the API server"
             )
-    socket = held.enter_context(context.kube(target.cluster).api())
-    client = held.enter_context(
-        httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(socket)),
-            base_url="http://localhost",
-            timeout=target.probing.timeout_seconds,
-        )
-    )
     prober = held.enter_context(
         Prober(
-            live.sender(client, target),
+            live.sender(live.private_kube(context, target), target),
             per_second=target.probing.per_second,
             timeout=target.probing.timeout_seconds,
             clock=SystemClock(),

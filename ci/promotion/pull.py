@@ -6,22 +6,17 @@ says when it runs is of no interest, only that it could be started at all.
 
 from __future__ import annotations
 
-import json
-import secrets
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ci.context import Context
-from ci.errors import CommandFailed, PlanRefused, WaitTimeout
-from ci.model import Check, Image, Target
-from ci.promotion import live
-from ci.promotion.inside import UNPRIVILEGED
+from ci.errors import PlanRefused, WaitTimeout
+from ci.model import Image, Target
+from ci.promotion import trial
 from ci.promotion.rollout import Watch, troubles
-from ci.tools.wait import wait_until
+from ci.promotion.trial import Trial
 
-LABEL = "queue-timeout-gate/pull"
-NAME = "image can be pulled on the target's nodes"
+KIND = "pull"
 PULLING = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
     | {"ImageInspectError", "RegistryUnavailable"}
@@ -29,40 +24,30 @@ PULLING = frozenset(
 """Waiting reasons of a container whose image is not there."""
 
 
-def manifest(
-    target: Target, name: str, gateway: Mapping[str, Any], image: Image, node: str
-) -> dict[str, Any]:
+def manifest(target: Target, gateway: Mapping[str, Any], image: Image, node: str) -> dict[str, Any]:
     """The pod. ``gateway`` is the live Deployment, whose pull secrets and account it has."""
-    spec = gateway["spec"]["template"]["spec"]
-    copied = ("imagePullSecrets", "serviceAccountName", "securityContext")
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {LABEL: target.release}},
-        "spec": {
-            **{key: spec[key] for key in copied if spec.get(key)},
-            "nodeName": node,
-            "tolerations": [{"operator": "Exists"}],
-            "restartPolicy": "Never",
-            "activeDeadlineSeconds": target.timeout_seconds,
-            "terminationGracePeriodSeconds": 0,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "containers": [
-                {
-                    "name": "pull",
-                    "image": image.by_digest,
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": ["true"],
-                    "resources": {
-                        "requests": {"cpu": "5m", "memory": "8Mi"},
-                        "limits": {"memory": "64Mi"},
-                    },
-                    "securityContext": UNPRIVILEGED,
-                }
-            ],
-        },
-    }
+    return trial.manifest(
+        target,
+        KIND,
+        gateway,
+        ("imagePullSecrets", "serviceAccountName", "securityContext"),
+        nodeName=node,
+        tolerations=[{"operator": "Exists"}],
+        activeDeadlineSeconds=target.timeout_seconds,
+        containers=[
+            {
+                "name": "pull",
+                "image": image.by_digest,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["true"],
+                "resources": {
+                    "requests": {"cpu": "5m", "memory": "8Mi"},
+                    "limits": {"memory": "64Mi"},
+                },
+                "securityContext": trial.UNPRIVILEGED,
+            }
+        ],
+    )
 
 
 def pulled(pod: Mapping[str, Any]) -> bool:
@@ -84,8 +69,10 @@ def rejected(pod: Mapping[str, Any]) -> str:
     return ""
 
 
-class Pull:
+class Pull(Trial):
     """Begins beside the next steps; :meth:`check` waits for the nodes."""
+
+    name = "image can be pulled on the target's nodes"
 
     def __init__(
         self,
@@ -95,65 +82,21 @@ class Pull:
         gateway: Mapping[str, Any],
         pods: Sequence[Mapping[str, Any]],
     ) -> None:
-        self._context, self._target, self._image = context, target, image
-        self._kube = live.private_kube(context, target)
+        self._image = image
         self._nodes = sorted(
             {str(p["spec"]["nodeName"]) for p in pods if p["spec"].get("nodeName")}
         )
-        self._gateway = gateway
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pull")
-        self._result: Future[Check] | None = None
+        made = [manifest(target, gateway, image, node) for node in self._nodes]
+        off = "" if target.pull_on_nodes else "turned off (pull_on_nodes)"
+        super().__init__(context, target, KIND, made, untried=off)
 
-    def __enter__(self) -> Pull:
-        if self._target.pull_on_nodes:
-            self._result = self._pool.submit(self._try)
-        return self
+    def _watched(self) -> str:
+        begun, watch, took = self._clock.monotonic(), Watch(), dict[str, float]()
 
-    def __exit__(self, *problem: object) -> None:
-        self._pool.shutdown(wait=True)
-        if self._result is not None and self._result.exception() is not None:
-            self._remove()
-
-    def check(self) -> Check:
-        """Raises :class:`PlanRefused` when a node cannot pull the image."""
-        if self._result is None:
-            return Check(NAME, True, "not tried: turned off (pull_on_nodes)")
-        return self._result.result()
-
-    def _remove(self) -> None:
-        selector = f"{LABEL}={self._target.release}"
-        self._kube.for_cleanup().remove_pods(self._target.namespace, selector)
-
-    def _try(self) -> Check:
-        clock, begun = self._context.clock, self._context.clock.monotonic()
-        made = [
-            manifest(
-                self._target,
-                f"promotion-pull-{secrets.token_hex(3)}",
-                self._gateway,
-                self._image,
-                n,
-            )
-            for n in self._nodes
-        ]
-        listed = {"apiVersion": "v1", "kind": "List", "items": made}
-        try:
-            self._kube.run(
-                "create", "-f", "-", "--namespace", self._target.namespace, input=json.dumps(listed)
-            )
-        except CommandFailed as problem:
-            why = live.failed_to_text(problem)
-            return Check(NAME, True, f"not tried: the pod is not admitted: {why}")
-        names = {pod["metadata"]["name"] for pod in made}
-        watch, took = Watch(), dict[str, float]()
-
-        def done() -> bool:
-            pods = self._kube.pods(self._target.namespace, f"{LABEL}={self._target.release}")
-            now = clock.monotonic()
+        def seen(now: float, pods: Sequence[Mapping[str, Any]]) -> set[str]:
             for pod in pods:
-                name = pod["metadata"]["name"]
-                if name in names and (pulled(pod) or rejected(pod)):
-                    took.setdefault(name, now - begun)
+                if pulled(pod) or rejected(pod):
+                    took.setdefault(pod["metadata"]["name"], now - begun)
             trouble = watch.see(now, [t for t in troubles(pods) if t.reason in PULLING])
             if trouble is not None:
                 raise PlanRefused(
@@ -161,23 +104,16 @@ class Pull:
                     remedy="push it there, or correct the release's pull secrets; the target was"
                     " not touched",
                 )
-            return names <= took.keys()
+            return set(took)
 
+        wanted = f"{len(self._names)} nodes to pull {self._image.by_digest}"
         try:
-            wait_until(
-                f"{len(names)} nodes to pull {self._image.by_digest}",
-                done,
-                timeout=self._target.timeout_seconds,
-                clock=clock,
-                interval=0.3,
-                diagnose=lambda: f"{len(took)} have it",
-            )
+            self._wait(wanted, seen, self._target.timeout_seconds)
         except WaitTimeout as problem:
             raise PlanRefused(
                 f"the target's nodes do not get the image: {problem}",
                 remedy="see that its registry answers the nodes, and how fast; the target was not"
                 " touched",
             ) from problem
-        self._remove()
         seconds = ", ".join(f"{each:.1f} s" for each in took.values())
-        return Check(NAME, True, f"by digest on {', '.join(self._nodes)} in {seconds}")
+        return f"by digest on {', '.join(self._nodes)} in {seconds}"

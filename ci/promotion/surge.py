@@ -8,23 +8,18 @@ that an autoscaler adds all count. It runs nothing, in the image that the nodes 
 
 from __future__ import annotations
 
-import json
 import math
-import secrets
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ci.context import Context
-from ci.errors import CommandFailed, PlanRefused
-from ci.model import Check, Target
-from ci.promotion import live
-from ci.promotion.inside import UNPRIVILEGED
+from ci.errors import PlanRefused
+from ci.model import Target
+from ci.promotion import trial
 from ci.promotion.rollout import Snapshot, Watch, unscheduled
-from ci.tools.wait import wait_until
+from ci.promotion.trial import Trial
 
-LABEL = "queue-timeout-gate/surge"
-NAME = "room for the pods that the roll-over adds"
+KIND = "surge"
 PATIENCE_SECONDS = 30
 """As long as a new pod may stay without a node in the change itself."""
 PLACEMENT = (
@@ -47,102 +42,59 @@ def needs_room(deployment: Mapping[str, Any]) -> bool:
     return int(allowed) == 0
 
 
-def manifest(target: Target, name: str, deployment: Mapping[str, Any]) -> dict[str, Any]:
-    """The pod. Its labels are its own, so that no Service leads to it."""
-    spec = deployment["spec"]["template"]["spec"]
+def manifest(target: Target, deployment: Mapping[str, Any]) -> dict[str, Any]:
+    """The pod. It asks for what one of the live Deployment asks for."""
     kept = ("name", "image", "ports", "resources")
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {LABEL: target.release}},
-        "spec": {
-            **{key: spec[key] for key in PLACEMENT if spec.get(key)},
-            "restartPolicy": "Never",
-            "activeDeadlineSeconds": 2 * PATIENCE_SECONDS,
-            "terminationGracePeriodSeconds": 0,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "containers": [
-                {
-                    **{key: container[key] for key in kept if container.get(key)},
-                    "command": ["true"],
-                    "securityContext": UNPRIVILEGED,
-                }
-                for container in spec["containers"]
-            ],
-        },
-    }
+    return trial.manifest(
+        target,
+        KIND,
+        deployment,
+        PLACEMENT,
+        activeDeadlineSeconds=2 * PATIENCE_SECONDS,
+        containers=[
+            {
+                **{key: container[key] for key in kept if container.get(key)},
+                "command": ["true"],
+                "securityContext": trial.UNPRIVILEGED,
+            }
+            for container in deployment["spec"]["template"]["spec"]["containers"]
+        ],
+    )
 
 
-class Surge:
+class Surge(Trial):
     """Begins beside the next steps; :meth:`check` waits for the scheduler."""
+
+    name = "room for the pods that the roll-over adds"
 
     def __init__(
         self, context: Context, target: Target, deployments: tuple[str, ...], now: Snapshot
     ) -> None:
-        self._context, self._target = context, target
-        self._kube = live.private_kube(context, target)
-        self._pods = [
-            manifest(target, f"promotion-surge-{secrets.token_hex(3)}", now.deployments[name])
+        pods = [
+            manifest(target, now.deployments[name])
             for name in deployments
             if needs_room(now.deployments[name])
         ]
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="surge")
-        self._result: Future[Check] | None = None
+        off = "turned off (try_surge)" if pods else "the roll-over adds no pod"
+        tried = pods and target.try_surge
+        super().__init__(context, target, KIND, pods, untried="" if tried else off)
 
-    def __enter__(self) -> Surge:
-        if self._pods and self._target.try_surge:
-            self._result = self._pool.submit(self._try)
-        return self
+    def _not_admitted(self, why: str) -> str:
+        if "exceeded quota" in why:
+            raise self._no_room(why)
+        return super()._not_admitted(why)
 
-    def __exit__(self, *problem: object) -> None:
-        self._pool.shutdown(wait=True)
-        if self._result is not None and self._result.exception() is not None:
-            self._remove()
+    def _watched(self) -> str:
+        watch = Watch(patience=PATIENCE_SECONDS)
 
-    def check(self) -> Check:
-        """Raises :class:`PlanRefused` when there is no room."""
-        if self._result is not None:
-            return self._result.result()
-        why = "turned off (try_surge)" if self._pods else "the roll-over adds no pod"
-        return Check(NAME, True, f"not tried: {why}")
-
-    def _remove(self) -> None:
-        selector = f"{LABEL}={self._target.release}"
-        self._kube.for_cleanup().remove_pods(self._target.namespace, selector)
-
-    def _try(self) -> Check:
-        clock, kube, namespace = self._context.clock, self._kube, self._target.namespace
-        listed = {"apiVersion": "v1", "kind": "List", "items": self._pods}
-        try:
-            kube.run("create", "-f", "-", "--namespace", namespace, input=json.dumps(listed))
-        except CommandFailed as problem:
-            why = live.failed_to_text(problem)
-            if "exceeded quota" in why:
-                raise self._no_room(why) from problem
-            return Check(NAME, True, f"not tried: the pod is not admitted: {why}")
-        names = {pod["metadata"]["name"] for pod in self._pods}
-        watch, seen = Watch(patience=PATIENCE_SECONDS), {"placed": 0}
-
-        def done() -> bool:
-            pods = kube.pods(namespace, f"{LABEL}={self._target.release}")
-            pods = [pod for pod in pods if pod["metadata"]["name"] in names]
-            trouble = watch.see(clock.monotonic(), [t for pod in pods for t in unscheduled(pod)])
+        def seen(now: float, pods: Sequence[Mapping[str, Any]]) -> set[str]:
+            trouble = watch.see(now, [t for pod in pods for t in unscheduled(pod)])
             if trouble is not None:
                 raise self._no_room(str(trouble))
-            seen["placed"] = sum(1 for pod in pods if pod["spec"].get("nodeName"))
-            return seen["placed"] == len(names)
+            return {pod["metadata"]["name"] for pod in pods if pod["spec"].get("nodeName")}
 
-        wait_until(
-            f"nodes for {len(names)} pods",
-            done,
-            timeout=2 * PATIENCE_SECONDS,
-            clock=clock,
-            interval=0.3,
-            diagnose=lambda: f"{seen['placed']} have one",
-        )
-        self._remove()
-        return Check(NAME, True, f"nodes for {len(names)} more pods, as the scheduler says")
+        self._wait(f"nodes for {len(self._names)} pods", seen, 2 * PATIENCE_SECONDS)
+        return f"nodes for {len(self._names)} more pods, as the scheduler says"
 
     def _no_room(self, why: str) -> PlanRefused:
         return PlanRefused(

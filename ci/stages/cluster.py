@@ -11,6 +11,7 @@ from ci.context import Context
 from ci.errors import ClusterFailed, PipelineError, WaitTimeout
 from ci.home import ClusterRecord, Process
 from ci.model import Cluster
+from ci.tools.api import path_of
 from ci.tools.kind import Kind, configuration
 from ci.tools.wait import wait_until
 
@@ -139,12 +140,7 @@ def _wait_for_accounts(context: Context, cluster: Cluster) -> None:
     kube = context.kube(cluster)
     wait_until(
         f"the service account of {cluster.name}",
-        lambda: (
-            kube.run(
-                "get", "serviceaccount", "default", "--namespace", "default", check=False
-            ).status
-            == 0
-        ),
+        lambda: kube.ask("GET", path_of("serviceaccounts", "default", "default")).ok,
         timeout=READY_SECONDS,
         clock=context.clock,
         interval=0.3,

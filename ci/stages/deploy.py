@@ -295,12 +295,9 @@ def _service_secrets(namespace: str, standins: StandIns) -> list[dict[str, Any]]
 
 def _secrets(kube: Kube, namespace: str) -> tuple[manifests.Secrets, bool]:
     """The stand-ins' secrets, and whether they are new."""
-    found = kube.run(
-        "get", "secret", manifests.SECRET, "-n", namespace,
-        "--ignore-not-found", "-o", "yaml", check=False,
-    )  # fmt: skip
-    if found.status == 0 and found.stdout.strip():
-        data = yaml.safe_load(found.stdout).get("data") or {}
+    found = kube.read("secrets", manifests.SECRET, namespace)
+    if found is not None:
+        data = found.get("data") or {}
         decoded = {key: base64.b64decode(text).decode() for key, text in data.items()}
         try:
             return manifests.Secrets.of(decoded, namespace), False
@@ -341,9 +338,7 @@ def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -
 
     def probe() -> bool:
         nonlocal seen
-        items = kube.get("deployments,pods", namespace=namespace)["items"]
-        deployments = [item for item in items if item["kind"] == "Deployment"]
-        pods = [item for item in items if item["kind"] == "Pod"]
+        deployments, pods = kube.objects("deployments", namespace), kube.pods(namespace)
         waiting = [text for item in deployments if (text := unfinished(item))]
         if not deployments:
             waiting = ["no Deployment yet"]

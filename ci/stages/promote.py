@@ -27,8 +27,8 @@ from ci.promotion.before import (
     tick,
 )
 from ci.promotion.canary import Canary
-from ci.promotion.change import healthy, released, settled, upgrade
-from ci.promotion.planning import make_plan, refuse_more_than_the_image, unchanged
+from ci.promotion.change import healthy, released, released_as, settled, upgrade
+from ci.promotion.planning import make_plan, refuse_more_than_the_image, rendering, sets_of
 from ci.promotion.probing import counted, probing_inside, steady
 from ci.promotion.pull import Pull
 from ci.promotion.recovery import recover, so_far, verify_old
@@ -67,8 +67,10 @@ def promote(
         with step("find the image", "the tag must be the proven digest where the target pulls"):
             image, accepted = proven_image(context, target, proof)
         with step("check the release", "the latest revision serves, whole, and as released"):
-            same = held.enter_context(unchanged(context, target))
+            same = held.enter_context(rendering(context, target, {}))
             before = inspect(context, target, history)
+            sets = sets_of(target, before.image, image)
+            new = held.enter_context(rendering(context, target, sets))
         with step("start the prober", "every request during the change is accounted for"):
             inside = held.enter_context(probing_inside(context, target, before))
             canary = held.enter_context(Canary(context, target))
@@ -78,7 +80,7 @@ def promote(
         with step("back up", "what a rollback needs, readable without this project"):
             prepared = back_up(context, target, before, folder)
         with step("plan", "nothing may change but what derives from the image's tag"):
-            planned = make_plan(context, target, before, image, history, same)
+            planned = make_plan(context, target, before, image, history, same, new)
             refuse_more_than_the_image(context, planned)
         with step("tick the checklist", "the plan's own, each item with its evidence"):
             asked = (
@@ -99,9 +101,10 @@ def promote(
             note_begin(lock, before, image)
         checks: tuple[Check, ...] = ()
         try:
-            with step("upgrade", "helm upgrade --reuse-values, with only the tag"):
-                upgrade(context, target, before, image)
             with afterwards(context.events, after) as tested:
+                with step("upgrade", "helm upgrade --reuse-values, with only the tag"):
+                    wanted = released_as(target, planned.change.new_revision, image)
+                    upgrade(context, target, before, wanted, accepted, up=tested.begin)
                 with step("judge the pods", "the proven digest on every pod, old pods gone"):
                     release = released(context, target, image)
                     checks += settled(context, release, target, before, accepted, up=tested.begin)
@@ -136,9 +139,12 @@ def preview(context: Context, target: Target, proof: Proof) -> plan.Plan:
     changed."""
     history = live.find(context, target)
     image = Image(target.image_repository, proof.image.tag, proof.image.digest)
-    with unchanged(context, target) as same:
+    with ExitStack() as held:
+        same = held.enter_context(rendering(context, target, {}))
         before = inspect(context, target, history)
-        planned = make_plan(context, target, before, image, history, same)
+        sets = sets_of(target, before.image, image)
+        new = held.enter_context(rendering(context, target, sets))
+        planned = make_plan(context, target, before, image, history, same, new)
     asked = (
         checks_.told(checks_.API, lambda: checks_.api_kept(target, proof, before.openapi)),
         checks_.ready_under_load(proof),

@@ -309,11 +309,8 @@ def _api(context: Context, gateway_url: str) -> str:
 
 def _runs(kube: Kube, namespace: str, deployment: str) -> bool:
     """Whether the Deployment is there and not scaled down to nothing."""
-    said = kube.run(
-        "get", "deployment", deployment, "--namespace", namespace,
-        "--ignore-not-found", "--output", "jsonpath={.spec.replicas}",
-    )  # fmt: skip
-    return said.stdout.strip() not in ("", "0")
+    found = kube.read("deployments", deployment, namespace)
+    return found is not None and int(found["spec"].get("replicas", 1)) > 0
 
 
 def _private(path: Path, content: bytes) -> None:

@@ -39,7 +39,7 @@ from ci.model import (
     Target,
 )
 from ci.promotion import live, plan, preflight, redaction
-from ci.promotion.rollout import Expected, Snapshot, Watch, troubles
+from ci.promotion.rollout import Expected, Judgement, Snapshot, Watch, troubles
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token
@@ -271,7 +271,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
     )
     kube, watch = live.private_kube(context, there), Watch()
 
-    def look(now: Snapshot) -> None:
+    def look(now: Snapshot, _: Judgement) -> None:
         trouble = watch.see(context.clock.monotonic(), troubles(now.pods))
         if trouble is not None:
             raise RehearsalFailed(f"the live release does not come up: {trouble}", remedy=remedy)
@@ -465,7 +465,7 @@ def look(context: Context, there: Target) -> Seen:
             for mount in condition.mounts(pods)
         ]
         logs = {name: pool.submit(_log, kube, there.namespace, name) for name in made}
-        accounts = kube.get("serviceaccounts", namespace=there.namespace)["items"]
+        accounts = kube.objects("serviceaccounts", there.namespace)
         return Seen(
             now,
             there.deployments,

@@ -1,4 +1,5 @@
-"""kubectl, always with an explicit kubeconfig and context."""
+"""A cluster: its API, and kubectl for what the API alone does not do; always with an explicit
+kubeconfig and context."""
 
 from __future__ import annotations
 
@@ -6,11 +7,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from ci.errors import CommandFailed, PipelineError
+from ci.errors import CommandFailed, Interrupted, PipelineError
 from ci.model import Cluster
+from ci.tools import api
+from ci.tools.api import Answer, Object
 from ci.tools.command import Output, Programs
 from ci.tools.wait import Clock, SystemClock, wait_until
 
@@ -19,7 +21,7 @@ REMOVE_SECONDS = 15
 
 
 class Kube:
-    """One cluster's API through kubectl; the ambient kubeconfig is never read."""
+    """One cluster; the ambient kubeconfig is never read."""
 
     def __init__(
         self,
@@ -87,19 +89,75 @@ class Kube:
         scope = ["--namespace", namespace] if namespace else []
         self.run("apply", "--server-side", "--force-conflicts", "-f", "-", *scope, input=manifests)
 
-    def pods(self, namespace: str, selector: str = "") -> list[dict[str, Any]]:
-        words = ["--selector", selector] if selector else []
-        items: list[dict[str, Any]] = self.get("pods", *words, namespace=namespace)["items"]
-        return items
+    # -- the API ----------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        timeout: float = 60,
+    ) -> Answer:
+        """One request to the API, as it answers. ``timeout`` in seconds."""
+        if self._programs.cancel.is_set() and not self._during_cleanup:
+            raise Interrupted("interrupted")
+        return api.ask(self.cluster, method, path, query=query, body=body, timeout=timeout)
+
+    def objects(
+        self, resource: str, namespace: str, selector: str = "", *, timeout: float = 60
+    ) -> list[Object]:
+        """Objects of one kind, by its plural. Raises :class:`CommandFailed`."""
+        query = {"labelSelector": selector} if selector else None
+        path = api.path_of(resource, namespace)
+        return api.items_of(self._asked("GET", path, query=query, timeout=timeout))
+
+    def read(self, resource: str, name: str, namespace: str) -> Object | None:
+        """One object; ``None`` when there is none. Raises :class:`CommandFailed`."""
+        path = api.path_of(resource, namespace, name)
+        answer = self.ask("GET", path)
+        return None if answer.code == 404 else self._good("GET", path, answer).object()
+
+    def create(self, resource: str, namespace: str, body: Mapping[str, Any]) -> Object:
+        """Raises :class:`CommandFailed`."""
+        return self._asked("POST", api.path_of(resource, namespace), body=body).object()
+
+    def logs(self, pod: str, namespace: str, *, timeout: float = 30, **query: str | int) -> Answer:
+        """A container's log; ``query`` has the API's own words (``tailLines``, …)."""
+        words = {key: str(value) for key, value in query.items()}
+        path = api.path_of("pods", namespace, pod, "log")
+        return self.ask("GET", path, query=words, timeout=timeout)
+
+    def pods(self, namespace: str, selector: str = "") -> list[Object]:
+        return self.objects("pods", namespace, selector)
 
     def remove_pods(self, namespace: str, selector: str) -> None:
         """Let pods go, without waiting for it; what cannot be removed is left. Never raises for a
         cluster that does not answer: this is what is done last, and hides nothing."""
         with suppress(PipelineError):
-            self.run(
-                "delete", "pods", "--selector", selector, "--namespace", namespace, "--wait=false",
-                check=False, timeout=REMOVE_SECONDS,
-            )  # fmt: skip
+            for pod in self.objects("pods", namespace, selector, timeout=REMOVE_SECONDS):
+                path = api.path_of("pods", namespace, pod["metadata"]["name"])
+                self.ask("DELETE", path, timeout=REMOVE_SECONDS)
+
+    def _asked(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        timeout: float = 60,
+    ) -> Answer:
+        answer = self.ask(method, path, query=query, body=body, timeout=timeout)
+        return self._good(method, path, answer)
+
+    def _good(self, method: str, path: str, answer: Answer) -> Answer:
+        if not answer.ok:
+            raise CommandFailed(f"{method} {path}: {answer.problem}", output=answer.problem)
+        return answer
+
+    # -- ways in ----------------------------------------------------------------------------------
 
     @contextmanager
     def port_forward(
@@ -162,40 +220,10 @@ class Kube:
 
         ``kubectl port-forward svc/NAME`` may choose one that is already ending.
         """
-        listed = self.get("services,endpointslices.discovery.k8s.io", namespace=namespace)
-        resource, remote = lasting_endpoint(listed["items"], service, port)
+        items = self.objects("services", namespace) + self.objects("endpointslices", namespace)
+        resource, remote = lasting_endpoint(items, service, port)
         with self.port_forward(namespace, resource, {remote: None}) as forwarded:
             yield forwarded[remote]
-
-    @contextmanager
-    def api(self) -> Iterator[Path]:
-        """The cluster's API on a Unix socket while in the block.
-
-        ``kubectl proxy`` does the authentication, whatever the kubeconfig wants (certificates,
-        tokens, a cloud's program); a socket in a private folder is open to nobody else.
-        """
-        with TemporaryDirectory(prefix="kube-api-") as folder:
-            socket = Path(folder) / "s"
-            argv = self._argv("proxy", "--unix-socket", str(socket))
-            with self._programs.background(argv, log=f"proxy-{self.cluster.name}") as process:
-
-                def ready() -> bool:
-                    if process.poll() is not None:
-                        raise CommandFailed(
-                            f"kubectl proxy to {self.cluster.context} ended",
-                            argv=tuple(argv),
-                            status=process.returncode,
-                        )
-                    return socket.exists()
-
-                wait_until(
-                    f"the API of {self.cluster.context} on a socket",
-                    ready,
-                    timeout=20,
-                    clock=self._clock,
-                    interval=0.05,
-                )
-                yield socket
 
 
 def lasting_endpoint(

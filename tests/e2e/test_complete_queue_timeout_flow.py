@@ -34,24 +34,32 @@ def test_complete_queue_timeout_flow(
         assert gateway.http.get("/healthz").json()["version"] == target.image_version
 
     # An endpoint gets a queue with the lock duration it asks for, and Service Bus says so too.
-    endpoint = endpoints.create(queue_message_timeout_duration=30)
-    name, queue = endpoint["name"], endpoint["queue_name"]
-    assert endpoint["queue_message_timeout_duration"] == 30
+    name, changed = endpoints.name(), endpoints.name()
+    gateway.create(name, queue_message_timeout_duration=5)
+    gateway.create(changed, queue_message_timeout_duration=30)
+    endpoint = gateway.wait_ready(name)
+    queue = endpoint["queue_name"]
+    assert endpoint["queue_message_timeout_duration"] == 5
     if broker is not None:
-        same_lock(30, broker.lock_duration(queue))
-
-    # A value outside the limits is refused; a new value reaches the queue.
-    path = f"/v1/model-endpoints/{name}"
-    assert gateway.http.put(path, json={"queue_message_timeout_duration": 301}).status_code == 422
-    gateway.update(name, queue_message_timeout_duration=5)
-    assert gateway.wait_ready(name)["queue_message_timeout_duration"] == 5
-    if broker is not None:
-        assert broker.listed().get(queue) == seconds(5)
+        same_lock(5, broker.lock_duration(queue))
 
     # Three tasks side by side: within the lock, longer than it, and longer with renewal.
     short = gateway.start_task(name, seconds=0.5)
     long = gateway.start_task(name, seconds=5.5, then_seconds=0)
     renewed = gateway.start_task(name, seconds=5.5, renew=True)
+
+    # While they run: a value outside the limits is refused; a new value reaches the queue.
+    other = gateway.wait_ready(changed)
+    assert other["queue_message_timeout_duration"] == 30
+    path = f"/v1/model-endpoints/{changed}"
+    assert gateway.http.put(path, json={"queue_message_timeout_duration": 301}).status_code == 422
+    gateway.update(changed, queue_message_timeout_duration=6)
+    assert gateway.wait_ready(changed)["queue_message_timeout_duration"] == 6
+    if broker is not None:
+        assert broker.listed().get(other["queue_name"]) == seconds(6)
+    gateway.delete(changed)
+    gateway.wait_gone(changed)
+
     assert gateway.wait_settled(short).history == [(1, "completed")]
     assert gateway.wait_settled(long).history == [(1, "lock-lost"), (2, "completed")]
     assert gateway.wait_settled(renewed).history == [(1, "completed")]

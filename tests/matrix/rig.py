@@ -15,7 +15,7 @@ from typing import Any
 
 from ci import home as homes
 from ci.context import Context
-from ci.errors import PipelineError
+from ci.errors import CommandFailed, PipelineError
 from ci.events import Event, Events
 from ci.model import (
     Case,
@@ -264,7 +264,7 @@ class Place:
     # -- how it ended ---------------------------------------------------------------------------
 
     def end(self) -> End:
-        pods = json.loads(self.kubectl("get", "pods", "-l", "app=engine", "-o", "json"))["items"]
+        pods = self.kube.pods(self.namespace, "app=engine")
         serving = [
             pod
             for pod in pods
@@ -275,7 +275,7 @@ class Place:
             )
         ]
         path = f"/api/v1/namespaces/{self.namespace}/services/http:engine:80/proxy/version"
-        answers = {self.kube.run("get", "--raw", path).stdout for _ in range(3)}
+        answers = {self.answer(path) for _ in range(3)}
         held = lease.read(self.kube, RELEASE, self.namespace)
         latest = self.history()[-1]
         return End(
@@ -289,6 +289,13 @@ class Place:
             latest.status,
             str((held.get("spec") or {}).get("holderIdentity") or ""),
         )
+
+    def answer(self, path: str) -> str:
+        """What the API server, or whom it forwards to, answers."""
+        found = self.kube.ask("GET", path)
+        if not found.ok:
+            raise CommandFailed(f"GET {path}: {found.problem}")
+        return found.text
 
     def ends(self, version: str, revision: int, *, status: str = "deployed") -> None:
         """The release serves ``version`` from every pod, and nobody holds the lock. The case
@@ -304,12 +311,13 @@ class Place:
 
     def watch(self) -> None:
         """Start the witness: requests at a steady rate, of which none may be lost."""
-        gateway = json.loads(self.kubectl("get", "deployment", "engine", "-o", "json"))
+        gateway = self.kube.read("deployments", "engine", self.namespace)
+        assert gateway is not None
         target = self.target(probing=Probing(path="/version", per_second=WITNESS_RATE))
-        pod = inside.manifest(target, WITNESS, gateway, self.rig.images["v1"].by_tag)
-        pod["metadata"]["labels"] = {"matrix": WITNESS}
+        pod = inside.manifest(target, gateway, self.rig.images["v1"].by_tag)
+        pod["metadata"] = {"name": WITNESS, "labels": {"matrix": WITNESS}}
         pod["spec"]["activeDeadlineSeconds"] = WITNESS_SECONDS
-        self.kubectl("create", "-f", "-", input=json.dumps(pod))
+        self.kube.create("pods", self.namespace, pod)
         self.witness = WITNESS
         wait_until(
             "the witness's first answers",
@@ -319,10 +327,8 @@ class Place:
         )
 
     def _account(self) -> Account | None:
-        said = self.kube.run(
-            "logs", self.witness, "--tail=3", "--namespace", self.namespace, check=False
-        )
-        return inside.parse(said.stdout)
+        said = self.kube.logs(self.witness, self.namespace, tailLines=3)
+        return inside.parse(said.text) if said.ok else None
 
     def _witnessed(self) -> Account:
         found = self._account()

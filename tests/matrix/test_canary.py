@@ -5,7 +5,6 @@ The stand-ins are one set per cluster, so these cases run one after another.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +52,7 @@ class Service:
     def serves(self, tag: str, revision: int) -> None:
         """Every pod runs this version's digest, and no canary is left in the broker."""
         latest = self.place.history()[-1]
-        pods = json.loads(self.place.kubectl("get", "pods", "-o", "json"))["items"]
+        pods = self.place.kube.pods(self.place.namespace)
         digests = {
             status["imageID"].rpartition("@")[2]
             for pod in pods

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import httpx
 import pytest
 
 from ci.context import Context
@@ -20,7 +19,10 @@ from ci.events import Events
 from ci.model import Cluster, Target
 from ci.promotion import canary
 from ci.promotion.canary import LOCK_AFTER, Canary, breaches, tally
+from ci.tools import api
+from ci.tools.api import Answer
 from ci.tools.command import Programs
+from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock
 
 
@@ -53,6 +55,10 @@ def test_a_task_is_settled_once_nothing_runs() -> None:
     assert not canary.settled({})
 
 
+def said(code: int, **body: Any) -> Answer:
+    return Answer(code, json.dumps(body))
+
+
 class World:
     """The service's API and the broker behind it."""
 
@@ -65,36 +71,34 @@ class World:
         self.dead = 0
         self.status = 202
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path.partition("/proxy")[2]
-        body = json.loads(request.content or b"{}")
-        parts = path.strip("/").split("/")
-        match (request.method, *parts[1:]):
+    def answer(self, method: str, path: str, body: Any) -> Answer:
+        parts = path.partition("/proxy")[2].strip("/").split("/")
+        match (method, *parts[1:]):
             case ("GET", "model-endpoints"):
                 found = [{"name": name} for name in self.endpoints]
-                return httpx.Response(200, json={"model_endpoints": found})
+                return said(200, model_endpoints=found)
             case ("POST", "model-endpoints"):
                 self.lock = body["queue_message_timeout_duration"]
                 self.endpoints[body["name"]] = {"status": "READY"}
-                return httpx.Response(201, json={"queue_name": f"q-{body['name']}"})
+                return said(201, queue_name=f"q-{body['name']}")
             case ("GET", "model-endpoints", name):
-                return httpx.Response(200, json=self.endpoints[name])
+                return said(200, **self.endpoints[name])
             case ("PUT", "model-endpoints", _):
                 self.lock = self.lock if self.ignores_lock else LOCK_AFTER
-                return httpx.Response(202, json={})
+                return said(202)
             case ("DELETE", "model-endpoints", name):
                 del self.endpoints[name]
-                return httpx.Response(202, json={})
+                return said(202)
             case ("POST", "model-endpoints", _, "tasks"):
                 if self.status != 202:
-                    return httpx.Response(self.status, json={"detail": "try again"})
+                    return said(self.status, detail="try again")
                 id = str(len(self.tasks))
                 outcomes = self.outcomes
                 done = "completed" in outcomes
                 self.tasks[id] = task("completed" if done else "dead-lettered", *outcomes)
-                return httpx.Response(202, json={"task_id": id})
+                return said(202, task_id=id)
             case ("GET", "tasks", id):
-                return httpx.Response(200, json=self.tasks[id])
+                return said(200, **self.tasks[id])
         raise AssertionError(path)
 
     def lock_duration(self, _: str) -> timedelta:
@@ -115,16 +119,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     def broker(*_: object) -> Iterator[World]:
         yield world
 
-    transport = httpx.MockTransport(world.answer)
-    monkeypatch.setattr(httpx, "HTTPTransport", lambda **_: transport)
+    monkeypatch.setattr(
+        api, "ask", lambda _, method, path, **more: world.answer(method, path, more["body"])
+    )
     monkeypatch.setattr(canary, "broker", broker)
     return world
-
-
-class Api:
-    @contextmanager
-    def api(self) -> Iterator[Path]:
-        yield Path("socket")
 
 
 def made(**env: str) -> Canary:
@@ -133,8 +132,12 @@ def made(**env: str) -> Canary:
         "prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("x"), "r/engine",
         servicebus_env="BUS", canary_per_second=50,
     )  # fmt: skip
+    programs = Programs(env=env)
     context = SimpleNamespace(
-        clock=clock, events=Events(clock), programs=Programs(env=env), kube=lambda _: Api()
+        clock=clock,
+        events=Events(clock),
+        programs=programs,
+        kube=lambda cluster: Kube(Path("kubectl"), cluster, programs, clock),
     )
     return Canary(cast(Context, context), target)
 
@@ -186,13 +189,10 @@ def test_a_service_that_executes_nothing_before_the_change_is_refused(
 
 
 def test_a_service_without_the_api_has_no_canary(world: World) -> None:
-    world.answer = lambda _: httpx.Response(404)  # type: ignore[method-assign,assignment]
-    here = made(BUS="Endpoint=sb://x")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(httpx, "HTTPTransport", lambda **_: httpx.MockTransport(world.answer))
-        with here:
-            here.steady()
-            (check,) = here.account()
+    world.answer = lambda *_: said(404)  # type: ignore[method-assign]
+    with made(BUS="Endpoint=sb://x") as here:
+        here.steady()
+        (check,) = here.account()
     assert "no such API" in check.evidence
 
 

@@ -99,9 +99,7 @@ def test_a_node_that_takes_no_pod_says_why() -> None:
 def test_the_pulling_pod_has_the_releases_rights_and_no_more() -> None:
     target = Target("p", Cluster("c", Path("k"), "c", True), "n", "rel", Path("x"), "r/engine")
     own = {"imagePullSecrets": [{"name": "login"}], "serviceAccountName": "engine"}
-    made = pull.manifest(target, "x", {"spec": {"template": {"spec": own}}}, IMAGE, "node-1")[
-        "spec"
-    ]
+    made = pull.manifest(target, {"spec": {"template": {"spec": own}}}, IMAGE, "node-1")["spec"]
     assert made["imagePullSecrets"] == own["imagePullSecrets"]
     assert (made["serviceAccountName"], made["nodeName"]) == ("engine", "node-1")
     assert made["automountServiceAccountToken"] is False
@@ -145,7 +143,7 @@ def test_the_checklist_is_the_plans_with_a_tick_or_the_reason() -> None:
     cases = (Case("test_health::test_health_paths", Outcome.PASSED, 0.1),)
     proof = Proof(IMAGE, cases, Path("x"), datetime(2026, 1, 1, tzinfo=UTC))
     asked = [
-        Check(pull.NAME, True, "on n1"),
+        Check(pull.Pull.name, True, "on n1"),
         Check(checks.NO_MIGRATION, True, "none"),
         Check(checks.API, True, "7 paths compared"),
         Check(checks.READY, True, "slowest 80 ms"),
@@ -156,7 +154,7 @@ def test_the_checklist_is_the_plans_with_a_tick_or_the_reason() -> None:
     assert len(ticked) == 9
     assert all(item.ok for item in ticked)
     assert ticked[6].evidence == "test_health_paths; slowest 80 ms"
-    asked[0] = Check(pull.NAME, True, "not tried: turned off (pull_on_nodes)")
+    asked[0] = Check(pull.Pull.name, True, "not tried: turned off (pull_on_nodes)")
     asked[2] = Check(checks.API, True, "not compared: turned off")
     bare = checks.checklist(proof, asked, files=files, pushed="r/engine:new", told=0)
     assert {item.name: item.evidence for item in bare if not item.ok} == {

@@ -92,7 +92,7 @@ def test_the_newest_whole_line_counts() -> None:
 
 def test_the_pod_asks_for_nothing_and_ends_by_itself() -> None:
     gateway = {"spec": {"template": {"spec": {"imagePullSecrets": [{"name": "login"}]}}}}
-    spec = inside.manifest(TARGET, "p", gateway, "r:5000/engine:old")["spec"]
+    spec = inside.manifest(TARGET, gateway, "r:5000/engine:old")["spec"]
     assert spec["imagePullSecrets"] == [{"name": "login"}]
     assert spec["automountServiceAccountToken"] is False
     assert spec["activeDeadlineSeconds"] > TARGET.timeout_seconds

@@ -1,4 +1,4 @@
-"""The whole stage against a cluster of three programs that only remember: what is asked of Helm
+"""The whole stage against programs and an API that only remember: what is asked of Helm
 and in which order, when all is well, when something is refused, and when the upgrade fails."""
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from ci.promotion import lease, live
 from ci.promotion.afterwards import After
 from ci.settings import Settings
 from ci.stages import promote
+from ci.tools import api
+from ci.tools.api import Answer
 from ci.tools.command import Output, Programs
 from ci.tools.wait import SystemClock
 
@@ -111,44 +113,47 @@ class World:
         self.upgrade_does()
         return self.upgrade_status
 
-    def kubectl(self, words: list[str], given: str) -> Output:
+    def kubectl(self, words: list[str]) -> Output:
         match words:
-            case ["get", "namespace", *_]:
-                return Output(0, "namespace/launch", "")
-            case ["get", kinds, *_] if kinds == live.KINDS:
-                return Output(0, json.dumps({"items": self.items()}), "")
             case ["get", "-f", "-", *_]:
                 return Output(0, json.dumps({"kind": "List", "items": self.items()[:1]}), "")
-            case ["get", "lease", *_]:
-                return Output(0, json.dumps(self.lease) if self.lease else "", "")
-            case ["create" | "replace", "-f", *_]:
-                return self.write_lease(json.loads(given))
-            case ["get", "secret", *_] if self.record:
-                return Output(0, json.dumps({"data": {"release": packed(self.record)}}), "")
-            case ["get", "secret", *_]:
-                return Output(1, "", "forbidden")
-            case ["get", "hpa" | "serviceaccounts", *_]:
-                return Output(0, '{"items": []}', "")
-            case ["get", "--raw", path, *_] if path.endswith("/openapi.json"):
-                return Output(0, self.api, "")
-            case ["get", "--raw", *_]:
-                return Output(0, "ok", "")
             case ["get" | "describe" | "logs", *_]:
                 self.asked += [] if "evidence" in self.asked[-1:] else ["evidence"]
                 return Output(0, "text", "")
         raise AssertionError(words)
 
-    def write_lease(self, given: dict[str, Any]) -> Output:
+    def api_(self, method: str, path: str, body: Any) -> Answer:
+        match (method, path.rpartition("/namespaces/launch/")[2].split("/")):
+            case ("GET", ["", "api", "v1", "namespaces", "launch"]):
+                return said({"kind": "Namespace"})
+            case ("GET", ["deployments" | "replicasets" | "pods" | "endpointslices" as kind]):
+                kinds = (item for item in self.items() if f"{item['kind'].lower()}s" == kind)
+                return said({"items": list(kinds)})
+            case ("GET", ["leases", _]):
+                return said(self.lease) if self.lease else Answer(404, "")
+            case ("POST" | "PUT", ["leases", *_]):
+                return self.write_lease(body)
+            case ("GET", ["secrets", _]):
+                if self.record:
+                    return said({"data": {"release": packed(self.record)}})
+                return Answer(403, "forbidden")
+            case ("GET", ["horizontalpodautoscalers" | "serviceaccounts"]):
+                return said({"items": []})
+            case ("GET", ["services", *rest]):
+                return Answer(200, self.api if rest[-1] == "openapi.json" else "ok")
+        raise AssertionError((method, path))
+
+    def write_lease(self, given: dict[str, Any]) -> Answer:
         """As the API server does it: who does not know the newest version is refused."""
         version = self.lease.get("metadata", {}).get("resourceVersion", "")
         if given["metadata"].get("resourceVersion", "") != version:
-            return Output(1, "", "the object has been modified; please apply your changes to it")
-        self.lease = given
+            return Answer(409, "the object has been modified; please apply your changes to it")
+        self.lease = json.loads(json.dumps(given))
         self.lease["metadata"]["resourceVersion"] = str(int(version or 0) + 1)
         if self.lost_answers:
             self.lost_answers -= 1
-            return Output(1, "", "read: connection reset by peer")
-        return Output(0, json.dumps(self.lease), "")
+            return Answer(0, "read: connection reset by peer")
+        return said(self.lease)
 
     def items(self) -> list[dict[str, Any]]:
         """A Deployment that is always done rolling over."""
@@ -204,6 +209,10 @@ def _manifest(tag: str, replicas: int = 1) -> str:
     )
 
 
+def said(body: Mapping[str, Any]) -> Answer:
+    return Answer(200, json.dumps(body))
+
+
 class FakePrograms(Programs):
     """Answers from the world; starts nothing."""
 
@@ -211,18 +220,18 @@ class FakePrograms(Programs):
 
     def run(self, argv: Sequence[Any], **how: Any) -> Output:
         words = [str(word) for word in argv]
-        answer = self._answer(words, how.get("input") or "")
+        answer = self._answer(words)
         if how.get("check", True) and answer.status != 0:
             output = Output(answer.status, answer.stdout, answer.stderr)
             raise self._failure(tuple(words), output, how.get("error", CommandFailed), None)
         return answer
 
-    def _answer(self, words: list[str], given: str) -> Output:
+    def _answer(self, words: list[str]) -> Output:
         match words[0]:
             case "helm":
                 return self.world.helm(words[7:])
             case "kubectl":
-                return self.world.kubectl(words[5:], given)
+                return self.world.kubectl(words[5:])
             case "sh":
                 return Output(0, "", "")
         raise AssertionError(words)
@@ -244,6 +253,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     )
     monkeypatch.setattr(FakePrograms, "world", world, raising=False)
     monkeypatch.setattr(live, "Programs", FakePrograms)
+    monkeypatch.setattr(
+        api, "ask", lambda _, method, path, **more: world.api_(method, path, more["body"])
+    )
     return world
 
 

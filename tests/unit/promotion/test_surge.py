@@ -55,7 +55,7 @@ def test_the_pod_asks_for_what_the_live_pods_ask_for_and_runs_nothing() -> None:
         "env": [{"name": "DB_PASSWORD", "value": "swordfish"}],
         "command": ["serve"],
     }
-    made = surge.manifest(TARGET, "x", live_one)["spec"]
+    made = surge.manifest(TARGET, live_one)["spec"]
     assert made["nodeSelector"] == {"disk": "fast"}
     assert made["containers"][0]["resources"] == {"requests": {"cpu": "2"}}
     assert made["containers"][0]["ports"][0]["hostPort"] == 30999
@@ -73,10 +73,10 @@ class Scheduler:
         self.removed = 0
         monkeypatch.setattr(live, "private_kube", lambda *_: self)
 
-    def run(self, *_: str, input: str) -> None:
+    def create(self, _: str, namespace: str, pod: dict[str, Any]) -> None:
         if self.refused:
-            raise CommandFailed("kubectl create", output=self.refused)
-        self.made = json.loads(input)["items"]
+            raise CommandFailed(f"POST {namespace}", output=self.refused)
+        self.made.append(pod)
 
     def pods(self, *_: str) -> list[dict[str, Any]]:
         self.now += 2

@@ -1,0 +1,164 @@
+"""Questions to a cluster's API, through the real client, to a server that only remembers."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import yaml
+
+from ci.errors import CommandFailed, Interrupted
+from ci.model import Cluster
+from ci.tools.command import Programs
+from ci.tools.kube import Kube
+from ci.tools.wait import SystemClock
+
+FORBIDDEN = {
+    "kind": "Status",
+    "reason": "Forbidden",
+    "message": 'secrets "s" is forbidden: User "ci" cannot get resource "secrets"',
+}
+
+
+class Server(ThreadingHTTPServer):
+    """``answers`` by method and path; every request is in ``asked``."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: dict[tuple[str, str], tuple[int, Any]] = {}
+        self.asked: list[tuple[str, str, dict[str, list[str]], Any, str]] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self) -> None:
+        where = urlsplit(self.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length) or b"null")
+        key = (self.command, where.path)
+        token = self.headers.get("Authorization", "")
+        self.server.asked.append((*key, parse_qs(where.query), body, token))
+        status, said = self.server.answers.get(key, (404, {"reason": "NotFound", "message": "no"}))
+        data = said if isinstance(said, bytes) else json.dumps(said).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_PUT = do_DELETE = _answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def kubeconfig(path: Path, port: int) -> Path:
+    described = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "another",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {"token": "t0ken"}}],
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+    }
+    path.write_text(yaml.safe_dump(described), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def kube(tmp_path: Path, server: Server) -> Kube:
+    file = kubeconfig(tmp_path / "kubeconfig", server.server_address[1])
+    return Kube(
+        Path("no-kubectl"), Cluster("c", file, "here", True), Programs(env={}), SystemClock()
+    )
+
+
+def test_a_list_tells_each_item_s_kind(kube: Kube, server: Server) -> None:
+    listed = {"apiVersion": "apps/v1", "kind": "DeploymentList", "items": [{"spec": {}}]}
+    server.answers["GET", "/apis/apps/v1/namespaces/n/deployments"] = 200, listed
+    assert kube.objects("deployments", "n", "app=x") == [
+        {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {}}
+    ]
+    ((_, _, query, _, token),) = server.asked
+    assert query == {"labelSelector": ["app=x"]}
+    assert token == "Bearer t0ken"
+
+
+def test_one_object_or_none_or_the_reason(kube: Kube, server: Server) -> None:
+    assert kube.read("secrets", "s", "n") is None
+    server.answers["GET", "/api/v1/namespaces/n/secrets/s"] = 403, FORBIDDEN
+    with pytest.raises(CommandFailed, match=r"secrets/s: Error from server \(Forbidden\)") as said:
+        kube.read("secrets", "s", "n")
+    assert said.value.output.startswith("Error from server (Forbidden): secrets")
+
+
+def test_what_is_written_goes_out_as_it_is(kube: Kube, server: Server) -> None:
+    pod = {"metadata": {"name": "p"}, "spec": {"replicas": 0, "nothing": None}}
+    server.answers["POST", "/api/v1/namespaces/n/pods"] = 201, pod
+    assert kube.create("pods", "n", pod) == pod
+    assert server.asked[0][3] == pod
+
+
+def test_pods_go_one_by_one_and_nothing_is_raised(kube: Kube, server: Server) -> None:
+    kube.remove_pods("n", "app=x")  # 404
+    listed = {"kind": "PodList", "items": [{"metadata": {"name": name}} for name in "ab"]}
+    server.answers["GET", "/api/v1/namespaces/n/pods"] = 200, listed
+    server.asked.clear()
+    kube.remove_pods("n", "app=x")
+    assert [asked[:2] for asked in server.asked[1:]] == [
+        ("DELETE", "/api/v1/namespaces/n/pods/a"),
+        ("DELETE", "/api/v1/namespaces/n/pods/b"),
+    ]
+
+
+def test_a_log_is_text(kube: Kube, server: Server) -> None:
+    server.answers["GET", "/api/v1/namespaces/n/pods/p/log"] = 200, b"one\ntwo \xff\n"
+    assert kube.logs("p", "n", tailLines=2).text == "one\ntwo \N{REPLACEMENT CHARACTER}\n"
+    assert server.asked[0][2] == {"tailLines": ["2"]}
+
+
+def test_a_server_that_is_away_is_no_answer(tmp_path: Path, kube: Kube, server: Server) -> None:
+    server.answers["GET", "/readyz"] = 200, b"ok"
+    assert kube.ask("GET", "/readyz").ok
+    kubeconfig(tmp_path / "kubeconfig", 9)  # made anew: the connection of before is not used
+    answer = kube.ask("GET", "/readyz", timeout=5)
+    assert (answer.code, answer.ok) == (0, False)
+    assert "here does not answer" in answer.problem
+    with pytest.raises(CommandFailed, match="does not answer"):
+        kube.pods("n")
+
+
+def test_a_kubeconfig_that_leads_nowhere_is_said(tmp_path: Path, kube: Kube) -> None:
+    (tmp_path / "kubeconfig").unlink()
+    with pytest.raises(CommandFailed, match="there is no kubeconfig"):
+        kube.ask("GET", "/readyz")
+    file = kubeconfig(tmp_path / "other", 9)
+    elsewhere = Cluster("c", file, "nowhere", True)
+    with pytest.raises(CommandFailed, match="nowhere"):
+        Kube(Path("x"), elsewhere, Programs(env={}), SystemClock()).ask("GET", "/readyz")
+
+
+def test_after_ctrl_c_only_a_cleanup_asks(kube: Kube, server: Server) -> None:
+    server.answers["GET", "/readyz"] = 200, b"ok"
+    kube._programs.cancel.set()
+    with pytest.raises(Interrupted):
+        kube.ask("GET", "/readyz")
+    assert kube.for_cleanup().ask("GET", "/readyz").ok
