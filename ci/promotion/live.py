@@ -27,7 +27,8 @@ from ci.promotion.rollout import (
     judge,
     service_containers,
 )
-from ci.tools.command import Output, Programs
+from ci.tools.api import Answer
+from ci.tools.command import Programs
 from ci.tools.helm import Helm, Revision, reason
 from ci.tools.kube import Kube
 from ci.tools.wait import Clock, SystemClock, wait_until
@@ -111,11 +112,6 @@ def find(context: Context, target: Target) -> list[Revision]:
     ]
 
 
-def _last(answer: Output) -> str:
-    lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
-    return redaction.text(lines[-1]) if lines else f"status {answer.status}"
-
-
 def snapshot(kube: Kube, namespace: str) -> Snapshot:
     """Raises :class:`CommandFailed` when the API does not answer; soon, also where the network
     swallows what is sent, so that whoever looks again and again sees other things, too."""
@@ -144,23 +140,22 @@ class Present:
 
 def present(kube: Kube, target: Target, rendered: Rendered) -> Present:
     """Look up every object of the release's manifest; those that are gone are in neither set."""
-    own = {key: item for key, item in rendered.objects.items() if key[2] in ("", target.namespace)}
-    listed = {"apiVersion": "v1", "kind": "List", "items": list(own.values())}
-    answer = kube.run(
-        "get", "-f", "-", "--ignore-not-found", "-o", "json", "--namespace", target.namespace,
-        input=json.dumps(listed, default=str), check=False,
-    )  # fmt: skip
-    try:
-        said: dict[str, Any] = json.loads(answer.stdout)
-    except ValueError:
-        said = {"kind": "List", "items": []}
-    items = said["items"] if said.get("kind") == "List" else [said]
-    named = {(item["apiVersion"], item["kind"], item["metadata"]["name"]): item for item in items}
-    found = {key: named[k] for key in own if (k := (key[0], key[1], key[3])) in named}
-    missing = frozenset(own) - frozenset(found) if answer.status != 0 else frozenset()
-    elsewhere = frozenset(rendered.objects) - frozenset(own)
-    why = _last(answer) if missing else "of another namespace"
-    return Present(found, missing | elsewhere, why)
+    own = [key for key in rendered.objects if key[2] in ("", target.namespace)]
+
+    def asked(key: Key) -> Answer:
+        version, kind, _, name = key
+        return kube.find(version, kind, name, target.namespace)
+
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="present") as pool:
+        answers = dict(zip(own, pool.map(asked, own), strict=True))
+    refused = {
+        key: said.problem for key, said in answers.items() if said.code != 404 and not said.ok
+    }
+    return Present(
+        {key: said.object() for key, said in answers.items() if said.ok},
+        frozenset(refused) | (frozenset(rendered.objects) - frozenset(own)),
+        redaction.text(next(iter(refused.values()), "of another namespace")),
+    )
 
 
 def accounts(kube: Kube, target: Target) -> dict[str, str]:

@@ -41,6 +41,7 @@ def render(context: Context, target: Target, sets: Mapping[str, str]) -> Made:
         target.namespace,
         sets,
         new_defaults=target.chart_change,
+        validate=bool(sets),  # what sets nothing is only compared with
     )
     hooks = [hook["manifest"] for hook in made.get("hooks") or []]
     return Made(plan.parse(made["manifest"], hooks), int(made["version"]))

@@ -37,6 +37,7 @@ class Kube:
         self._programs = programs
         self._clock = clock
         self._during_cleanup = during_cleanup
+        self._resources: dict[str, dict[str, str]] = {}
 
     def for_cleanup(self) -> Kube:
         """The same cluster, with programs that also run after the run was cancelled."""
@@ -118,6 +119,24 @@ class Kube:
         path = api.path_of(resource, namespace, name)
         answer = self.ask("GET", path)
         return None if answer.code == 404 else self._good("GET", path, answer).object()
+
+    def find(self, version: str, kind: str, name: str, namespace: str) -> Answer:
+        """An object of any kind, by what its manifest says; in ``namespace`` if its kind has one.
+        404 is an object that is not there, 0 also a kind that the cluster does not know."""
+        group = f"/api/{version}" if "/" not in version else f"/apis/{version}"
+        if version not in self._resources:
+            listed = self.ask("GET", group)
+            if not listed.ok:
+                return Answer(0, f"{version}: {listed.problem}")
+            self._resources[version] = {
+                each["kind"]: ("namespaces/{}/" if each["namespaced"] else "") + each["name"]
+                for each in listed.object()["resources"]
+                if "/" not in each["name"]
+            }
+        resource = self._resources[version].get(kind)
+        if resource is None:
+            return Answer(0, f"the cluster knows no {kind} in {version}")
+        return self.ask("GET", f"{group}/{resource.format(namespace)}/{name}")
 
     def create(self, resource: str, namespace: str, body: Mapping[str, Any]) -> Object:
         """Raises :class:`CommandFailed`."""

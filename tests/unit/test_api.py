@@ -110,6 +110,24 @@ def test_one_object_or_none_or_the_reason(kube: Kube, server: Server) -> None:
     assert said.value.output.startswith("Error from server (Forbidden): secrets")
 
 
+def test_an_object_of_any_kind_is_found_where_its_kind_lives(kube: Kube, server: Server) -> None:
+    known = [
+        {"kind": "ClusterRole", "name": "clusterroles", "namespaced": False},
+        {"kind": "Role", "name": "roles", "namespaced": True},
+        {"kind": "Role", "name": "roles/status", "namespaced": True},
+    ]
+    rbac = "rbac.authorization.k8s.io/v1"
+    server.answers["GET", f"/apis/{rbac}"] = 200, {"resources": known}
+    server.answers["GET", f"/apis/{rbac}/namespaces/n/roles/r"] = 200, {"kind": "Role"}
+    server.answers["GET", f"/apis/{rbac}/clusterroles/r"] = 403, FORBIDDEN
+    assert kube.find(rbac, "Role", "r", "n").object() == {"kind": "Role"}
+    assert kube.find(rbac, "Role", "gone", "n").code == 404
+    assert kube.find(rbac, "ClusterRole", "r", "n").code == 403
+    assert kube.find(rbac, "Rule", "r", "n").code == 0
+    assert kube.find("gone.example/v1", "Role", "r", "n").code == 0
+    assert [path for _, path, *_ in server.asked].count(f"/apis/{rbac}") == 1
+
+
 def test_what_is_written_goes_out_as_it_is(kube: Kube, server: Server) -> None:
     pod = {"metadata": {"name": "p"}, "spec": {"replicas": 0, "nothing": None}}
     server.answers["POST", "/api/v1/namespaces/n/pods"] = 201, pod
