@@ -40,13 +40,13 @@ def test_complete_queue_timeout_flow(
     endpoint = gateway.wait_ready(name)
     queue = endpoint["queue_name"]
     assert endpoint["queue_message_timeout_duration"] == 5
+
+    # Three tasks side by side: longer than the lock, longer with renewal, and within it.
+    long = gateway.start_task(name, seconds=5.3, then_seconds=0)
+    renewed = gateway.start_task(name, seconds=5.3, renew=True)
+    short = gateway.start_task(name, seconds=0.5)
     if broker is not None:
         same_lock(5, broker.lock_duration(queue))
-
-    # Three tasks side by side: within the lock, longer than it, and longer with renewal.
-    short = gateway.start_task(name, seconds=0.5)
-    long = gateway.start_task(name, seconds=5.5, then_seconds=0)
-    renewed = gateway.start_task(name, seconds=5.5, renew=True)
 
     # While they run: a value outside the limits is refused; a new value reaches the queue.
     other = gateway.wait_ready(changed)
