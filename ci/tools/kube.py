@@ -112,13 +112,15 @@ class Kube:
         """Objects of one kind, by its plural. Raises :class:`CommandFailed`."""
         query = {"labelSelector": selector} if selector else None
         path = api.path_of(resource, namespace)
-        return api.items_of(self._asked("GET", path, query=query, timeout=timeout))
+        return api.items_of(
+            self._good(f"GET {path}", self.ask("GET", path, query=query, timeout=timeout))
+        )
 
     def read(self, resource: str, name: str, namespace: str) -> Object | None:
         """One object; ``None`` when there is none. Raises :class:`CommandFailed`."""
         path = api.path_of(resource, namespace, name)
         answer = self.ask("GET", path)
-        return None if answer.code == 404 else self._good("GET", path, answer).object()
+        return None if answer.code == 404 else self._good(f"GET {path}", answer).object()
 
     def find(self, version: str, kind: str, name: str, namespace: str) -> Answer:
         """An object of any kind, by what its manifest says; in ``namespace`` if its kind has one.
@@ -140,7 +142,8 @@ class Kube:
 
     def create(self, resource: str, namespace: str, body: Mapping[str, Any]) -> Object:
         """Raises :class:`CommandFailed`."""
-        return self._asked("POST", api.path_of(resource, namespace), body=body).object()
+        path = api.path_of(resource, namespace)
+        return self._good(f"POST {path}", self.ask("POST", path, body=body)).object()
 
     def logs(self, pod: str, namespace: str, *, timeout: float = 30, **query: str | int) -> Answer:
         """A container's log; ``query`` has the API's own words (``tailLines``, …)."""
@@ -159,21 +162,10 @@ class Kube:
                 path = api.path_of("pods", namespace, pod["metadata"]["name"])
                 self.ask("DELETE", path, timeout=REMOVE_SECONDS)
 
-    def _asked(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
-        timeout: float = 60,
-    ) -> Answer:
-        answer = self.ask(method, path, query=query, body=body, timeout=timeout)
-        return self._good(method, path, answer)
-
-    def _good(self, method: str, path: str, answer: Answer) -> Answer:
+    @staticmethod
+    def _good(what: str, answer: Answer) -> Answer:
         if not answer.ok:
-            raise CommandFailed(f"{method} {path}: {answer.problem}", output=answer.problem)
+            raise CommandFailed(f"{what}: {answer.problem}", output=answer.problem)
         return answer
 
     # -- ways in ----------------------------------------------------------------------------------

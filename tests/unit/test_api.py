@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +17,7 @@ from ci.model import Cluster
 from ci.tools.command import Programs
 from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock
+from tests.unit.serving import serving
 
 FORBIDDEN = {
     "kind": "Status",
@@ -62,12 +62,8 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 def kubeconfig(path: Path, port: int) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +20,7 @@ from ci.model import Cluster, Image, Promotion, Target
 from ci.settings import Notify, Settings, parse
 from ci.tools.command import Programs
 from ci.tools.wait import SystemClock
+from tests.unit.serving import serving
 
 # Plugins of apprise import it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -52,12 +52,8 @@ def receiver() -> Iterator[Receiver]:
 
     server = Receiver(("127.0.0.1", 0), Handler)
     server.got = []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 def url(receiver: Receiver) -> str:

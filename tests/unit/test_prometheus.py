@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,6 +11,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from ci.tools.prometheus import Prometheus
+from tests.unit.serving import serving
 
 FORBIDDEN = {"status": "error", "errorType": "bad_data", "error": "parse error"}
 
@@ -45,12 +45,8 @@ def server() -> Iterator[Server]:
 
     server = Server(("127.0.0.1", 0), Handler)
     server.asked = []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 def ask(server: Server, query: str = "up", token: str = "") -> tuple[float | None, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,7 @@ import pytest
 from ci.model import Cluster, Target
 from ci.promotion import inside
 from ci.promotion.prober import BUCKETS, Account, bucket
+from tests.unit.serving import serving
 
 TARGET = Target(
     "prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("chart"), "r:5000/engine"
@@ -33,14 +33,8 @@ def service(status: int) -> Iterator[int]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(server) as port:
+        yield port
 
 
 def probe(port: int) -> Account:
