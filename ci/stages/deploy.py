@@ -73,7 +73,7 @@ def prepare_standins(
     for secret in (values.postgres_password, values.redis_password, values.servicebus_key):
         context.programs.hide(secret)
     if fresh:
-        kube.apply(yaml.safe_dump_all(manifests.secret(values)))
+        kube.apply(manifests.secret(values))
     return StandIns(
         cluster=cluster,
         namespace=namespace,
@@ -96,7 +96,7 @@ def start_standins(context: Context, standins: StandIns, emulator: Image) -> Non
         emulator.by_digest,
         standins.namespace,
     )
-    kube.apply(yaml.safe_dump_all(wanted))
+    kube.apply(wanted)
     _wait_ready(context, kube, standins.namespace, timeout=120)
 
 
@@ -205,7 +205,7 @@ def deploy(
 def connect(context: Context, standins: StandIns, namespace: str, images: Sequence[str]) -> None:
     """Put what leads to the stand-ins into a namespace, which is made where it is missing. Where
     the settings say so, the cloud's names lead there, too, for pods of ``images``."""
-    context.kube(standins.cluster).apply(yaml.safe_dump_all(_service_secrets(namespace, standins)))
+    context.kube(standins.cluster).apply(_service_secrets(namespace, standins))
     described = context.settings.gate.cloud
     if described.lead:
         lead_cloud_here(context, standins, images, described.pods, described.names)

@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import yaml
-
 from ci.errors import DeployFailed
 from ci.promotion.rollout import Watch, troubles
 from ci.standins import admission, corefile
@@ -114,7 +112,7 @@ def lead(kube: Kube, clock: Clock, wanted: Wanted, *, say: Callable[[str], None]
     except corefile.Unreadable as problem:
         raise DeployFailed(f"CoreDNS's Corefile cannot be edited: {problem}") from problem
     note = replace(known or Note(original), original=original, led=led, selector=wanted.selector)
-    kube.apply(yaml.safe_dump(note.manifest()))
+    kube.apply([note.manifest()])
     gone = _write_corefile(kube, led) if {current, note.loaded} != {led} else set()
     unasked = [image for image in wanted.images if image not in note.bundles]
     if unasked:
@@ -125,11 +123,11 @@ def lead(kube: Kube, clock: Clock, wanted: Wanted, *, say: Callable[[str], None]
     manifests, version = admission.policy(
         wanted.selector, note.bundles, wanted.emulator, wanted.ca, wanted.namespace
     )
-    kube.apply(yaml.safe_dump_all(manifests))
+    kube.apply(manifests)
     _wait_for_policy(kube, clock, wanted.selector, version)
     _wait_for_dns(kube, clock, gone)
     _wait_for_names(kube, clock, wanted)
-    kube.apply(yaml.safe_dump(replace(note, loaded=led).manifest()))
+    kube.apply([replace(note, loaded=led).manifest()])
 
 
 def give_back(kube: Kube, clock: Clock) -> bool:

@@ -32,6 +32,8 @@ GROUPS = {
 }
 """Where a resource is found, by its plural; one that is not named here is in ``api/v1``."""
 
+JSON = "application/json"
+
 CONNECTIONS = 64
 """Kept open at most: a prober's requests are under way side by side."""
 
@@ -86,9 +88,11 @@ def ask(
     *,
     query: Mapping[str, str] | None = None,
     body: Mapping[str, Any] | None = None,
+    content: str = JSON,
     timeout: float = 60,
 ) -> Answer:
-    """One request, sent once. ``path`` is below the server's address; ``timeout`` in seconds.
+    """One request, sent once. ``path`` is below the server's address, ``content`` the media type
+    of ``body``; ``timeout`` in seconds.
 
     Raises :class:`CommandFailed` where the kubeconfig leads nowhere.
     """
@@ -96,7 +100,7 @@ def ask(
     from urllib3.exceptions import HTTPError
 
     client = _client_of(cluster)
-    headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    headers = {"Accept": JSON, "Content-Type": content}
     try:
         words = client.param_serialize(
             method,

@@ -4,7 +4,7 @@ kubeconfig and context."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -85,11 +85,6 @@ class Kube:
         found = self.run("get", kind, name, *scope, "--ignore-not-found", "-o", "name")
         return bool(found.stdout.strip())
 
-    def apply(self, manifests: str, *, namespace: str | None = None) -> None:
-        """Server-side apply of YAML given on standard input (never through argv: secrets)."""
-        scope = ["--namespace", namespace] if namespace else []
-        self.run("apply", "--server-side", "--force-conflicts", "-f", "-", *scope, input=manifests)
-
     # -- the API ----------------------------------------------------------------------------------
 
     def ask(
@@ -99,12 +94,16 @@ class Kube:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
+        content: str = api.JSON,
         timeout: float = 60,
     ) -> Answer:
-        """One request to the API, as it answers. ``timeout`` in seconds."""
+        """One request to the API, as it answers. ``content`` is the body's media type;
+        ``timeout`` in seconds."""
         if self._programs.cancel.is_set() and not self._during_cleanup:
             raise Interrupted("interrupted")
-        return api.ask(self.cluster, method, path, query=query, body=body, timeout=timeout)
+        return api.ask(
+            self.cluster, method, path, query=query, body=body, content=content, timeout=timeout
+        )
 
     def objects(
         self, resource: str, namespace: str, selector: str = "", *, timeout: float = 60
@@ -122,9 +121,34 @@ class Kube:
         answer = self.ask("GET", path)
         return None if answer.code == 404 else self._good(f"GET {path}", answer).object()
 
+    def apply(self, objects: Iterable[Mapping[str, Any]]) -> None:
+        """Server-side apply, one after the other. What somebody else had set is taken over.
+        Raises :class:`CommandFailed`."""
+        for item in objects:
+            metadata = item["metadata"]
+            name, namespace = metadata["name"], metadata.get("namespace", "default")
+            path = self._path_of(item["apiVersion"], item["kind"], name, namespace)
+            if isinstance(path, str):
+                path = self.ask(
+                    "PATCH",
+                    path,
+                    query={
+                        # As `kubectl apply --server-side --force-conflicts` does it.
+                        "fieldManager": "kubectl", "force": "true", "fieldValidation": "Strict",
+                    },
+                    body=item,
+                    content="application/apply-patch+yaml",
+                )  # fmt: skip
+            self._good(f"apply of {item['kind']} {name}", path)
+
     def find(self, version: str, kind: str, name: str, namespace: str) -> Answer:
         """An object of any kind, by what its manifest says; in ``namespace`` if its kind has one.
         404 is an object that is not there, 0 also a kind that the cluster does not know."""
+        path = self._path_of(version, kind, name, namespace)
+        return self.ask("GET", path) if isinstance(path, str) else path
+
+    def _path_of(self, version: str, kind: str, name: str, namespace: str) -> str | Answer:
+        """Of an object in the API; what the API said where its kind has none."""
         group = f"/api/{version}" if "/" not in version else f"/apis/{version}"
         if version not in self._resources:
             listed = self.ask("GET", group)
@@ -138,7 +162,7 @@ class Kube:
         resource = self._resources[version].get(kind)
         if resource is None:
             return Answer(0, f"the cluster knows no {kind} in {version}")
-        return self.ask("GET", f"{group}/{resource.format(namespace)}/{name}")
+        return f"{group}/{resource.format(namespace)}/{name}"
 
     def create(self, resource: str, namespace: str, body: Mapping[str, Any]) -> Object:
         """Raises :class:`CommandFailed`."""

@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = do_PUT = do_DELETE = _answer
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
 
     def log_message(self, *_: object) -> None:
         pass
@@ -122,6 +122,27 @@ def test_an_object_of_any_kind_is_found_where_its_kind_lives(kube: Kube, server:
     assert kube.find(rbac, "Rule", "r", "n").code == 0
     assert kube.find("gone.example/v1", "Role", "r", "n").code == 0
     assert [path for _, path, *_ in server.asked].count(f"/apis/{rbac}") == 1
+
+
+def test_what_is_applied_goes_out_whole_and_is_ours(kube: Kube, server: Server) -> None:
+    known = [{"kind": "Secret", "name": "secrets", "namespaced": True}]
+    server.answers["GET", "/api/v1"] = 200, {"resources": known}
+    server.answers["PATCH", "/api/v1/namespaces/n/secrets/s"] = 200, {}
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "s", "namespace": "n"},
+        "stringData": {"key": "text"},
+    }
+    kube.apply([secret])
+    assert server.asked[-1][2:4] == (
+        {"fieldManager": ["kubectl"], "force": ["true"], "fieldValidation": ["Strict"]},
+        secret,
+    )
+    with pytest.raises(CommandFailed, match="apply of Secret other"):
+        kube.apply([{**secret, "metadata": {"name": "other"}}])
+    with pytest.raises(CommandFailed, match="knows no Sekret in v1"):
+        kube.apply([{**secret, "kind": "Sekret"}])
 
 
 def test_what_is_written_goes_out_as_it_is(kube: Kube, server: Server) -> None:

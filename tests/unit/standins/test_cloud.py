@@ -7,13 +7,12 @@ the same in a real cluster.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, TypeVar, cast
 
 import pytest
-import yaml
 
 from ci.errors import DeployFailed
 from ci.standins import admission, cloud, corefile
@@ -104,13 +103,13 @@ class Cluster:
 
         return self._call(found)
 
-    def apply(self, manifests: str) -> None:
+    def apply(self, objects: Iterable[Mapping[str, Any]]) -> None:
         def done() -> None:
-            for item in yaml.safe_load_all(manifests):
+            for item in objects:
                 if item["kind"] == "ConfigMap":
                     self.note = item["data"]
                 elif item["kind"] == "MutatingAdmissionPolicy":
-                    self.policy = item
+                    self.policy = dict(item)
 
         self._call(done)
 
