@@ -59,8 +59,8 @@ def upgrade(
 ) -> None:
     """``helm upgrade --reuse-values --wait``; ended at once when a new pod is hopeless.
 
-    ``release`` is what it shall make. ``up`` is told it as in :func:`settled`, where that is seen
-    before Helm sees it (which looks every two seconds) and the chart does nothing after that.
+    ``release`` is what it shall make. ``up`` is told it as in :func:`settled`, where that can be
+    seen before Helm sees it (which looks every two seconds) and the chart does nothing after that.
     """
     image = release.image
     helm = context.helm(target.cluster)
@@ -77,7 +77,8 @@ def upgrade(
     kube, watch = live.private_kube(context, target), Patience()
     said: list[str] = []
     expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
-    last_is_seen = not ends_with_hooks(before.rendered)
+    # Where the image stays, what serves before the upgrade is no different.
+    shows = image.digest not in before.digests and not ends_with_hooks(before.rendered)
     progress, looked = [""], [float("-inf")]
 
     with context.programs.background(
@@ -94,7 +95,7 @@ def upgrade(
             if now is not None:
                 give_up_on_hopeless(now, expected, watch, context)
                 judged = judge(now, expected)
-                if judged.serving and last_is_seen:
+                if judged.serving and shows:
                     up(release)
                 seen = str(judged).split("; ")[0]
                 if seen != progress[0]:

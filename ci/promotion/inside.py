@@ -17,7 +17,6 @@ from ci.promotion.prober import Account
 from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock, wait_until
 
-KIND = "prober"
 _SCRIPT = Path(__file__).parent / "probe_pod.py"
 
 
@@ -26,7 +25,7 @@ def manifest(target: Target, gateway: Mapping[str, Any], image: str) -> dict[str
     probing = target.probing
     return trial.manifest(
         target,
-        KIND,
+        trial.PROBER,
         gateway,
         ("imagePullSecrets", "nodeSelector", "tolerations", "securityContext"),
         # A prober whose run was killed ends by itself.
@@ -118,5 +117,5 @@ class InsideProber:
 
     def remove(self) -> None:
         """With what runs that were killed have left."""
-        mine = f"{trial.label(KIND)}={self._target.release}"
+        mine = trial.selector(self._target, trial.PROBER)
         self._kube.remove_pods(self._target.namespace, mine)

@@ -16,7 +16,6 @@ from ci.promotion import trial
 from ci.promotion.rollout import Watch, troubles
 from ci.promotion.trial import Trial
 
-KIND = "pull"
 PULLING = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
     | {"ImageInspectError", "RegistryUnavailable"}
@@ -28,7 +27,7 @@ def manifest(target: Target, gateway: Mapping[str, Any], image: Image, node: str
     """The pod. ``gateway`` is the live Deployment, whose pull secrets and account it has."""
     return trial.manifest(
         target,
-        KIND,
+        trial.PULL,
         gateway,
         ("imagePullSecrets", "serviceAccountName", "securityContext"),
         nodeName=node,
@@ -88,7 +87,7 @@ class Pull(Trial):
         )
         made = [manifest(target, gateway, image, node) for node in self._nodes]
         off = "" if target.pull_on_nodes else "turned off (pull_on_nodes)"
-        super().__init__(context, target, KIND, made, untried=off)
+        super().__init__(context, target, trial.PULL, made, untried=off)
 
     def _watched(self) -> str:
         begun, watch, took = self._clock.monotonic(), Watch(), dict[str, float]()

@@ -49,7 +49,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, items: Iterable[Object]) -> Snapshot:
-        """From the items of ``kubectl get deployments,replicasets,pods,endpointslices``."""
+        """From Deployments, ReplicaSets, Pods and EndpointSlices, as the API has them."""
         kinds: dict[str, list[Object]] = {}
         for item in items:
             kinds.setdefault(str(item.get("kind")), []).append(item)

@@ -19,7 +19,6 @@ from ci.promotion import trial
 from ci.promotion.rollout import Snapshot, Watch, unscheduled
 from ci.promotion.trial import Trial
 
-KIND = "surge"
 PATIENCE_SECONDS = 30
 """As long as a new pod may stay without a node in the change itself."""
 PLACEMENT = (
@@ -47,7 +46,7 @@ def manifest(target: Target, deployment: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("name", "image", "ports", "resources")
     return trial.manifest(
         target,
-        KIND,
+        trial.SURGE,
         deployment,
         PLACEMENT,
         activeDeadlineSeconds=2 * PATIENCE_SECONDS,
@@ -77,7 +76,7 @@ class Surge(Trial):
         ]
         off = "turned off (try_surge)" if pods else "the roll-over adds no pod"
         tried = pods and target.try_surge
-        super().__init__(context, target, KIND, pods, untried="" if tried else off)
+        super().__init__(context, target, trial.SURGE, pods, untried="" if tried else off)
 
     def _not_admitted(self, why: str) -> str:
         if "exceeded quota" in why:

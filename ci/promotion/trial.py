@@ -12,7 +12,10 @@ from ci.context import Context
 from ci.errors import CommandFailed
 from ci.model import Check, Target
 from ci.promotion import live
+from ci.tools.kube import Kube
 from ci.tools.wait import wait_until
+
+PULL, SURGE, PROBER = KINDS = ("pull", "surge", "prober")
 
 UNPRIVILEGED = {
     "allowPrivilegeEscalation": False,
@@ -55,6 +58,16 @@ def label(kind: str) -> str:
     return f"queue-timeout-gate/{kind}"
 
 
+def selector(target: Target, kind: str) -> str:
+    return f"{label(kind)}={target.release}"
+
+
+def remove_left(kube: Kube, target: Target) -> None:
+    """Let pods go that runs which were killed have left. Only for who holds the release's lock."""
+    for kind in KINDS:
+        kube.remove_pods(target.namespace, selector(target, kind))
+
+
 class Trial(ABC):
     """Begins beside the next steps; :meth:`check` waits for what came of it."""
 
@@ -67,7 +80,7 @@ class Trial(ABC):
         """``untried`` says why nothing is tried; empty when it is."""
         self._clock, self._target, self._pods = context.clock, target, pods
         self._kube = live.private_kube(context, target)
-        self._label = f"{label(kind)}={target.release}"
+        self._selector = selector(target, kind)
         self._names = {str(pod["metadata"]["name"]) for pod in pods}
         self._untried = untried
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=kind)
@@ -97,7 +110,7 @@ class Trial(ABC):
                 return Check(self.name, True, said)
             return Check(self.name, True, self._watched())
         finally:
-            self._kube.for_cleanup().remove_pods(self._target.namespace, self._label)
+            self._kube.for_cleanup().remove_pods(self._target.namespace, self._selector)
 
     def _wait(
         self,
@@ -109,7 +122,7 @@ class Trial(ABC):
         done: set[str] = set()
 
         def all_done() -> bool:
-            pods = self._kube.pods(self._target.namespace, self._label)
+            pods = self._kube.pods(self._target.namespace, self._selector)
             mine = [pod for pod in pods if pod["metadata"]["name"] in self._names]
             done.update(seen(self._clock.monotonic(), mine))
             return self._names <= done
@@ -120,7 +133,7 @@ class Trial(ABC):
             timeout=timeout,
             clock=self._clock,
             interval=0.2,
-            diagnose=lambda: f"{len(done)} of {len(self._names)} are",
+            diagnose=lambda: f"{len(done)} of {len(self._names)} have it",
         )
 
     def _not_admitted(self, why: str) -> str:

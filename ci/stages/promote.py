@@ -35,6 +35,7 @@ from ci.promotion.recovery import recover, so_far, verify_old
 from ci.promotion.rollout import Expected
 from ci.promotion.soak import Soak
 from ci.promotion.surge import Surge
+from ci.promotion.trial import remove_left
 from ci.tools.helm import Revision
 
 
@@ -56,13 +57,11 @@ def promote(
         with step("find the target", "a wrong name ends here, before anything is touched"):
             history = live.find(context, target)
         with step("take the lock", "one promotion at a time per release"):
+            kube = live.private_kube(context, target)
             lock = held.enter_context(
-                lease.Lease(
-                    live.private_kube(context, target),
-                    release=target.release,
-                    namespace=target.namespace,
-                )
+                lease.Lease(kube, release=target.release, namespace=target.namespace)
             )
+            remove_left(kube, target)
             preflight.unfinished(lock.found, history[-1], rollback=rollback_command(target))
         with step("find the image", "the tag must be the proven digest where the target pulls"):
             image, accepted = proven_image(context, target, proof)
@@ -165,9 +164,9 @@ def rollback(context: Context, target: Target, revision: int | None = None) -> i
     step = context.events.step
     with step("find the target", "a wrong name ends here, before anything is touched"):
         history = live.find(context, target)
-    with lease.Lease(
-        live.private_kube(context, target), release=target.release, namespace=target.namespace
-    ) as lock:
+    kube = live.private_kube(context, target)
+    with lease.Lease(kube, release=target.release, namespace=target.namespace) as lock:
+        remove_left(kube, target)
         journal = lock.found
         unfinished = journal.get("step") == "upgrading"
         goal = choose(history, revision, journal.get("revision", "") if unfinished else "")

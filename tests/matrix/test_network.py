@@ -68,7 +68,7 @@ def test_registry_in_mid_pull(place: Place, own: OwnRegistry, how: str) -> None:
     gone = SERVERS[how]
     image = own.image(place, "large-0" if gone else "large-1")
     own.link.trap(after=1 << 20, ends=gone)
-    says = ("cannot pull", "ImagePull") if gone else ("do not get the image", "0 have it")
+    says = ("cannot pull", "ImagePull") if gone else ("do not get the image", "0 of 1 have it")
     place.refused(PlanRefused, image.by_digest, *says)(
         place.promote,
         image,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -38,8 +38,9 @@ from ci.model import (
     Release,
     Target,
 )
-from ci.promotion import lease, live
+from ci.promotion import change, lease, live, plan
 from ci.promotion.afterwards import After
+from ci.promotion.before import Before
 from ci.settings import Settings
 from ci.stages import promote
 from ci.tools import api
@@ -120,7 +121,10 @@ class World:
                 return Output(0, "text", "")
         raise AssertionError(words)
 
-    def api_(self, method: str, path: str, body: Any) -> Answer:
+    def api_(self, method: str, path: str, *, body: Any, query: Any, **_: object) -> Answer:
+        if query:
+            assert query["labelSelector"].endswith("=rel")  # what killed runs left
+            return said({"items": []})
         match (method, path.rpartition("/namespaces/launch/")[2].split("/")):
             case ("GET", ["", "api", "v1", "namespaces", "launch"]):
                 return said({"kind": "Namespace"})
@@ -242,7 +246,8 @@ class FakePrograms(Programs):
     @contextmanager
     def background(self, argv: Sequence[Any], **how: Any) -> Iterator[Any]:
         status = self.world.upgrade([str(word) for word in argv])
-        yield SimpleNamespace(poll=lambda: status, returncode=status)
+        polled = iter((None, status))  # it is still at work when it is looked at first
+        yield SimpleNamespace(poll=lambda: next(polled, status), returncode=status)
 
 
 @pytest.fixture
@@ -256,9 +261,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     )
     monkeypatch.setattr(FakePrograms, "world", world, raising=False)
     monkeypatch.setattr(live, "Programs", FakePrograms)
-    monkeypatch.setattr(
-        api, "ask", lambda _, method, path, **more: world.api_(method, path, more["body"])
-    )
+    monkeypatch.setattr(api, "ask", lambda _, *words, **more: world.api_(*words, **more))
     return world
 
 
@@ -307,6 +310,36 @@ def test_a_clean_promotion(context: Context, world: World) -> None:
     assert (done.backups / "quick-rollback.sh").exists()
     assert world.lease["spec"]["holderIdentity"] == ""
     assert lease.journal(world.lease)["step"] == "done"
+
+
+HOOK = {"metadata": {"name": "h", "annotations": {"helm.sh/hook": "pre-upgrade,post-upgrade"}}}
+
+
+@pytest.mark.parametrize(
+    ("served", "hooks", "begins"),
+    [
+        (OLD, {}, True),
+        (NEW, {}, False),  # what serves before the upgrade is no different
+        (OLD, {("v1", "Job", "", "h"): HOOK}, False),  # Helm goes on once all is up
+    ],
+)
+def test_the_check_begins_before_helm_ends_where_the_change_shows(
+    context: Context, served: str, hooks: dict[plan.Key, Any], begins: bool
+) -> None:
+    target = Target(
+        "prod", Cluster("launch", context.root / "kubeconfig", "launch", True), "launch", "rel",
+        context.root / "chart", REPOSITORY,
+    )  # fmt: skip
+    before = SimpleNamespace(
+        deployments=("model-engine",),
+        digests=frozenset({served}),
+        image=Image(REPOSITORY, "old", served),
+        rendered=plan.Rendered({}, hooks),
+    )
+    wanted = change.released_as(target, 2, Image(REPOSITORY, "new", NEW))
+    begun: list[Release] = []
+    change.upgrade(context, target, cast(Before, before), wanted, frozenset({NEW}), up=begun.append)
+    assert begun == ([wanted] if begins else [])
 
 
 def packed(record: dict[str, Any]) -> str:
