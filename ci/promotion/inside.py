@@ -45,7 +45,9 @@ def manifest(target: Target, gateway: Mapping[str, Any], image: str) -> dict[str
                     str(probing.timeout_seconds),
                 ],
                 "resources": {
-                    "requests": {"cpu": "20m", "memory": "32Mi"},
+                    # Of a busy node, who asks for little gets little, and it would be the
+                    # service that seems slow.
+                    "requests": {"cpu": "100m", "memory": "32Mi"},
                     "limits": {"memory": "128Mi"},
                 },
                 "securityContext": trial.UNPRIVILEGED,
