@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -119,6 +120,9 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if _worker(config) is None:
+        # Ctrl-C in `pipeline.py test` comes as this: the cluster goes then, too.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", "alone: runs while no other case does")
     config.addinivalue_line("markers", "shares(what): runs while no other case with this does")
     config.addinivalue_line("markers", "end(text): how the case has to end, for the table")

@@ -71,6 +71,8 @@ class World:
     api: str = "nothing of the kind"
     record: dict[str, Any] = field(default_factory=dict)
     """Of revision 1, where it may be read."""
+    left: list[str] = field(default_factory=list)
+    """Pods of runs that were killed."""
     lost_answers: int = 0
     """How many of the next lease writes are done without their answer coming back."""
 
@@ -123,8 +125,9 @@ class World:
 
     def api_(self, method: str, path: str, *, body: Any, query: Any, **_: object) -> Answer:
         if query:
-            assert query["labelSelector"].endswith("=rel")  # what killed runs left
-            return said({"items": []})
+            kind = query["labelSelector"].removeprefix("queue-timeout-gate/").removesuffix("=rel")
+            named = [{"metadata": {"name": name}} for name in self.left if kind in name]
+            return said({"items": named})
         match (method, path.rpartition("/namespaces/launch/")[2].split("/")):
             case ("GET", ["", "api", "v1", "namespaces", "launch"]):
                 return said({"kind": "Namespace"})
@@ -136,6 +139,10 @@ class World:
                 return said({"resources": [known]})
             case ("GET", ["deployments", _]):
                 return said(self.items()[0])
+            case ("DELETE", ["pods", name]):
+                self.left.remove(name)
+                self.asked.append(f"remove {name}")
+                return said({})
             case ("GET", ["leases", _]):
                 return said(self.lease) if self.lease else Answer(404, "")
             case ("POST" | "PUT", ["leases", *_]):
@@ -310,6 +317,12 @@ def test_a_clean_promotion(context: Context, world: World) -> None:
     assert (done.backups / "quick-rollback.sh").exists()
     assert world.lease["spec"]["holderIdentity"] == ""
     assert lease.journal(world.lease)["step"] == "done"
+
+
+def test_what_killed_runs_left_goes_first(context: Context, world: World) -> None:
+    world.left = ["promotion-prober-1", "promotion-pull-2"]
+    go(context)
+    assert world.asked == ["remove promotion-pull-2", "remove promotion-prober-1", "upgrade"]
 
 
 HOOK = {"metadata": {"name": "h", "annotations": {"helm.sh/hook": "pre-upgrade,post-upgrade"}}}
