@@ -48,35 +48,46 @@ def with_last_words(because: str, problem: BaseException, where: Path) -> str:
     ]
     if forbidden:
         return f"{because} ({forbidden[-1][:200]})"
-    unready = unready_pods(_lines(where / "pods.txt"))
-    if waiting := pulling(_lines(where / "events.txt"), unready):
-        return f"{because} ({waiting})"
-    probes = [
-        line
-        for line in _lines(where / "events.txt")
-        if "probe failed" in line
-        and (not unready or any(f"pod/{name} " in line for name in unready))
-    ]
-    if probes:
-        words = probes[-1].partition("probe failed")
-        return f"{because} ({words[0].split()[-1].lower()} probe failed{words[2][:160]})"
+    events = _lines(where / "events.txt")
+    # Without a list of pods, those of all.
+    for pod in unready_pods(_lines(where / "pods.txt")) or [r"\S+"]:
+        if why := pulling(events, pod) or failed_probe(events, pod):
+            return f"{because} ({why})"
     return because
 
 
-def pulling(events: Iterable[str], pods: Iterable[str]) -> str:
-    """The image that one of ``pods`` began to pull and does not have; empty when none does. What
-    hangs there reports no error: a registry that answers nothing, or slowly."""
-    last: dict[str, str] = {}
+def pulling(events: Iterable[str], pod: str) -> str:
+    """The image that ``pod`` began to pull and does not have; empty when it has all. What hangs
+    there reports no error: a registry that answers nothing, or slowly. ``pod`` is a pattern."""
+    last = ""
     for line in events:
-        if found := re.match(r"\S*[ms]\s+\S+\s+(Pull\w+)\s+pod/(\S+)\s+(.*)", line):
-            last[found[2]] = found[3] if found[1] == "Pulling" else ""
-    return next((f"pod {pod}: {last[pod]}" for pod in pods if last.get(pod)), "")
+        if found := re.match(rf"\S*[ms]\s+\S+\s+(Pull\w+)\s+pod/({pod})\s+(.*)", line):
+            last = f"pod {found[2]}: {found[3]}" if found[1] == "Pulling" else ""
+    return last
+
+
+def failed_probe(events: Iterable[str], pod: str) -> str:
+    """What the probes of ``pod``, a pattern, failed by last; empty when none did."""
+    said = [line for line in events if "probe failed" in line and re.search(rf"pod/{pod} ", line)]
+    if not said:
+        return ""
+    before, words, after = said[-1].partition("probe failed")
+    return f"{before.split()[-1].lower()} {words}{after[:160]}"
 
 
 def unready_pods(listed: Iterable[str]) -> list[str]:
-    """Names of pods that ``kubectl get pods`` showed with fewer containers ready than it has."""
-    counted = (re.match(r"(\S+)\s+(\d+)/(\d+)\s", line) for line in listed)
-    return [found[1] for found in counted if found and int(found[2]) < int(found[3])]
+    """Names of pods that ``kubectl get pods`` showed with fewer containers ready than it has and
+    which did not end; the youngest first, for what an earlier change left is not this one's."""
+    row = r"(\S+)\s+(\d+)/(\d+)\s+(\S+)\s+\d+(?:\s+\(.*? ago\))?(?:\s+(\S+))?"
+    rows = [found for line in listed if (found := re.match(row, line))]
+    unready = [row for row in rows if int(row[2]) < int(row[3]) and row[4] != "Completed"]
+    return [row[1] for row in sorted(unready, key=lambda row: _seconds(row[5] or ""))]
+
+
+def _seconds(age: str) -> int:
+    """An age as kubectl prints it: ``26s``, ``4m14s``, ``5d3h``."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "y": 31_536_000}
+    return sum(int(n) * unit[u] for n, u in re.findall(r"(\d+)([smhdy])", age))
 
 
 def _lines(path: Path) -> list[str]:

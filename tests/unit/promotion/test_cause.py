@@ -67,6 +67,21 @@ def test_only_pods_that_are_not_ready_are_asked_why(tmp_path: Path) -> None:
     assert told == f"{timeout} (readiness probe failed: statuscode: 503)"
 
 
+def test_what_an_earlier_change_left_is_not_the_cause(tmp_path: Path) -> None:
+    (tmp_path / "pods.txt").write_text(
+        "NAME READY STATUS RESTARTS AGE\n"
+        "migration-4   0/1   ErrImagePull   0   113s   10.244.0.140\n"
+        "migration-6   0/1   Completed   0   20s   10.244.0.155\n"
+        "new-b   0/1   Running   2 (5s ago)   1m26s   10.244.0.208\n"
+    )
+    (tmp_path / "events.txt").write_text(
+        '113s   Normal   Pulling   pod/migration-4   Pulling image "engine:bad"\n'
+        "1s   Warning   Unhealthy   pod/new-b   Readiness probe failed: statuscode: 503\n"
+    )
+    told = cause.with_last_words("deadline exceeded", PromotionFailed("x"), tmp_path)
+    assert told == "deadline exceeded (readiness probe failed: statuscode: 503)"
+
+
 def test_a_pull_that_hangs_is_told(tmp_path: Path) -> None:
     (tmp_path / "pods.txt").write_text("NAME READY STATUS\nnew-b   0/1   ContainerCreating   0\n")
     pulls = '20s   Normal   Pulling   pod/new-b   Pulling image "engine:v2"\n'
