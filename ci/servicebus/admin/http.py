@@ -146,7 +146,11 @@ class HttpPeer:
                 response = Response(400, b"The target is no URL.\n")
             else:
                 response = self._handler(request)
-        return self._write(response, head=self._request.method == b"HEAD")
+        return self._write(response, head=self._is_head)
+
+    @property
+    def _is_head(self) -> bool:
+        return self._request is not None and self._request.method == b"HEAD"
 
     def _write(self, response: Response, *, head: bool = False) -> bytes:
         headers = [
@@ -167,7 +171,11 @@ class HttpPeer:
     def _breach(self, error: h11.RemoteProtocolError) -> bytes:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return b""
-        return self._write(Response(error.error_status_hint or 400, f"{error}\n".encode()))
+        begun = self._http.our_state is h11.SEND_RESPONSE
+        return self._write(
+            Response(error.error_status_hint or 400, f"{error}\n".encode()),
+            head=begun and self._is_head,
+        )
 
     def _send(self, event: h11.Event) -> bytes:
         return self._http.send(event) or b""

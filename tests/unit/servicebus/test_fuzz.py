@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from ci.servicebus.admin.http import Request
+from ci.servicebus.admin.http import HttpPeer, Request, Response
 from ci.servicebus.admin.routes import Administration
 from ci.servicebus.amqp import performatives as p
 from ci.servicebus.amqp.codec import DecodeError, EncodeError, decode, encoded
@@ -176,3 +176,13 @@ def test_a_websocket_handshake_that_is_not_ascii_is_hung_up_on() -> None:
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: \xff\r\n\r\n"
     )
     assert WebSocketPeer().receive(asked)[2]
+
+
+def test_a_head_request_that_breaks_off_is_refused_without_a_body() -> None:
+    http = HttpPeer(lambda _: Response(200))
+    begun = b"HEAD /q HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert http.receive(begun) == (b"", False)
+    said, over = http.receive(b"")  # the peer is gone
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert said.endswith(b"\r\n\r\n")
+    assert over
