@@ -18,6 +18,7 @@ from ci.settings import Settings
 from ci.standins import admission, cloud
 from ci.tools import chart as charts
 from ci.tools import evidence
+from ci.tools.api import path_of
 from ci.tools.helm import reason
 from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock, wait_until
@@ -197,6 +198,7 @@ def deploy(
             raise ChartInvalid(f"the chart {chart.name} does not render: {why}")
         raise DeployFailed(f"helm could not install {release}: {why}")
     _wait_ready(context, kube, namespace, timeout=context.settings.gate.deploy_timeout_seconds)
+    _wait_for_names(context, kube)
     _check_digest(kube, namespace, image)
     revision = helm.history(release, namespace)[-1].number
     return Release(cluster, namespace, release, revision, image)
@@ -372,6 +374,30 @@ def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -
     except DeployFailed:
         evidence.collect(kube, [namespace], folder)
         raise
+
+
+def _wait_for_names(context: Context, kube: Kube) -> None:
+    """Until every pod of the cluster's DNS answers. A new cluster's Service leads to them before
+    that (``publishNotReadyAddresses``), and of two the later one made names fail now and then."""
+    seen: list[str] = []
+
+    def answering() -> bool:
+        names = [pod["metadata"]["name"] for pod in kube.pods(cloud.SYSTEM, cloud.DNS_PODS)]
+        paths = (
+            path_of("pods", cloud.SYSTEM, f"{name}:{cloud.READY_PORT}", "proxy", "ready")
+            for name in names
+        )
+        seen[:] = [path for path in paths if not kube.ask("GET", path, timeout=5).ok]
+        return bool(names) and not seen
+
+    wait_until(
+        "the cluster's names",
+        answering,
+        timeout=60,
+        clock=context.clock,
+        interval=0.3,
+        diagnose=lambda: ", ".join(seen) or "no pod",
+    )
 
 
 def unfinished(deployment: Mapping[str, Any]) -> str:
