@@ -75,15 +75,17 @@ func code(err error) string {
 
 func refused[T any](_ T, err error) string { return code(err) }
 
-// told names an earlier deadline than the one it keeps. The SDK tells the service to answer up to
-// 1 % before the context's own deadline (session_receiver.go, calculateAcceptNextSessionTimeout):
-// on a busy machine the context wins that race, and the service's answer is never seen.
+// told names a deadline that is always that far ahead, and keeps none of its own. The SDK tells the
+// service to answer up to 1 % before the deadline (session_receiver.go,
+// calculateAcceptNextSessionTimeout), and go-amqp sends nothing after it (conn.go, getWriteTimeout),
+// the reply to the service's own detach included: on a busy machine a fixed moment wins that race,
+// and the service's answer is never seen.
 type told struct {
 	context.Context
-	deadline time.Time
+	ahead time.Duration
 }
 
-func (t told) Deadline() (time.Time, bool) { return t.deadline, true }
+func (t told) Deadline() (time.Time, bool) { return time.Now().Add(t.ahead), true }
 
 func seconds(duration *string) float64 {
 	lower := strings.ToLower(strings.TrimPrefix(*duration, "PT"))
@@ -427,7 +429,7 @@ func (p *peer) sessions() result {
 	brief, cancel := context.WithTimeout(p.ctx, nothing)
 	defer cancel()
 	without := refused(p.receiver(name).ReceiveMessages(brief, 1, nil))
-	impatient := told{p.ctx, time.Now().Add(3 * time.Second)}
+	impatient := told{p.ctx, 3 * time.Second}
 	check(b.Close(p.ctx))
 	nobody := p.queue("no-messages", admin.QueueProperties{RequiresSession: to.Ptr(true)})
 	sessionless := p.queue("no-sessions", admin.QueueProperties{})
