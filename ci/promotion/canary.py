@@ -337,16 +337,16 @@ class Canary:
         sent = self._prober.stop()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="canary") as pool:
             lock_ = pool.submit(self._new_lock)
-            tasks = self._settled()
-            lock = lock_.result()
+            with broker(self._context, self._target) as bus:
+                tasks = self._settled()
+                lock = lock_.result()
+                asked = self._asked(bus)
         # A request that got no answer at all may have been the API server's failure: whether
         # requests are lost is the prober's account.
         answered = [(why, n) for why, n in sent.problems if why.startswith("POST ")]
         own = [(why, n) for why, n in answered if '"kind":"Status"' not in why]
         found = tally(tasks, sum(n for _, n in own), own[0][0] if own else "")
-        said = breaches(found, tasks)
-        with broker(self._context, self._target) as bus:
-            said += self._asked(bus)
+        said = breaches(found, tasks) + asked
         if said or lock:
             raise PromotionFailed("; ".join([*said, *([lock] if lock else [])]))
         return (

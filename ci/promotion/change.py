@@ -26,7 +26,7 @@ from ci.promotion.rollout import (
 )
 from ci.tools.wait import wait_until
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.3
 """Between two looks at an upgrade: each costs the machine what it needs for the upgrade."""
 SETTLE_SECONDS = 120
 """How long old pods may take to drain and go after Helm says that it is done, or rolled back."""

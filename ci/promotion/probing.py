@@ -102,7 +102,7 @@ def wait_for_answers(
         answered,
         timeout=target.probing.timeout_seconds + 15,
         clock=context.clock,
-        interval=0.3,  # the one inside says something every half second
+        interval=0.15,  # the one inside says something four times a second
     )
 
 

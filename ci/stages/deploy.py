@@ -18,7 +18,6 @@ from ci.settings import Settings
 from ci.standins import admission, cloud
 from ci.tools import chart as charts
 from ci.tools import evidence
-from ci.tools.api import path_of
 from ci.tools.helm import reason
 from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock, wait_until
@@ -379,16 +378,12 @@ def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -
 def _wait_for_names(context: Context, kube: Kube) -> None:
     """Until every pod of the cluster's DNS answers. A new cluster's Service leads to them before
     that (``publishNotReadyAddresses``), and of two the later one made names fail now and then."""
-    seen: list[str] = []
+    silent: list[str] = []
 
     def answering() -> bool:
-        names = [pod["metadata"]["name"] for pod in kube.pods(cloud.SYSTEM, cloud.DNS_PODS)]
-        paths = (
-            path_of("pods", cloud.SYSTEM, f"{name}:{cloud.READY_PORT}", "proxy", "ready")
-            for name in names
-        )
-        seen[:] = [path for path in paths if not kube.ask("GET", path, timeout=5).ok]
-        return bool(names) and not seen
+        pods = kube.pods(cloud.SYSTEM, cloud.DNS_PODS)
+        silent[:] = [pod["metadata"]["name"] for pod in pods if not cloud.dns_answers(kube, pod)]
+        return bool(pods) and not silent
 
     wait_until(
         "the cluster's names",
@@ -396,7 +391,7 @@ def _wait_for_names(context: Context, kube: Kube) -> None:
         timeout=60,
         clock=context.clock,
         interval=0.3,
-        diagnose=lambda: ", ".join(seen) or "no pod",
+        diagnose=lambda: ", ".join(silent) or "no pod",
     )
 
 

@@ -245,9 +245,11 @@ def _described(
     """What tells the tests where everything is, as long as ``stack`` lasts; it holds a key."""
     service = context.settings.service
     kube = context.kube(release.cluster)
-    port = stack.enter_context(
-        kube.forward_to_service(release.namespace, service.gateway, service.port)
-    )
+    gateway = kube.forward_to_service(release.namespace, service.gateway, service.port)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="forward") as pool:
+        broker_ = pool.submit(_broker, kube, standins, stack) if standins is not None else None
+        port = stack.enter_context(gateway)
+        broker = broker_.result() if broker_ is not None else {}
     described: dict[str, object] = {
         "name": release.cluster.name,
         "gateway_url": f"http://127.0.0.1:{port}",
@@ -256,13 +258,6 @@ def _described(
         "cacher": _runs(kube, release.namespace, service.cacher),
     }
     if standins is not None:
-        broker = stack.enter_context(
-            kube.port_forward(
-                standins.namespace,
-                f"svc/{manifests.SERVICEBUS}",
-                {manifests.AMQP_PORT: None, 443: None},
-            )
-        )
         key = standins.servicebus.key
         context.programs.hide(key)
         ca = context.run_dir / f"ca-{label}.pem"
@@ -283,6 +278,14 @@ def _described(
             "ca_file": "",
         }
     return described
+
+
+def _broker(kube: Kube, standins: StandIns, stack: ExitStack) -> dict[int, int]:
+    """Local ports that lead to the stand-in for Service Bus as long as ``stack`` lasts."""
+    ports = {manifests.AMQP_PORT: None, 443: None}
+    return stack.enter_context(
+        kube.port_forward(standins.namespace, f"svc/{manifests.SERVICEBUS}", ports)
+    )
 
 
 def _api(context: Context, gateway_url: str) -> str:

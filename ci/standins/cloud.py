@@ -21,6 +21,7 @@ from ci.errors import DeployFailed
 from ci.promotion.rollout import Watch, troubles
 from ci.standins import admission, corefile
 from ci.standins.admission import NAME
+from ci.tools.api import path_of
 from ci.tools.kube import Kube
 from ci.tools.wait import Clock, wait_until
 
@@ -273,7 +274,7 @@ def _wait_for_dns(kube: Kube, clock: Clock, gone: set[str]) -> None:
         wanted = kube.get("deployment", "coredns", namespace=SYSTEM)["spec"].get("replicas", 1)
         pods = kube.pods(SYSTEM, DNS_PODS)
         fresh = [pod for pod in pods if pod["metadata"]["uid"] not in gone]
-        up = sum(_is_ready(kube, pod) for pod in fresh)
+        up = sum(dns_answers(kube, pod) for pod in fresh)
         seen = f"{up}/{wanted} ready, {len(pods) - len(fresh)} old"
         return up >= wanted and len(fresh) == len(pods)
 
@@ -287,13 +288,11 @@ def _wait_for_dns(kube: Kube, clock: Clock, gone: set[str]) -> None:
     )
 
 
-def _is_ready(kube: Kube, pod: Mapping[str, Any]) -> bool:
-    """What its readiness probe asks, which the kubelet does every 10 s only."""
-    name = pod["metadata"]["name"]
-    path = f"/api/v1/namespaces/{SYSTEM}/pods/{name}:{READY_PORT}/proxy/ready"
-    return bool(pod["status"].get("podIP")) and (
-        kube.run("get", "--raw", path, check=False).status == 0
-    )
+def dns_answers(kube: Kube, pod: Mapping[str, Any]) -> bool:
+    """What a CoreDNS pod's readiness probe asks, which the kubelet does every 10 s only."""
+    name = f"{pod['metadata']['name']}:{READY_PORT}"
+    path = path_of("pods", SYSTEM, name, "proxy", "ready")
+    return bool(pod["status"].get("podIP")) and kube.ask("GET", path, timeout=5).ok
 
 
 def _wait_for_names(kube: Kube, clock: Clock, wanted: Wanted) -> None:

@@ -38,12 +38,12 @@ def service(status: int) -> Iterator[int]:
 
 
 def probe(port: int) -> Account:
-    """Run the script until its second line."""
+    """Run the script until its fourth line, for a second."""
     script = inside._SCRIPT.read_text(encoding="utf-8")
     words = [sys.executable, "-c", script, "127.0.0.1", str(port), "/readyz", "50", "2"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(2)]
+        lines = [process.stdout.readline() for _ in range(4)]
         process.kill()
     found = inside.parse("".join(lines))
     assert found is not None

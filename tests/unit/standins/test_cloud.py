@@ -17,6 +17,7 @@ import pytest
 from ci.errors import DeployFailed
 from ci.standins import admission, cloud, corefile
 from ci.standins.cloud import Wanted
+from ci.tools.api import Answer
 from ci.tools.command import Output
 from ci.tools.kube import Kube
 from tests.unit.standins.test_corefile import HOST, KUBEADM, ROUTES
@@ -86,6 +87,11 @@ class Cluster:
     def run(self, *words: str, input: str | None = None, check: bool = True) -> Output:
         return self._call(lambda: Output(0, self._run(words, input), ""))
 
+    def ask(self, method: str, path: str, *, timeout: float) -> Answer:
+        assert (method, timeout) == ("GET", 5)
+        assert path.endswith(f"/kube-system/pods/coredns-{self.pod}:8181/proxy/ready")
+        return self._call(lambda: Answer(200, "OK"))
+
     def get(self, kind: str, name: str, *, namespace: str) -> dict[str, Any]:
         def found() -> dict[str, Any]:
             if kind == "configmap":
@@ -125,8 +131,6 @@ class Cluster:
         match words:
             case ("get", "--raw", "/apis/admissionregistration.k8s.io/v1"):
                 return self.serves
-            case ("get", "--raw", path):
-                assert path.endswith(f"/kube-system/pods/coredns-{self.pod}:8181/proxy/ready")
             case ("get", "configmap", admission.NAME, *_):
                 return json.dumps({"data": self.note}) if self.note is not None else ""
             case ("patch", "configmap", "coredns", *_):
