@@ -29,7 +29,7 @@ RECORD = ROOT / "runs" / "kills.jsonl"
 TABLE = Path(__file__).with_name("KILLS.md")
 FOLDER = "kills"
 """Below the rig's folder: a file per case, a line per kill."""
-WORKERS = "4"
+WORKERS = "2"
 
 
 class Leaves(StrEnum):
