@@ -151,6 +151,14 @@ class EvidenceSettings(Block):
     cacher has no replicas on the gate, as in the upgrade plan, so its case is excused."""
 
 
+class BackupSettings(Block):
+    """What is kept of a target before it is changed, beside the plan's backups without secrets."""
+
+    recipients: tuple[Annotated[str, Field(pattern=r"^age1[0-9a-z]{58}$")], ...] = ()
+    """Public keys of age whose holders may read the backups with their secrets
+    (``backups.tar.age``); without any, secrets are left out everywhere."""
+
+
 class RehearsalSettings(Block):
     """A target's release, installed and changed on the gate cluster before the target is."""
 
@@ -291,6 +299,7 @@ class Settings(Block):
     gate: GateSettings = GateSettings()
     prove: ProveSettings = ProveSettings()
     evidence: EvidenceSettings = EvidenceSettings()
+    backups: BackupSettings = BackupSettings()
     rehearsal: RehearsalSettings = RehearsalSettings()
     notify: tuple[Notify, ...] = ()
     targets: dict[str, TargetSettings] = Field(default_factory=dict)

@@ -1,19 +1,24 @@
 """The backups of the upgrade plan, as texts. Pure: what is recorded is passed in.
 
 Secret values are left out of every file: a roll-back needs none of them, because Helm and the
-cluster keep their own, and the files may end as build artefacts.
+cluster keep their own, and the files may end as build artefacts. Where people are named who may
+read them, all of it is kept once more, encrypted for these (https://age-encryption.org/v1).
 """
 
 from __future__ import annotations
 
+import io
 import shlex
-from collections.abc import Mapping
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import yaml
 
+from ci.errors import SettingsError
 from ci.promotion import redaction
 
 _SCRIPT = Path(__file__).parent / "quick-rollback.sh"
@@ -26,6 +31,10 @@ _LIVE_ONLY = (
     "managedFields",
     "selfLink",
 )
+
+
+Clean = Callable[..., Any]
+"""Takes a decoded tree (and the name of what it is the value of), as :func:`redaction.tree`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +66,49 @@ class Recorded:
     digest: str
 
 
-def make(recorded: Recorded) -> tuple[File, ...]:
-    """Every backup, named exactly as in the upgrade plan."""
-    files = [File("helm-values-backup.yaml", _values(recorded))]
+def make(recorded: Recorded, *, secrets: bool = False) -> tuple[File, ...]:
+    """Every backup, named exactly as in the upgrade plan; with ``secrets`` nothing is left out."""
+    clean: Clean = _as_it_is if secrets else redaction.tree
+    files = [File("helm-values-backup.yaml", _values(recorded, clean))]
     for name, deployment in recorded.deployments.items():
-        files.append(
-            File(f"{_short(recorded.gateway, name)}-deployment-backup.yaml", _manifest(deployment))
-        )
+        short = _short(recorded.gateway, name)
+        files.append(File(f"{short}-deployment-backup.yaml", _manifest(deployment, clean)))
     files += [
         File("current-image.txt", _images_text(recorded)),
-        File("health-checks.txt", _health_checks(recorded)),
-        File("current-env-vars.txt", _env_vars(recorded)),
+        File("health-checks.txt", _health_checks(recorded, clean)),
+        File("current-env-vars.txt", _env_vars(recorded, clean)),
         File("quick-rollback.sh", quick_rollback(recorded), executable=True),
     ]
     return tuple(files)
+
+
+def sealed(recorded: Recorded, recipients: Sequence[str]) -> bytes:
+    """Every backup with its secrets, as a tar archive that only ``recipients`` (``age1…``) can
+    read: ``age --decrypt --identity KEY backups.tar.age | tar --extract``. Raises
+    :class:`ci.errors.SettingsError` for a recipient that is none."""
+    keys = [_recipient(name) for name in recipients]
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for file in make(recorded, secrets=True):
+            content = file.text.encode()
+            entry = tarfile.TarInfo(file.name)
+            entry.size, entry.mode = len(content), 0o700 if file.executable else 0o600
+            archive.addfile(entry, io.BytesIO(content))
+    return pyrage.encrypt(packed.getvalue(), keys)
+
+
+def _recipient(name: str) -> pyrage.x25519.Recipient:
+    try:
+        return pyrage.x25519.Recipient.from_str(name)
+    except pyrage.RecipientError as problem:
+        raise SettingsError(
+            f"backups.recipients: {name[:20]!r} is no public key of age: {problem}",
+            remedy="`age-keygen` prints one, beginning with age1",
+        ) from problem
+
+
+def _as_it_is(value: Any, *, name: str = "") -> Any:
+    return value
 
 
 def _short(gateway: str, name: str) -> str:
@@ -78,20 +116,23 @@ def _short(gateway: str, name: str) -> str:
     return name.removeprefix(f"{gateway}-") if name != gateway else name
 
 
-def _values(recorded: Recorded) -> str:
+def _values(recorded: Recorded, clean: Clean) -> str:
+    values = dict(recorded.values)
+    shown = clean(values)
+    left_out = " Secret values are left out." if shown != values else ""
     head = (
         f"# User-supplied values of {recorded.release}, revision {recorded.revision},"
-        f" {recorded.date}. Secret values are left out.\n"
+        f" {recorded.date}.{left_out}\n"
     )
-    return head + _yaml(redaction.tree(dict(recorded.values)))
+    return head + _yaml(shown)
 
 
-def _manifest(deployment: Mapping[str, Any]) -> str:
+def _manifest(deployment: Mapping[str, Any], clean: Clean) -> str:
     kept = {key: value for key, value in deployment.items() if key != "status"}
     kept["metadata"] = {k: v for k, v in kept["metadata"].items() if k not in _LIVE_ONLY}
-    clean = redaction.tree(kept)
-    note = "" if clean == kept else "# Secret values are left out: fill them in before applying.\n"
-    return note + _yaml(clean)
+    shown = clean(kept)
+    note = "" if shown == kept else "# Secret values are left out: fill them in before applying.\n"
+    return note + _yaml(shown)
 
 
 def images(recorded: Recorded) -> dict[str, dict[str, str]]:
@@ -116,7 +157,7 @@ def _images_text(recorded: Recorded) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _health_checks(recorded: Recorded) -> str:
+def _health_checks(recorded: Recorded, clean: Clean) -> str:
     probes: dict[str, Any] = {}
     for name, deployment in recorded.deployments.items():
         for container in deployment["spec"]["template"]["spec"].get("containers") or []:
@@ -126,10 +167,10 @@ def _health_checks(recorded: Recorded) -> str:
                 if key in container
             }
             probes[f"{name}/{container['name']}"] = found
-    return _yaml(redaction.tree(probes))
+    return _yaml(clean(probes))
 
 
-def _env_vars(recorded: Recorded) -> str:
+def _env_vars(recorded: Recorded, clean: Clean) -> str:
     lines: list[str] = []
     for name, deployment in recorded.deployments.items():
         for container in deployment["spec"]["template"]["spec"].get("containers") or []:
@@ -141,7 +182,7 @@ def _env_vars(recorded: Recorded) -> str:
                     )
                     lines.append(f"{entry['name']} from {source.strip()}")
                 else:
-                    value = redaction.tree(str(entry.get("value", "")), name=entry["name"])
+                    value = clean(str(entry.get("value", "")), name=entry["name"])
                     lines.append(f"{entry['name']}={value}")
             for source in container.get("envFrom") or []:
                 flow = yaml.safe_dump(source, default_flow_style=True, width=10_000)

@@ -203,6 +203,10 @@ def back_up(context: Context, target: Target, before: Before, folder: Path) -> C
     )
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
+    if recipients := context.settings.backups.recipients:
+        path = folder / "backups.tar.age"
+        path.touch(mode=0o600)
+        path.write_bytes(backups.sealed(recorded, recipients))
     for file in backups.make(recorded):
         path = folder / file.name
         path.touch(mode=0o600)

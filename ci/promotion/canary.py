@@ -41,6 +41,7 @@ FIRST_TASKS = 1
 """Tasks that must have been executed before the change."""
 SETTLE_SECONDS = LOCK_AFTER + 15
 """How long the last tasks may take: a lock that was left behind has run out by then."""
+UNKNOWN = "no Service Bus access for the target (servicebus_connection_string_env)"
 
 
 # -- the account. Pure. ---------------------------------------------------------------------------
@@ -137,9 +138,12 @@ class Queues(Protocol):
     def undelivered(self, name: str) -> str:
         """Why the first dead letter could not be delivered."""
 
+    def states(self) -> list[str]:
+        """A line for every queue: its name, status, lock duration and counts."""
+
 
 @contextmanager
-def broker(context: Context, target: Target) -> Iterator[Queues]:
+def broker(context: Context, target: Target, *, during_cleanup: bool = False) -> Iterator[Queues]:
     """The target's Service Bus: its stand-in's, else the one of ``servicebus_env``."""
     # Its SDK takes a third of a second to load, which no other command has to spend.
     from ci.promotion.queue import Broker
@@ -151,8 +155,9 @@ def broker(context: Context, target: Target) -> Iterator[Queues]:
             options: dict[str, Any] = {}
         else:
             access = target.standins
+            kube = context.kube(access.cluster)
             ports = held.enter_context(
-                context.kube(access.cluster).port_forward(
+                (kube.for_cleanup() if during_cleanup else kube).port_forward(
                     access.namespace,
                     f"svc/{manifests.SERVICEBUS}",
                     {manifests.AMQP_PORT: None, 443: None},
@@ -414,6 +419,21 @@ def absent(context: Context, target: Target) -> str:
     """Why there is no canary; empty when there is one."""
     if target.canary_per_second <= 0:
         return "turned off"
-    if target.standins is None and not context.programs.env.get(target.servicebus_env):
-        return "no Service Bus access for the target (servicebus_connection_string_env)"
-    return ""
+    return "" if known(context, target) else UNKNOWN
+
+
+def known(context: Context, target: Target) -> bool:
+    """Whether the target's Service Bus can be asked."""
+    return target.standins is not None or bool(context.programs.env.get(target.servicebus_env))
+
+
+def queue_states(context: Context, target: Target) -> str:
+    """How every queue is now, for what is kept when a promotion fails. Raises
+    :class:`ci.errors.PipelineError`."""
+    if not known(context, target):
+        return UNKNOWN + "\n"
+    with broker(context, target, during_cleanup=True) as bus:
+        try:
+            return "\n".join(bus.states()) + "\n"
+        except Silent as problem:
+            return f"Service Bus does not answer: {problem}\n"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,11 +19,19 @@ from ci.tools.kube import Kube
 TAIL = "500"
 
 
-def collect(kube: Kube, helm: Helm, target: Target, now: Snapshot | None, folder: Path) -> int:
+def collect(
+    kube: Kube,
+    helm: Helm,
+    target: Target,
+    now: Snapshot | None,
+    folder: Path,
+    more: Mapping[str, Callable[[], str]],
+) -> int:
     """Write everything worth knowing into ``folder``, redacted; the number of files.
 
-    ``kube`` and ``helm`` run during cleanup. A part that cannot be had says why in its file:
-    evidence never stops a rollback, and no part takes longer than 20 s.
+    ``kube`` and ``helm`` run during cleanup; ``more`` are parts by the name of their file. A part
+    that cannot be had says why in its file: evidence never stops a rollback, and no part takes
+    longer than 20 s.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scope = ("--namespace", target.namespace, "--request-timeout=15s")
@@ -53,6 +62,7 @@ def collect(kube: Kube, helm: Helm, target: Target, now: Snapshot | None, folder
         "events.txt": kubectl("get", "events", "--sort-by=.lastTimestamp"),
         "helm-history.txt": history,
         "helm-values.yaml": values,
+        **more,
     }
     for name in target.deployments or (now.deployments if now else ()):
         for pod in now.pods_of(name) if now else ():
@@ -81,3 +91,12 @@ def collect(kube: Kube, helm: Helm, target: Target, now: Snapshot | None, folder
         for job in [pool.submit(write, name, take) for name, take in parts.items()]:
             job.result()
     return len(parts)
+
+
+def pack(folder: Path) -> Path:
+    """All of it as one archive beside the folder, to be handed on; for this user only."""
+    archive = folder.with_name(f"{folder.name}.tar.gz")
+    archive.touch(mode=0o600)
+    with tarfile.open(archive, "w:gz") as sink:
+        sink.add(folder, arcname=folder.name)
+    return archive

@@ -20,7 +20,10 @@ class Broker:
 
     def __init__(self, connection: str, admin: str, options: dict[str, Any]) -> None:
         self._connection, self._options = connection, options
-        self._admin = ServiceBusAdministrationClient.from_connection_string(admin, **options)
+        # The SDK's own limits are minutes, and a rollback may wait for the answers.
+        self._admin = ServiceBusAdministrationClient.from_connection_string(
+            admin, retry_total=1, connection_timeout=5, read_timeout=10, **options
+        )
 
     def close(self) -> None:
         self._admin.close()
@@ -39,6 +42,18 @@ class Broker:
         with _answering():
             counts = self._admin.get_queue_runtime_properties(name)
         return counts.active_message_count or 0, counts.dead_letter_message_count or 0
+
+    def states(self) -> list[str]:
+        with _answering():
+            counts = {each.name: each for each in self._admin.list_queues_runtime_properties()}
+            queues = list(self._admin.list_queues())
+        return [
+            f"{queue.name}: {queue.status}, lock duration {queue.lock_duration},"
+            f" {now.active_message_count} active, {now.scheduled_message_count} scheduled,"
+            f" {now.dead_letter_message_count} dead-lettered"
+            for queue in queues
+            if (now := counts.get(queue.name)) is not None
+        ] or ["no queue"]
 
     def undelivered(self, name: str) -> str:
         with (

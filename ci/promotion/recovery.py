@@ -3,22 +3,26 @@ as it did."""
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
+
+import yaml
 
 from ci.context import Context
 from ci.errors import Locked, PipelineError, PromotionFailed, RollbackFailed
 from ci.model import Check, Target
 from ci.promotion import evidence, lease, live, preflight, redaction
 from ci.promotion.before import Before
+from ci.promotion.canary import queue_states
 from ci.promotion.cause import cause, with_last_words
 from ci.promotion.change import SETTLE_SECONDS
 from ci.promotion.inside import InsideProber
 from ci.promotion.prober import Prober
 from ci.promotion.rollout import Expected
-from ci.tools.helm import Revision
+from ci.tools.helm import Helm, Revision
 from ci.tools.wait import SystemClock, wait_until
 
 AWAY_SECONDS = 60
@@ -49,9 +53,14 @@ def recover(
             private_helm = live.private_helm(context, target).for_cleanup()
             private_kube = live.private_kube(context, target, during_cleanup=True)
             now = live.look(private_kube, target)
-            evidence.collect(private_kube, private_helm, target, now, where)
+            more = {
+                "helm-values.diff": lambda: values_diff(before, private_helm, target),
+                "queues.txt": lambda: queue_states(context, target),
+            }
+            evidence.collect(private_kube, private_helm, target, now, where, more)
             because = redaction.text(with_last_words(because, problem, where))
             (where / "cause.txt").write_text(because + "\n", encoding="utf-8")
+            evidence.pack(where)
         with step("roll back", f"to the recorded revision {before.revision.number}"):
             changed = roll_back(context, target, before.revision)
             restart_refused(context, target, before)
@@ -74,10 +83,19 @@ def recover(
     context.events.note(verified)
     failure = PromotionFailed(
         f"{because}; {did}: {before.image.tag} ({_short(before.image.digest)}) serves again",
-        remedy=f"the evidence is in {where}",
+        remedy=f"the evidence is in {where}, and as one archive beside it",
     )
     failure.found = found
     raise failure from problem
+
+
+def values_diff(before: Before, helm: Helm, target: Target) -> str:
+    """What the release's values have become, without secrets."""
+    was, now = (
+        yaml.safe_dump(redaction.tree(dict(values))).splitlines(keepends=True)
+        for values in (before.values, helm.values(target.release, target.namespace))
+    )
+    return "".join(difflib.unified_diff(was, now, "before", "now")) or "no difference\n"
 
 
 def so_far(prober: Prober | InsideProber | None, problem: BaseException) -> tuple[Check, ...]:

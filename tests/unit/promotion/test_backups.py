@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 import yaml
 
-from ci.promotion.backups import File, Recorded, make, quick_rollback
+from ci.errors import SettingsError
+from ci.promotion.backups import File, Recorded, make, quick_rollback, sealed
 
 pytestmark = pytest.mark.program  # quick-rollback.sh is tried under sh
 
@@ -63,6 +67,32 @@ RECORDED = Recorded(
 
 def files() -> dict[str, File]:
     return {file.name: file for file in make(RECORDED)}
+
+
+def test_who_is_named_reads_all_of_it_secrets_included() -> None:
+    ada, ben, eve = (pyrage.x25519.Identity.generate() for _ in range(3))
+    kept = sealed(RECORDED, [str(ada.to_public()), str(ben.to_public())])
+    assert b"swordfish" not in kept
+    with pytest.raises(pyrage.DecryptError):
+        pyrage.decrypt(kept, [eve])
+    for who in (ada, ben):
+        packed = io.BytesIO(pyrage.decrypt(kept, [who]))
+        with tarfile.open(fileobj=packed) as archive:
+            found = {
+                entry.name: member.read().decode()
+                for entry in archive
+                if (member := archive.extractfile(entry)) is not None
+            }
+        assert set(found) == set(files())
+        values = yaml.safe_load(found["helm-values-backup.yaml"])
+        assert values == RECORDED.values
+        assert "DB_PASSWORD=swordfish" in found["current-env-vars.txt"]
+        assert "left out" not in "".join(found.values())
+
+
+def test_a_recipient_that_is_none_is_refused() -> None:
+    with pytest.raises(SettingsError, match="is no public key of age"):
+        sealed(RECORDED, ["age1" + "a" * 58])
 
 
 def test_the_names_are_the_plans() -> None:

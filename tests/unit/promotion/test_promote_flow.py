@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -458,7 +459,10 @@ def test_any_failure_takes_evidence_then_rolls_back_to_the_recorded_revision(
     assert world.asked == ["upgrade", "evidence", "rollback 1"]
     assert world.tag == "old"
     where = context.run_dir / "evidence"
-    assert caught.value.remedy == f"the evidence is in {where}"
+    assert str(where) in caught.value.remedy
+    with tarfile.open(context.run_dir / "evidence.tar.gz") as archive:
+        kept = set(archive.getnames())
+    assert {"evidence/cause.txt", "evidence/helm-values.diff", "evidence/queues.txt"} <= kept
     assert said in (where / "cause.txt").read_text()
     found = {check.name: check for check in caught.value.found}
     assert found["every pod serves before the change"].ok
