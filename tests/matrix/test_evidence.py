@@ -33,6 +33,7 @@ class Release:
     def at(cls, place: Place) -> Release:
         """Of an image that nothing is attached to yet, signed for by a key of the case's own."""
         plain = place.context()
+        plain.run_dir.mkdir(parents=True, exist_ok=True)
         key = place.folder / "key"
         keys.ensure(key)
         described = {
@@ -44,8 +45,8 @@ class Release:
         registry, programs = context.tools.registry, context.programs
         with open_repository(like.repository, local=registry, programs=programs) as repository:
             content, media_type = repository.manifest(like.digest)
-            manifest = {**json.loads(content), "annotations": {"case": place.namespace}}
-            tag = place.namespace
+            tag = place.folder.name
+            manifest = {**json.loads(content), "annotations": {"case": tag}}
             repository.write_manifest(tag, json.dumps(manifest).encode(), media_type)
             digest = repository.digest(tag)
         assert digest is not None
