@@ -70,6 +70,7 @@ class World:
         self.lock = 0
         self.dead = 0
         self.status = 202
+        self.silent = ""
 
     def answer(self, method: str, path: str, body: Any) -> Answer:
         parts = path.partition("/proxy")[2].strip("/").split("/")
@@ -110,13 +111,18 @@ class World:
     def undelivered(self, _: str) -> str:
         return "UnknownTask"
 
+    def states(self) -> list[str]:
+        if self.silent:
+            raise canary.Silent(self.silent)
+        return [f"q: lock duration {self.lock} s", "p: lock duration 60 s"]
+
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
 
     @contextmanager
-    def broker(*_: object) -> Iterator[World]:
+    def broker(*_: object, **__: object) -> Iterator[World]:
         yield world
 
     monkeypatch.setattr(
@@ -126,7 +132,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def made(**env: str) -> Canary:
+def asked(**env: str) -> tuple[Context, Target]:
     clock = SystemClock()
     target = Target(
         "prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("x"), "r/engine",
@@ -139,7 +145,20 @@ def made(**env: str) -> Canary:
         programs=programs,
         kube=lambda cluster: Kube(Path("kubectl"), cluster, programs, clock),
     )
-    return Canary(cast(Context, context), target)
+    return cast(Context, context), target
+
+
+def made(**env: str) -> Canary:
+    return Canary(*asked(**env))
+
+
+def test_how_every_queue_is_can_be_kept(world: World) -> None:
+    world.lock = 30
+    known = asked(BUS="Endpoint=sb://x")
+    assert canary.queue_states(*known) == "q: lock duration 30 s\np: lock duration 60 s\n"
+    world.silent = "timed out"
+    assert canary.queue_states(*known) == "Service Bus does not answer: timed out\n"
+    assert canary.queue_states(*asked()).startswith("no Service Bus access")
 
 
 def test_every_task_of_a_good_change_is_executed_once(world: World) -> None:
