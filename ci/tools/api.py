@@ -143,13 +143,23 @@ def _client(kubeconfig: Path, context: str, version: tuple[int, int]) -> ApiClie
             client_configuration=configuration,
             persist_config=False,
         )
+        trust = create_urllib3_context()
+        if configuration.ssl_ca_cert:
+            trust.load_verify_locations(configuration.ssl_ca_cert)
+        else:
+            trust.load_default_certs()
+        if configuration.cert_file:
+            trust.load_cert_chain(configuration.cert_file, configuration.key_file)
     except (config.ConfigException, OSError, ValueError) as problem:
         raise CommandFailed(f"{kubeconfig}, context {context}: {problem}") from problem
+    # Python 3.13 asks more of a certificate than kubectl does, and than many clusters' have.
+    trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
     configuration.retries = False  # whoever asks again says so, and where
     configuration.connection_pool_maxsize = CONNECTIONS
     client = ApiClient(configuration)
-    # Python 3.13 asks more of a certificate than kubectl does, and than many clusters' have.
-    trust = create_urllib3_context()
-    trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    client.rest_client.pool_manager.connection_pool_kw["ssl_context"] = trust
+    # Named files would be loaded again for every connection, into this one context: of threads
+    # that connect at the same time one would find half a key in it (X509: UNKNOWN_KEY_TYPE).
+    client.rest_client.pool_manager.connection_pool_kw.update(
+        ssl_context=trust, ca_certs=None, cert_file=None, key_file=None
+    )
     return client

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from ci.errors import CommandFailed, Interrupted
 from ci.model import Cluster
@@ -197,3 +205,66 @@ def test_after_ctrl_c_only_a_cleanup_asks(kube: Kube, server: Server) -> None:
     with pytest.raises(Interrupted):
         kube.ask("GET", "/readyz")
     assert kube.for_cleanup().ask("GET", "/readyz").ok
+
+
+def certificate(path: Path) -> Path:
+    """A certificate for the loopback address that signs itself, with its key."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, path.stem)])
+    address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
+    return path
+
+
+def test_threads_that_connect_at_once_all_show_their_certificate(tmp_path: Path) -> None:
+    ours, theirs = (certificate(tmp_path / f"{name}.pem") for name in ("client", "server"))
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trust.load_cert_chain(theirs)
+    trust.load_verify_locations(ours)
+    trust.verify_mode = ssl.CERT_REQUIRED
+    server = Server()
+    server.request_queue_size = 200
+    server.answers[("GET", "/api/v1/namespaces/n/pods")] = (200, {"kind": "PodList", "items": []})
+    with serving(server) as port:
+        server.socket = trust.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        path = kubeconfig(tmp_path / "kubeconfig", port)
+        described = yaml.safe_load(path.read_text("utf-8"))
+        described["clusters"][0]["cluster"] = {
+            "server": f"https://127.0.0.1:{port}", "certificate-authority": str(theirs),
+        }  # fmt: skip
+        described["users"][0]["user"] = {
+            "client-certificate": str(ours), "client-key": str(ours),
+        }  # fmt: skip
+
+        def asked(number: int) -> int:
+            # A context of its own is a client of its own, with no connection yet.
+            cluster = Cluster(f"c{number}", own, f"here-{number // 16}", True)
+            programs = Programs(env={})
+            return len(Kube(Path("kubectl"), cluster, programs, SystemClock()).pods("n"))
+
+        described["contexts"] = [
+            {"name": f"here-{n}", "context": {"cluster": "c", "user": "u"}} for n in range(10)
+        ]
+        own = tmp_path / "own"
+        own.write_text(yaml.safe_dump(described), encoding="utf-8")
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            assert list(pool.map(asked, range(160))) == [0] * 160
