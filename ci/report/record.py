@@ -173,6 +173,8 @@ class Record:
     evidence: tuple[File, ...] = ()
     reports: tuple[File, ...] = ()
     logs: tuple[File, ...] = ()
+    watched: tuple[tuple[str, str], ...] = ()
+    """What was watched during the change: a terminal's name and its lines."""
     unreadable: tuple[str, ...] = ()
     """What was there and could not be read, in words."""
 
@@ -212,7 +214,8 @@ def read(folder: Path) -> Record:
         tables=_tables(folder, unreadable),
         evidence=_files(folder, "evidence"),
         reports=_files(folder, "reports"),
-        logs=_files(folder, "logs"),
+        logs=(*_files(folder, "watch"), *_files(folder, "logs")),
+        watched=_watched(folder, unreadable),
         unreadable=tuple(unreadable),
     )
 
@@ -272,6 +275,8 @@ def _steps(events: Iterable[Mapping[str, Any]]) -> tuple[tuple[Step, ...], tuple
                     steps.append(here)
                 here.ended, here.failed = at, kind == "step.failed"
                 here.problem = text if here.failed else ""
+            case "watch":  # its files have it
+                continue
             case _ if text:
                 (loose if here is None else here.notes).append(Note(at, text))
     return tuple(s.closed() for s in steps), tuple(loose)
@@ -550,6 +555,15 @@ def _tables(folder: Path, unreadable: list[str]) -> tuple[Table, ...]:
             )
         )
     return tuple(found)
+
+
+WATCHED = ("rollout", "pods", "events")
+"""What of ``watch/`` is shown; the service's own log lines are listed, as all logs are."""
+
+
+def _watched(folder: Path, unreadable: list[str]) -> tuple[tuple[str, str], ...]:
+    texts = ((name, _text(folder / "watch" / f"{name}.txt", unreadable)) for name in WATCHED)
+    return tuple((name, _clean(text).rstrip()) for name, text in texts if text)
 
 
 def _files(folder: Path, name: str) -> tuple[File, ...]:

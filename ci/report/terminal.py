@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 NOTE_INTERVAL = 2.0
 """Seconds between two notes of one step where there is no terminal to redraw."""
 SHOWN_FINISHED = 40
+WATCHED_LINES = 3
+"""Of each of the terminals that are watched during a change; one where it is not so tall."""
+TALL = 45
+"""Rows."""
+WATCHED_SECONDS = 15.0
+"""How long what was watched stays once nothing changes any more."""
 
 
 class View(Protocol):
@@ -87,6 +94,9 @@ class Lines:
                 if last is None or event.at - last >= self._interval:
                     self._noted[event.step] = event.at
                     self._line(event, _one(event.text))
+            case "watch":  # a service says more than anybody reads here; its file has all of it
+                if event.step != "logs" or not self._interval:
+                    self._line(event, _one(event.text))
             case _:
                 self._line(event, _one(event.text))
 
@@ -113,6 +123,8 @@ class Redrawn:
     def __init__(self, stream: IO[str], *, transient: bool = False) -> None:
         self._console = Console(file=stream)
         self._steps: list[_Step] = []
+        self._watched: dict[str, deque[str]] = {}
+        self._watched_at = 0.0
         self._lock = threading.Lock()
         self._zero = time.monotonic()
         self._ended = False
@@ -150,6 +162,10 @@ class Redrawn:
                 case "note":
                     if (step := self._open(event.step)) is not None:
                         step.note = _one(event.text)
+                case "watch":
+                    lines = self._watched.setdefault(event.step, deque(maxlen=WATCHED_LINES))
+                    lines.append(_one(event.text))
+                    self._watched_at = event.at
                 case _:
                     self._steps.append(
                         _Step(_one(event.text), "", "", event.at, seconds=0.0, failed=True)
@@ -172,11 +188,26 @@ class Redrawn:
             # The parts of a finished step fold into it.
             done = {s.name for s in self._steps if s.seconds is not None and not s.failed}
             shown = [s for s in self._steps if s.parent not in done]
-            for step in shown[-min(SHOWN_FINISHED, max(5, self._console.height - 3)) :]:
+            watched = self._terminals(now)
+            height = self._console.height - 3 - watched.row_count
+            for step in shown[-min(SHOWN_FINISHED, max(5, height)) :]:
                 table.add_row(*self._row(step, now))
         if self._ended:  # what stays on the screen: the next process, or the summary, goes on
             return table
-        return Group(table, Text(f"{wall(now)} since the start", style="dim"))
+        return Group(table, watched, Text(f"{wall(now)} since the start", style="dim"))
+
+    def _terminals(self, now: float) -> Table:
+        """The newest lines of what is watched beside a change, as long as something changes."""
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(width=9, no_wrap=True, justify="right", style="cyan")
+        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis", style="dim")
+        if now - self._watched_at > WATCHED_SECONDS:
+            return table
+        count = WATCHED_LINES if self._console.height >= TALL else 1
+        for name, lines in self._watched.items():
+            for index, line in enumerate(list(lines)[-count:]):
+                table.add_row("" if index else name, line)
+        return table
 
     @staticmethod
     def _row(step: _Step, now: float) -> tuple[Text, Text, Text, Text]:

@@ -36,6 +36,7 @@ from ci.promotion.rollout import Expected
 from ci.promotion.soak import Soak
 from ci.promotion.surge import Surge
 from ci.promotion.trial import remove_left
+from ci.promotion.watching import Watching
 from ci.tools.helm import Revision
 
 
@@ -98,6 +99,7 @@ def promote(
         with step("check again", "nobody changed the release while we looked"):
             refuse_changed(context, target, before.revision)
             note_begin(lock, before, image)
+            held.enter_context(Watching(context, target, before.deployments))
         checks: tuple[Check, ...] = ()
         try:
             with afterwards(context.events, after) as tested:

@@ -152,7 +152,9 @@ class World:
                 if self.record:
                     return said({"data": {"release": packed(self.record)}})
                 return Answer(403, "forbidden")
-            case ("GET", ["horizontalpodautoscalers" | "serviceaccounts"]):
+            case ("GET", ["pods", _, "log"]):
+                return Answer(200, "2026-11-23T10:00:00.000000000Z serving\n")
+            case ("GET", ["horizontalpodautoscalers" | "serviceaccounts" | "events"]):
                 return said({"items": []})
             case ("GET", ["services", *rest]):
                 return Answer(200, self.api if rest[-1] == "openapi.json" else "ok")

@@ -202,6 +202,15 @@ def test_a_run_killed_during_the_upgrade_is_an_alarm(tmp_path: Path) -> None:
     assert "nothing says how this step ended" in text
 
 
+def test_what_was_watched_has_a_section(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.step("upgrade", 0, 5)
+    folder.write("watch/events.txt", "    1.0 s  Warning Unhealthy pod/engine-1: <no answer>\n")
+    text = page(tmp_path).text
+    assert "Watched during the change" in text
+    assert "pod/engine-1: <no answer>" in text
+
+
 def test_a_run_killed_before_the_upgrade_is_none(tmp_path: Path) -> None:
     Folder(tmp_path).step("build", 0, None)
     assert html.verdict(read(tmp_path)).tone is Tone.WARN

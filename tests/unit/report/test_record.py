@@ -190,6 +190,19 @@ def test_the_backups_say_what_to_return_to(tmp_path: Path) -> None:
     ]
 
 
+def test_what_was_watched_is_shown_but_the_services_own_words(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.event("step.started", "upgrade", at=0)
+    folder.event("watch", "pods", "engine-1: Running", at=1)
+    folder.write("watch/pods.txt", "    1.0 s  engine-1: Running\n")
+    folder.write("watch/logs.txt", "    1.0 s  engine-1: said <b>\n")
+    found = record.read(tmp_path)
+    assert found.watched == (("pods", "    1.0 s  engine-1: Running"),)
+    assert [file.path for file in found.logs] == ["watch/logs.txt", "watch/pods.txt"]
+    assert not found.notes
+    assert not found.steps[0].notes
+
+
 def test_the_published_image_is_known_without_a_summary(tmp_path: Path) -> None:
     text = f"published {REPOSITORY}@{NEW_DIGEST}"
     folder = Folder(tmp_path)
