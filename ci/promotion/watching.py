@@ -19,7 +19,8 @@ from ci.promotion.rollout import restarts
 KIND = "watch"
 """Of the events; their step is the terminal."""
 ROLLOUT, PODS, EVENTS, LOGS = TERMINALS = ("rollout", "pods", "events", "logs")
-INTERVAL_SECONDS = 1.0
+INTERVAL_SECONDS = 2.0
+"""Between two looks: each costs the machine what it needs for the upgrade."""
 TIMEOUT_SECONDS = 5.0
 """How long one request may take."""
 LOG_BYTES = 64 << 10

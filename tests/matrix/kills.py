@@ -110,12 +110,8 @@ def survive(place: Place, shot: Kill) -> None:
     """Kill once, look at once, repair, look again, and write down what came of it."""
     outcome, begun = Outcome(str(shot)), time.monotonic()
     sent, failed = place.witnessed()
-    try:
-        _survive(place, shot, outcome)
-    except BaseException as problem:
-        outcome.problem = " ".join(f"{type(problem).__name__}: {problem}".split())[:300]
-        raise
-    finally:
+
+    def write_down() -> None:
         now = place.witnessed()
         outcome.sent, outcome.failed = now[0] - sent, now[1] - failed
         outcome.seconds = round(time.monotonic() - begun, 1)
@@ -123,6 +119,14 @@ def survive(place: Place, shot: Kill) -> None:
         file.parent.mkdir(exist_ok=True)
         with file.open("a", encoding="utf-8") as sink:
             sink.write(json.dumps(asdict(outcome)) + "\n")
+
+    try:
+        _survive(place, shot, outcome)
+    except Exception as problem:  # Ctrl-C is no outcome
+        outcome.problem = " ".join(f"{type(problem).__name__}: {problem}".split())[-300:]
+        write_down()
+        raise
+    write_down()
 
 
 def _survive(place: Place, shot: Kill, outcome: Outcome) -> None:
@@ -206,7 +210,12 @@ end `v1` has to serve, by its digest on every pod, deployed, with the lock free.
 cluster, of which the promotion knows nothing, lost {lost} of its {sent} requests; {otherwise} kills
 ended otherwise than promised.
 
-{table(outcomes)}"""
+{table(outcomes)}{_otherwise(outcomes)}"""
+
+
+def _otherwise(outcomes: Sequence[Mapping[str, Any]]) -> str:
+    said = [f"- {each['kill']}: {each['problem']}\n" for each in outcomes if each["problem"]]
+    return "".join(["\n## Otherwise than promised\n\n", *said]) if said else ""
 
 
 def main() -> None:
