@@ -25,6 +25,8 @@ TIMEOUT_SECONDS = 5.0
 """How long one request may take."""
 LOG_BYTES = 64 << 10
 """Read of one container's log at once, at most."""
+LOG_LINES = 500
+"""The same in lines: from a log's end the kubelet finds them without reading the whole file."""
 TOLD_LINES = 3
 """Of one container's new log lines, told at once; its file gets all."""
 
@@ -99,7 +101,8 @@ class Tail:
     def query(self) -> dict[str, str | int]:
         """The API takes whole seconds: :meth:`new` leaves out what was read before."""
         since = {"sinceTime": f"{self.newest[:19]}Z"} if self.newest else {}
-        return {**since, "timestamps": "true", "limitBytes": LOG_BYTES}
+        newest = {"tailLines": LOG_LINES, "limitBytes": LOG_BYTES}
+        return {**since, **newest, "timestamps": "true"}
 
     def new(self, text: str) -> list[str]:
         found, newest = [], self.newest
@@ -167,6 +170,8 @@ class Watching:
         lines = {name: pod(each) for name, each in pods.items()}
         self._tell(PODS, self._changes[PODS].new(lines, gone="gone"))
         for name, each in pods.items():
+            if self._stop.is_set():  # nobody waits for a service's own words
+                break
             self._read(name, each)
 
     def _look_at_events(self) -> None:
