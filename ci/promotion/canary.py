@@ -156,13 +156,8 @@ def broker(context: Context, target: Target, *, during_cleanup: bool = False) ->
         else:
             access = target.standins
             kube = context.kube(access.cluster)
-            ports = held.enter_context(
-                (kube.for_cleanup() if during_cleanup else kube).port_forward(
-                    access.namespace,
-                    f"svc/{manifests.SERVICEBUS}",
-                    {manifests.AMQP_PORT: None, 443: None},
-                )
-            )
+            kube = kube.for_cleanup() if during_cleanup else kube
+            ports = held.enter_context(manifests.forwarded(kube, access.namespace))
             authority = held.enter_context(NamedTemporaryFile(suffix=".pem"))
             authority.write(access.servicebus.ca_pem)
             authority.flush()

@@ -18,7 +18,7 @@ from ci.promotion.rollout import restarts
 
 KIND = "watch"
 """Of the events; their step is the terminal."""
-ROLLOUT, PODS, EVENTS, LOGS = TERMINALS = ("rollout", "pods", "events", "logs")
+ROLLOUT, PODS, EVENTS, LOGS = "rollout", "pods", "events", "logs"
 INTERVAL_SECONDS = 2.0
 """Between two looks: each costs the machine what it needs for the upgrade."""
 TIMEOUT_SECONDS = 5.0
@@ -28,7 +28,7 @@ LOG_BYTES = 64 << 10
 LOG_LINES = 500
 """The same in lines: from a log's end the kubelet finds them without reading the whole file."""
 TOLD_LINES = 3
-"""Of one container's new log lines, told at once; its file gets all."""
+"""Of one container's new log lines, told at once; its file gets all that was read."""
 
 Object = Mapping[str, Any]
 
@@ -126,7 +126,7 @@ class Watching:
         self._folder = context.run_dir / "watch"
         self._clock = context.clock
         self._begun = self._clock.monotonic()
-        self._changes = {name: Changes() for name in TERMINALS}
+        self._changes = {name: Changes() for name in (ROLLOUT, PODS, EVENTS)}
         self._tails: dict[tuple[str, str], Tail] = {}
         self._first = True
         self._stop = threading.Event()

@@ -98,8 +98,8 @@ def promote(
             soak = Soak(context, target, prober, before.image, before.pods)
         with step("check again", "nobody changed the release while we looked"):
             refuse_changed(context, target, before.revision)
-            note_begin(lock, before, image)
             held.enter_context(Watching(context, target, before.deployments))
+            note_begin(lock, before, image)
         checks: tuple[Check, ...] = ()
         try:
             with afterwards(context.events, after) as tested:

@@ -247,9 +247,11 @@ def _described(
     kube = context.kube(release.cluster)
     gateway = kube.forward_to_service(release.namespace, service.gateway, service.port)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="forward") as pool:
-        broker_ = pool.submit(_broker, kube, standins, stack) if standins is not None else None
+        broker_ = standins and pool.submit(
+            stack.enter_context, manifests.forwarded(kube, standins.namespace)
+        )
         port = stack.enter_context(gateway)
-        broker = broker_.result() if broker_ is not None else {}
+        broker = broker_.result() if broker_ else {}
     described: dict[str, object] = {
         "name": release.cluster.name,
         "gateway_url": f"http://127.0.0.1:{port}",
@@ -278,14 +280,6 @@ def _described(
             "ca_file": "",
         }
     return described
-
-
-def _broker(kube: Kube, standins: StandIns, stack: ExitStack) -> dict[int, int]:
-    """Local ports that lead to the stand-in for Service Bus as long as ``stack`` lasts."""
-    ports = {manifests.AMQP_PORT: None, 443: None}
-    return stack.enter_context(
-        kube.port_forward(standins.namespace, f"svc/{manifests.SERVICEBUS}", ports)
-    )
 
 
 def _api(context: Context, gateway_url: str) -> str:

@@ -6,8 +6,12 @@ the node's disk and dies with the cluster.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ci.tools.kube import Kube
 
 NAMESPACE = "standins"
 SECRET = "standins"
@@ -18,6 +22,11 @@ AMQP_PORT = 5672
 AMQPS_PORT = 5671
 HTTPS_PORT = 8443
 MOUNT = "/etc/standins"
+
+
+def forwarded(kube: Kube, namespace: str) -> AbstractContextManager[dict[int, int]]:
+    """Local ports that lead to Service Bus: :data:`AMQP_PORT`, and 443 for its administration."""
+    return kube.port_forward(namespace, f"svc/{SERVICEBUS}", {AMQP_PORT: None, 443: None})
 
 
 @dataclass(frozen=True, slots=True)
