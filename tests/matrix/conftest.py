@@ -48,9 +48,17 @@ from tests.matrix.rig import (
 NAME = "matrix"
 RIG = pytest.StashKey[Rig]()
 CONTEXT = pytest.StashKey[Context]()
-BESIDE = 10
-"""What the cases are nice by. They stand for another machine: to this one's scheduler all of Docker
-is as much as one process of theirs, and a service that gets nothing loses requests to that."""
+WEIGHTS = (
+    (Path("/sys/fs/cgroup/cpu/docker/cpu.shares"), 1024),
+    (Path("/sys/fs/cgroup/docker/cpu.weight"), 100),
+)
+"""Where Docker's containers have their weight together (cgroup v1, v2), and what it is by default:
+as much as one session of processes has. Niceness does not count across sessions (sched(7), "The
+autogroup feature")."""
+HEAVIER = 10
+"""The cases stand for another machine, and a service that gets nothing of this one loses requests
+to that: of two busy cores with six busy sessions beside it, the node got a quarter, and with this
+nearly all."""
 PASSED = pytest.StashKey[bool]()
 STANDING = pytest.StashKey[Standing]()
 
@@ -72,7 +80,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     worker = _worker(config)
     if worker is not None:
-        os.nice(BESIDE)
         config.stash[RIG] = pickle.loads(worker["rig"])
         return
     if config.option.collectonly:
@@ -95,20 +102,30 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     try:
         here = clusters.create(context, NAME)
         _ready(context.kube(here))
+        weigh(HEAVIER)
     except BaseException:
         clusters.delete(context, NAME)
         raise
-    os.nice(BESIDE)
     config.stash[RIG] = Rig(tools, here, made, out)
+
+
+def weigh(times: int) -> None:
+    """Docker's containers, so many times as heavy as by default; without root's rights, or where
+    a system's manager keeps them elsewhere, they stay as they are."""
+    for file, usual in WEIGHTS:
+        if file.exists() and os.access(file, os.W_OK):
+            file.write_text(str(usual * times), encoding="ascii")
 
 
 def _ready(kube: Kube) -> None:
     """Probers ask for the Service by its name, and pods that end are to be left out at once: of a
-    node as busy as this one, what asks for no CPU at all gets next to none."""
+    node as busy as this one, what asks for no CPU at all gets next to none. One resolver leaves
+    more to the cases' own pods than two."""
     scope = ("--namespace", "kube-system")
     proxy = {"name": "kube-proxy", "resources": {"requests": {"cpu": "100m"}}}
     patch = {"spec": {"template": {"spec": {"containers": [proxy]}}}}
     kube.run("patch", "daemonset", "kube-proxy", *scope, "--patch", json.dumps(patch))
+    kube.run("scale", "deployment", "coredns", *scope, "--replicas=1")
     for name in ("daemonset/kube-proxy", "deployment/coredns"):
         kube.run("rollout", "status", name, *scope, "--timeout=120s", timeout=130)
 
@@ -154,6 +171,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if context is None:
         return
     table(context.run_dir, folder())
+    weigh(1)
     # Helpers of promotions that a case killed: this kubeconfig is of this cluster only.
     kill(processes(str(context.home.kubeconfig(NAME))))
     clusters.delete(context, NAME)

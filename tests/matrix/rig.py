@@ -318,7 +318,7 @@ class Place:
         pod["metadata"] = {"name": WITNESS, "labels": {"matrix": WITNESS}}
         pod["spec"]["activeDeadlineSeconds"] = WITNESS_SECONDS
         # Two cases' releases and witnesses, and those that stand for the next, are to fit on it.
-        pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "40m"
+        pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "50m"
         self.kube.create("pods", self.namespace, pod)
         self.witness = WITNESS
 
