@@ -112,8 +112,9 @@ def promote(context: Context, target: Target, proof: Proof) -> Promotion:
 
 @contextmanager
 def tests_of(context: Context, target: Target) -> Iterator[Callable[[Release], None]]:
-    """The queue-timeout flow on the target, as a promotion calls it; its program starts now, for
-    that takes seconds. Where the target's Service Bus is not known, a note says so instead."""
+    """The queue-timeout flow on the target, as a promotion calls it; its program starts now, and
+    the way to its Service Bus is opened, for that takes seconds. Where the target's Service Bus
+    is not known, a note says so instead."""
     connection = context.programs.env.get(target.servicebus_env, "")
     if target.standins is None and not connection:
         yield lambda _: context.events.note(
@@ -126,7 +127,13 @@ def tests_of(context: Context, target: Target) -> Iterator[Callable[[Release], N
     def after(release: Release) -> None:
         tests.prove(release, target.standins, servicebus=connection)
 
-    with prove.started(context, select=prove.QUICK, label="target", patience=patience) as tests:
+    with prove.started(
+        context,
+        select=prove.QUICK,
+        label="target",
+        patience=patience,
+        standins=target.standins,
+    ) as tests:
         yield after
 
 

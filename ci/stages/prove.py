@@ -36,6 +36,9 @@ QUICK = "test_complete_queue_timeout_flow.py"
 RELEASE_SECONDS = 600
 """How long the tests, once started, wait for what they shall test."""
 
+Ports = dict[int, int]
+"""A port of a Service -> the local one that leads to it."""
+
 NO_TESTS = 5
 """pytest's status when it collected nothing."""
 
@@ -70,21 +73,24 @@ def started(
     select: str | None = None,
     label: str = "prove",
     patience: int = RELEASE_SECONDS,
+    standins: StandIns | None = None,
 ) -> Iterator[Tests]:
     """The end-to-end tests, started and waiting for a release; one that does not come within
-    ``patience`` seconds, or before the block ends, is not waited for."""
+    ``patience`` seconds, or before the block ends, is not waited for. ``standins`` are those
+    that are there before it: the way to their Service Bus is opened meanwhile, too."""
     report = context.run_dir / ("junit.xml" if select is None else f"junit-{label}.xml")
     report.unlink(missing_ok=True)
     described = context.run_dir / f"target-{label}.json"
     described.unlink(missing_ok=True)
     inherited = contextvars.copy_context()  # the step that the progress belongs to
-    with ExitStack() as on, ThreadPoolExecutor(max_workers=1, thread_name_prefix="pytest") as pool:
+    with ExitStack() as on, ThreadPoolExecutor(max_workers=2, thread_name_prefix="pytest") as pool:
         on.callback(described.unlink, missing_ok=True)
         said = pool.submit(
             inherited.run, _pytest, context, select, label, report, described, patience
         )
+        broker = pool.submit(_to_broker, context, standins, on) if standins else None
         try:
-            yield Tests(context, label, select is None, report, described, said)
+            yield Tests(context, label, select is None, report, described, said, broker)
         finally:
             if not described.exists():
                 _private(described, b"")  # nothing to wait for: the tests end at once
@@ -128,6 +134,8 @@ class Tests:
     described: Path
     """Where the program looks for its target."""
     said: Future[Output]
+    broker: Future[Ports] | None
+    """The way to Service Bus, where it is opened already."""
 
     def prove(
         self,
@@ -146,7 +154,7 @@ class Tests:
         """
         context, began = self.context, datetime.now(UTC)
         with ExitStack() as on:
-            target = _described(context, release, standins, self.label, servicebus, on)
+            target = _described(context, release, standins, self.label, servicebus, on, self.broker)
             _private(self.described, json.dumps(target).encode())
             api = _api(context, str(target["gateway_url"])) if self.whole else ""
             said = self.said.result()
@@ -234,6 +242,11 @@ class _Progress:
             )
 
 
+def _to_broker(context: Context, standins: StandIns, stack: ExitStack) -> Ports:
+    kube = context.kube(standins.cluster)
+    return stack.enter_context(manifests.forwarded(kube, standins.namespace))
+
+
 def _described(
     context: Context,
     release: Release,
@@ -241,17 +254,17 @@ def _described(
     label: str,
     servicebus: str,
     stack: ExitStack,
+    broker: Future[Ports] | None,
 ) -> dict[str, object]:
     """What tells the tests where everything is, as long as ``stack`` lasts; it holds a key."""
     service = context.settings.service
     kube = context.kube(release.cluster)
     gateway = kube.forward_to_service(release.namespace, service.gateway, service.port)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="forward") as pool:
-        broker_ = standins and pool.submit(
-            stack.enter_context, manifests.forwarded(kube, standins.namespace)
-        )
+        if standins is not None and broker is None:
+            broker = pool.submit(_to_broker, context, standins, stack)
         port = stack.enter_context(gateway)
-        broker = broker_.result() if broker_ else {}
+        ports = broker.result() if broker else {}
     described: dict[str, object] = {
         "name": release.cluster.name,
         "gateway_url": f"http://127.0.0.1:{port}",
@@ -267,9 +280,9 @@ def _described(
         _private(ca, standins.servicebus.ca_pem)
         described["servicebus"] = {
             "connection_string": manifests.connection_string(
-                f"localhost:{broker[manifests.AMQP_PORT]}", key
+                f"localhost:{ports[manifests.AMQP_PORT]}", key
             ),
-            "admin_connection_string": manifests.connection_string(f"localhost:{broker[443]}", key),
+            "admin_connection_string": manifests.connection_string(f"localhost:{ports[443]}", key),
             "ca_file": str(ca),
         }
     elif servicebus:

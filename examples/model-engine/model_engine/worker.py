@@ -2,8 +2,8 @@
 
 A message's lock runs from the moment the broker hands it over, so a message must never wait in
 a buffer: a receiver asks for one message, then lends itself to that message until it is settled,
-and the next message is asked for by another receiver. The SDK's receivers are not made for two
-coroutines at once; this keeps each with one.
+and the next message is asked for by another receiver, which has connected meanwhile. The SDK's
+receivers are not made for two coroutines at once; this keeps each with one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol
 
 from azure.servicebus import ServiceBusReceivedMessage
@@ -67,6 +67,8 @@ class Consumer:
         self._slots = asyncio.Semaphore(concurrency)
         self._on_missing = on_missing
         self._spares: list[tuple[_Receiver, float]] = []
+        self._next: asyncio.Task[None] | None = None
+        """Connects the receiver that comes next."""
         self._work: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._loop = asyncio.create_task(self._run(), name=f"consume {queue}")
@@ -88,9 +90,11 @@ class Consumer:
         pause = 0.1
         while not self._stopping.is_set():
             await self._slots.acquire()
+            if self._stopping.is_set():
+                break
             receiver: _Receiver | None = None
             try:
-                receiver = self._take()
+                receiver = await self._take()
                 messages: list[ServiceBusReceivedMessage] = []
                 while not messages and not self._stopping.is_set():
                     self._drop_old_spares()
@@ -130,9 +134,26 @@ class Consumer:
         finally:
             self._slots.release()
 
-    def _take(self) -> _Receiver:
+    async def _take(self) -> _Receiver:
         self._drop_old_spares()
-        return self._spares.pop()[0] if self._spares else self._bus.receiver(self.queue)
+        if self._next is not None:
+            await asyncio.wait([self._next])
+        receiver = self._spares.pop()[0] if self._spares else self._bus.receiver(self.queue)
+        if not self._spares and not self._slots.locked():
+            self._next = self._start(self._connect(self._bus.receiver(self.queue)))
+        return receiver
+
+    async def _connect(self, receiver: _Receiver) -> None:
+        """A spare: the SDK takes half a second to connect, and the next message shall not."""
+        try:
+            await receiver[1].__aenter__()  # without credit: no message comes to it yet
+        except Exception as problem:  # whoever receives meets it, too, and says so
+            log.debug("queue %s: %s", self.queue, _short(problem))
+        else:
+            if not self._stopping.is_set():
+                self._spares.append((receiver, asyncio.get_running_loop().time()))
+                return
+        await self._close(receiver)
 
     def _drop_old_spares(self) -> None:
         oldest = asyncio.get_running_loop().time() - _SPARE_SECONDS
@@ -156,10 +177,11 @@ class Consumer:
     async def _close(self, receiver: _Receiver) -> None:
         await close_quietly(receiver[1], receiver[0])
 
-    def _start(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
+        return task
 
 
 class TaskRunner:

@@ -14,8 +14,12 @@ class FakeReceiver:
     def __init__(self, queue: asyncio.Queue[str], log: list[str]) -> None:
         self._queue = queue
         self._log = log
-        self.receiving = False
+        self.connected = False
         self.lent = False
+
+    async def __aenter__(self) -> FakeReceiver:
+        self.connected = True
+        return self
 
     async def receive_messages(self, max_message_count: int, max_wait_time: float) -> list[str]:
         assert max_message_count == 1
@@ -87,6 +91,39 @@ async def test_messages_run_side_by_side_up_to_the_limit_each_on_its_own_receive
     assert handler.most == 3
     assert len(bus.opened) <= 4, "receivers are used again"
     assert bus.log.count("closed") == len(bus.opened)
+
+
+async def test_the_receiver_that_comes_next_has_connected() -> None:
+    bus, handler = FakeBus(), Handler()
+    consumer = Consumer(cast(Bus, bus), "q", handler, concurrency=2)
+    await seen(lambda: len(bus.opened) == 2 and bus.opened[1].connected)
+    for text in ("first", "second"):
+        bus.queue.put_nowait(text)
+    await seen(lambda: handler.running == 2)
+    assert len(bus.opened) == 2, "a third was opened, and there is nobody to use it"
+    handler.go.set()
+    await consumer.stopped()
+    assert bus.log.count("closed") == 2
+
+
+async def test_one_that_cannot_connect_is_closed_and_hinders_nobody() -> None:
+    class Broken(FakeReceiver):
+        async def __aenter__(self) -> FakeReceiver:
+            raise OSError("connection refused")
+
+    class SecondIsBroken(FakeBus):
+        def receiver(self, queue: str) -> tuple[FakeReceiver, FakeReceiver]:
+            client, receiver = super().receiver(queue)
+            return client, Broken(self.queue, self.log) if len(self.opened) == 2 else receiver
+
+    bus, handler = SecondIsBroken(), Handler()
+    handler.go.set()
+    consumer = Consumer(cast(Bus, bus), "q", handler, concurrency=2)
+    await seen(lambda: bus.log == ["closed"])
+    for text in ("first", "second"):
+        bus.queue.put_nowait(text)
+    await seen(lambda: sorted(handler.done) == ["first", "second"])
+    await consumer.stopped()
 
 
 async def test_stopping_takes_nothing_new_and_waits_for_what_is_in_hand() -> None:
