@@ -368,13 +368,13 @@ def check(
         bool, typer.Option("--quick", help="Lint, types and unit tests only: no cluster.")
     ] = False,
     matrix: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--matrix",
-            help="Only the failure matrix: promotions made to fail on a cluster of their own, with "
-            "a table of how each ended; some 20 minutes, not part of the others.",
+            "--matrix/--no-matrix",
+            help="Only the failure matrix (promotions made to fail on a cluster of their own, with "
+            "a table of how each ended; some 20 minutes), or all but that.",
         ),
-    ] = False,
+    ] = None,
     toolchain: ToolchainOption = Origin.AUTO,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
