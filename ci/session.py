@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -297,6 +297,8 @@ def _signals(session: Session) -> Iterator[None]:
         signal.set_wakeup_fd(earlier)
         for number, handler in before.items():
             signal.signal(number, handler)
+        with suppress(OSError):  # full, so that the watcher has enough to wake it
+            theirs.send(b"\0")
         watcher.join()
         ours.close()
         theirs.close()
