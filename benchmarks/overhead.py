@@ -192,7 +192,7 @@ The last promotion's requests: {whole[-1].requests}. Its tasks: {whole[-1].tasks
 
 ## Where the seconds go
 
-Medians of what nothing else ran beside. The test of the queue time-outs takes about 8 s: a lock \
+Medians of what nothing else ran beside. The test of the queue time-outs takes about 7 s: a lock \
 of 5 s, Service Bus's shortest, has to run out. It begins once new pods alone serve, while old \
 ones of the gateway drain; a bare `helm upgrade --wait` does not wait for these.
 

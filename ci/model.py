@@ -238,6 +238,9 @@ class Probing:
     possible, through the API server."""
     allowed_failures: int = 0
     """A chart that drains loses no request, so none is forgiven by default."""
+    outside_url: str = ""
+    """Asked at the same rate from this machine, by the way that clients outside the cluster take;
+    empty where they are none."""
 
 
 @dataclass(frozen=True, slots=True)

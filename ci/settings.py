@@ -195,6 +195,9 @@ class ProbingSettings(Block):
     pod may be made, through the API server."""
     allowed_failures: Annotated[int, Field(ge=0)] = 0
     """Lost requests that do not fail the promotion, for a chart that does not drain."""
+    outside_url: Annotated[str, Field(pattern=r"^(https?://[^\s@]+)?$")] = ""
+    """What is asked from this machine at the same time, for a service that has clients outside its
+    cluster."""
 
 
 class QuerySettings(Block):

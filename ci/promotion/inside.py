@@ -80,6 +80,7 @@ class InsideProber:
     """Starts the pod at once; :meth:`account` says what it has seen."""
 
     where = "inside the cluster"
+    title = "requests during the change"
 
     def __init__(self, kube: Kube, target: Target, gateway: Mapping[str, Any], image: str) -> None:
         # Cleanup mode: the pod is removed after Ctrl-C, too.

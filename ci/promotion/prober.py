@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import TracebackType
+from typing import Protocol
 
 from ci.tools.wait import Clock
 
@@ -98,12 +99,39 @@ def account(samples: Iterable[Sample], *, sent: int, begun: float, ended: float)
     )
 
 
+class Counting(Protocol):
+    """What sends requests, wherever it does."""
+
+    @property
+    def where(self) -> str:
+        """By which way."""
+
+    @property
+    def title(self) -> str:
+        """Of its account."""
+
+    def account(self) -> Account | None:
+        """What has become of the requests; ``None`` while nothing is known. May raise
+        :class:`ci.errors.CommandFailed`."""
+
+    def stop(self) -> Account | None:
+        """The final account; ``None`` when it is lost."""
+
+
 class Prober:
     """Sends while in the ``with`` block; :meth:`account` may be asked at any time."""
 
-    where = "through the API server"
-
-    def __init__(self, send: Send, *, per_second: float, timeout: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        send: Send,
+        *,
+        per_second: float,
+        timeout: float,
+        clock: Clock,
+        where: str = "through the API server",
+        title: str = "requests during the change",
+    ) -> None:
+        self.where, self.title = where, title
         self._send = send
         self._interval = 1.0 / per_second
         self._timeout = timeout

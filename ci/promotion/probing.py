@@ -3,7 +3,7 @@ account of every one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -14,7 +14,7 @@ from ci.promotion import live
 from ci.promotion.before import Before
 from ci.promotion.canary import Canary
 from ci.promotion.inside import InsideProber
-from ci.promotion.prober import Prober
+from ci.promotion.prober import Counting, Prober
 from ci.tools.wait import SystemClock, wait_until
 
 BASELINE_PROBES = 5
@@ -47,16 +47,43 @@ def probing_inside(
         inside.remove()
 
 
+@contextmanager
+def probing_outside(target: Target) -> Iterator[Prober | None]:
+    """A prober that takes the way of clients outside the cluster, where one is given."""
+    if target.probing.per_second <= 0 or not target.probing.outside_url:
+        yield None
+        return
+    # Its HTTP library takes time to load, which most targets need not spend.
+    from ci.promotion import outside
+
+    with outside.client(target) as client, outside.prober(target, client) as prober:
+        yield prober
+
+
 def steady(
-    context: Context, target: Target, inside: InsideProber | None, held: ExitStack
-) -> Prober | InsideProber | None:
-    """The prober that will count, once it has its first answers: the one inside, else one
-    through the API server, which lives in ``held``.
+    context: Context,
+    target: Target,
+    inside: InsideProber | None,
+    outside: Prober | None,
+    held: ExitStack,
+) -> tuple[Counting, ...]:
+    """The probers that will count, once they have their first answers: the one inside, else one
+    through the API server, which lives in ``held``; and the one outside, where there is one.
 
     Raises :class:`PlanRefused` when the service does not answer steadily before the change.
     """
     if target.probing.per_second <= 0:
-        return None
+        return ()
+    within = _within(context, target, inside, held)
+    if outside is None:
+        return (within,)
+    wait_for_answers(context, target, outside, PlanRefused)
+    return within, outside
+
+
+def _within(
+    context: Context, target: Target, inside: InsideProber | None, held: ExitStack
+) -> Counting:
     if inside is not None:
         try:
             wait_for_answers(context, target, inside, CommandFailed)
@@ -81,7 +108,7 @@ def steady(
 def wait_for_answers(
     context: Context,
     target: Target,
-    prober: Prober | InsideProber,
+    prober: Counting,
     error: type[PipelineError],
 ) -> None:
     """Wait for the first answers; raise ``error`` at the first request that fails."""
@@ -90,15 +117,15 @@ def wait_for_answers(
         now = prober.account()
         if now is not None and now.failed:
             raise error(
-                f"{target.probing.path} does not answer steadily before the change:"
-                f" {now.problems[0][0]}",
+                f"{target.probing.path} does not answer steadily before the change,"
+                f" {prober.where}: {now.problems[0][0]}",
                 remedy="repair the service, or allow get of services/proxy; the prober's path"
                 " and rate are settings",
             )
         return now is not None and now.answered >= BASELINE_PROBES
 
     wait_until(
-        f"{BASELINE_PROBES} answers of {target.probing.path}",
+        f"{BASELINE_PROBES} answers of {target.probing.path} {prober.where}",
         answered,
         timeout=target.probing.timeout_seconds + 15,
         clock=context.clock,
@@ -106,24 +133,27 @@ def wait_for_answers(
     )
 
 
-def counted(
-    target: Target, prober: Prober | InsideProber | None, canary: Canary
-) -> tuple[Check, ...]:
+def counted(target: Target, probers: Sequence[Counting], canary: Canary) -> tuple[Check, ...]:
     """The account of every request and of every task. Raises :class:`PromotionFailed`."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="count") as pool:
         tasks = pool.submit(canary.account)
-        requests = count_probes(target, prober)
+        requests = count_probes(target, probers)
         return requests + tasks.result()
 
 
-def count_probes(target: Target, prober: Prober | InsideProber | None) -> tuple[Check, ...]:
+def count_probes(target: Target, probers: Sequence[Counting]) -> tuple[Check, ...]:
     """The account of every request. Raises :class:`PromotionFailed` when too many failed, or
-    when the prober was lost, so that nobody knows."""
-    if prober is None:
+    when a prober was lost, so that nobody knows."""
+    if not probers:
         return (Check("requests during the change", True, "not probed: turned off"),)
-    final = prober.stop()
-    if final is None:
-        raise PromotionFailed("the prober was lost: nobody knows whether requests were")
-    if final.failed > target.probing.allowed_failures:
-        raise PromotionFailed(f"requests were lost during the change: {final}")
-    return (Check("requests during the change", True, f"{final}, {prober.where}"),)
+    checks = []
+    for prober in probers:
+        final = prober.stop()
+        if final is None:
+            raise PromotionFailed(
+                f"the prober {prober.where} was lost: nobody knows whether requests were"
+            )
+        if final.failed > target.probing.allowed_failures:
+            raise PromotionFailed(f"requests were lost during the change: {final}, {prober.where}")
+        checks.append(Check(prober.title, True, f"{final}, {prober.where}"))
+    return tuple(checks)

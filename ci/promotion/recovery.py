@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -19,8 +20,7 @@ from ci.promotion.before import Before
 from ci.promotion.canary import queue_states
 from ci.promotion.cause import cause, with_last_words
 from ci.promotion.change import SETTLE_SECONDS
-from ci.promotion.inside import InsideProber
-from ci.promotion.prober import Prober
+from ci.promotion.prober import Counting
 from ci.promotion.rollout import Expected
 from ci.tools.helm import Helm, Revision
 from ci.tools.wait import SystemClock, wait_until
@@ -98,15 +98,15 @@ def values_diff(before: Before, helm: Helm, target: Target) -> str:
     return "".join(difflib.unified_diff(was, now, "before", "now")) or "no difference\n"
 
 
-def so_far(prober: Prober | InsideProber | None, problem: BaseException) -> tuple[Check, ...]:
+def so_far(probers: Sequence[Counting], problem: BaseException) -> tuple[Check, ...]:
     """What ended the promotion, and the account of the requests until then."""
-    failed = Check("the change came to its end", False, redaction.text(cause(problem)))
-    with suppress(PipelineError):
-        now = prober.account() if prober is not None else None
-        if prober is not None and now is not None:
-            account = f"{now}, {prober.where}"
-            return (failed, Check("requests until it failed", now.failed == 0, account))
-    return (failed,)
+    found = [Check("the change came to its end", False, redaction.text(cause(problem)))]
+    for prober in probers:
+        with suppress(PipelineError):
+            if now := prober.account():
+                title = prober.title.replace("during the change", "until it failed")
+                found.append(Check(title, now.failed == 0, f"{now}, {prober.where}"))
+    return tuple(found)
 
 
 def _short(digest: str) -> str:

@@ -12,8 +12,7 @@ from ci.context import Context
 from ci.errors import CommandFailed, PromotionFailed
 from ci.model import Check, Image, Query, Target
 from ci.promotion import gates, live
-from ci.promotion.inside import InsideProber
-from ci.promotion.prober import Account, Prober
+from ci.promotion.prober import Account, Counting
 from ci.promotion.rollout import Expected, new_pods
 from ci.tools.prometheus import Prometheus
 
@@ -23,7 +22,8 @@ OLD_LOGS_SECONDS = 600
 """How far back the old version's logs are read for its rate of error lines."""
 
 Pods = Sequence[Mapping[str, Any]]
-AnyProber = Prober | InsideProber
+Accounts = tuple[Account | None, ...]
+"""One of each prober."""
 
 
 class Soak:
@@ -33,28 +33,33 @@ class Soak:
     """
 
     def __init__(
-        self, context: Context, target: Target, prober: AnyProber | None, old: Image, pods: Pods
+        self,
+        context: Context,
+        target: Target,
+        probers: Sequence[Counting],
+        old: Image,
+        pods: Pods,
     ) -> None:
-        self._context, self._target, self._prober = context, target, prober
+        self._context, self._target, self._probers = context, target, probers
         self._kube = live.private_kube(context, target)
         self._old_lines = gates.Lines((), 0.0)
-        self._before: Account | None = None
+        self._before: Accounts = (None,) * len(probers)
         self._answers: dict[Query, tuple[float | None, str]] = {}
         if not target.soak_seconds:
             return
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="soak") as pool:
-            account_ = pool.submit(self._account)
+            accounts = pool.submit(self._accounts)
             lines = live.error_lines(
                 self._kube, target, pods, since=OLD_LOGS_SECONDS, repository=old.repository
             )
-            self._before = account_.result()
+            self._before = accounts.result()
         self._old_lines = gates.Lines(tuple(lines), listened(pods, datetime.now(UTC)))
 
     def watch(self, image: Image) -> tuple[Check, ...]:
         """Watch for ``soak_seconds``. Raises :class:`PromotionFailed` at the first breach."""
         clock, target = self._context.clock, self._target
         begun = clock.monotonic()
-        start = self._account()
+        start = self._accounts()
         with ExitStack() as held:
             prometheus = None
             if target.gates.queries:
@@ -75,19 +80,20 @@ class Soak:
                 raise PromotionFailed(gates.unanswered(asked, problem))
         return self._checks(start)
 
-    def _look(self, image: Image, start: Account | None, prometheus: Prometheus | None) -> None:
+    def _look(self, image: Image, starts: Accounts, prometheus: Prometheus | None) -> None:
         """One look at every gate. An API that is away for a moment is looked at again."""
         target, limits = self._target, self._target.gates
         breaches: list[str] = []
-        now = self._account()
-        if now is not None and start is not None:
-            before, soak = gates.between(None, self._before or start), gates.between(start, now)
+        for prober, first, start, now in zip(
+            self._probers, self._before, starts, self._accounts(), strict=True
+        ):
+            if now is None or start is None:
+                continue
+            before, soak = gates.between(None, first or start), gates.between(start, now)
+            found = [gates.errors(before, soak, limits), gates.latency(before, soak, limits)]
             if now.failed > target.probing.allowed_failures:
-                breaches.append(f"requests were lost: {now}")
-            breaches += [
-                gates.errors(before, soak, limits),
-                gates.latency(before, soak, limits),
-            ]
+                found.append(f"requests were lost: {now}")
+            breaches += [f"{breach}, {prober.where}" for breach in found if breach]
         try:
             snapshot = live.snapshot(self._kube, target.namespace)
             expected = Expected(
@@ -107,23 +113,25 @@ class Soak:
             if value is not None or self._answers.get(asked, (None, ""))[0] is None:
                 self._answers[asked] = (value, problem_)
             breaches.append(gates.query(asked, value))
-        found = [breach for breach in breaches if breach]
-        if found:
-            raise PromotionFailed("; ".join(found))
+        if said := [breach for breach in breaches if breach]:
+            raise PromotionFailed("; ".join(said))
 
-    def _checks(self, start: Account | None) -> tuple[Check, ...]:
+    def _checks(self, starts: Accounts) -> tuple[Check, ...]:
         checks = [
             Check("no gate was breached in the soak", True, f"{self._target.soak_seconds} s"),
         ]
-        now = self._account()
-        if start is not None and now is not None and self._before is not None:
+        for prober, before, start, now in zip(
+            self._probers, self._before, starts, self._accounts(), strict=True
+        ):
+            if before is None or start is None or now is None:
+                continue
             spans = {
-                "before": gates.between(None, self._before),
-                "during": gates.between(self._before, start),
+                "before": gates.between(None, before),
+                "during": gates.between(before, start),
                 "soaking": gates.between(start, now),
             }
             text = "; ".join(f"{name} {span}" for name, span in spans.items())
-            checks.append(Check("latency, median/95 %", True, text))
+            checks.append(Check("latency, median/95 %", True, f"{text}; {prober.where}"))
         checks += [
             Check(f"query {asked.name}", True, f"{value:g}, limit {asked.limit:g}")
             for asked, (value, _) in self._answers.items()
@@ -131,11 +139,15 @@ class Soak:
         ]
         return tuple(checks)
 
-    def _account(self) -> Account | None:
-        try:
-            return self._prober.account() if self._prober is not None else None
-        except CommandFailed:
-            return None
+    def _accounts(self) -> Accounts:
+        """Of every prober now; of one that cannot be read, none."""
+        found: list[Account | None] = []
+        for prober in self._probers:
+            try:
+                found.append(prober.account())
+            except CommandFailed:
+                found.append(None)
+        return tuple(found)
 
 
 def listened(pods: Pods, now: datetime, longest: float | None = OLD_LOGS_SECONDS) -> float:

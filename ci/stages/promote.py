@@ -29,7 +29,7 @@ from ci.promotion.before import (
 from ci.promotion.canary import Canary
 from ci.promotion.change import healthy, released, released_as, settled, upgrade
 from ci.promotion.planning import make_plan, refuse_more_than_the_image, rendering, sets_of
-from ci.promotion.probing import counted, probing_inside, steady
+from ci.promotion.probing import counted, probing_inside, probing_outside, steady
 from ci.promotion.pull import Pull
 from ci.promotion.recovery import recover, so_far, verify_old
 from ci.promotion.rollout import Expected
@@ -73,6 +73,7 @@ def promote(
             new = held.enter_context(rendering(context, target, sets))
         with step("start the prober", "every request during the change is accounted for"):
             inside = held.enter_context(probing_inside(context, target, before))
+            outside = held.enter_context(probing_outside(target))
             canary = held.enter_context(Canary(context, target))
             gateway = before.snapshot.deployments[target.gateway]
             pull = held.enter_context(Pull(context, target, image, gateway, before.pods))
@@ -93,9 +94,9 @@ def promote(
             )
             ticked = tick(context, proof, image, folder, asked)
         with step("ask the service", "it answers steadily before the change"):
-            prober = steady(context, target, inside, held)
+            probers = steady(context, target, inside, outside, held)
             canary.steady()
-            soak = Soak(context, target, prober, before.image, before.pods)
+            soak = Soak(context, target, probers, before.image, before.pods)
         with step("check again", "nobody changed the release while we looked"):
             refuse_changed(context, target, before.revision)
             held.enter_context(Watching(context, target, before.deployments))
@@ -116,9 +117,9 @@ def promote(
                 with step("soak", "what shows only with time shows before it is called done"):
                     checks += soak.watch(image)
             with step("count the probes", "no request may be lost in a change"):
-                checks += counted(target, prober, canary)
+                checks += counted(target, probers, canary)
         except BaseException as problem:
-            found = before.checks + asked + checks + so_far(prober, problem)
+            found = before.checks + asked + checks + so_far(probers, problem)
             recover(context, target, before, folder, lock, problem, found)
         with suppress(PipelineError):
             lock.note(step="done")

@@ -134,6 +134,7 @@ def rehearse(
         standins=standins,
         servicebus_env="",
         soak_seconds=0,  # what shows only with time is for the target
+        probing=replace(target.probing, outside_url=""),  # that way leads to the target
     )
     kube = live.private_kube(context, there)
     try:

@@ -4,6 +4,7 @@ cluster while it upgrades. The relays are of the cases' own; what is behind them
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from ci.errors import PlanRefused, PromotionFailed, RollbackFailed
-from ci.model import Cluster, Image, Registry
+from ci.model import Cluster, Image, Probing, Registry
 from tests.matrix.link import Link
 from tests.matrix.rig import CERTS, Place, Rig, at_step
 
@@ -99,6 +100,53 @@ def test_registry_in_mid_pull_of_the_upgrade(place: Place, own: OwnRegistry, how
         timeout_seconds=150 if gone else 20,
     )
     assert own.link.sprung.is_set(), "it was not in mid-pull"
+    place.ends("v1", 3)
+    place.nothing_lost()
+
+
+# -- between clients outside and the Service -------------------------------------------------------
+
+
+@pytest.fixture
+def door(place: Place, rig: Rig) -> Iterator[Link]:
+    """A link to a port of the node that leads to the Service, as a load balancer would."""
+    place.install(drainSeconds=10)
+    place.watch()
+    ports = {"spec": {"ports": [{"port": 80, "targetPort": 5000}], "type": "NodePort"}}
+    place.kubectl(
+        "expose", "deployment/engine", "--name=door", "--port=80", "--target-port=5000",
+        "--type=NodePort", f"--overrides={json.dumps(ports)}",
+    )  # fmt: skip
+    port = place.kubectl("get", "service/door", "-o", "jsonpath={.spec.ports[0].nodePort}")
+    address = place.kube.run(
+        "get", "nodes", "-o", "jsonpath={.items[0].status.addresses[0].address}"
+    ).stdout
+    with Link((address, int(port))) as link:
+        yield link
+
+
+@pytest.mark.end("promoted; v2 serves; 0 requests lost, from outside neither")
+def test_clients_outside_lose_nothing(place: Place, door: Link) -> None:
+    probing = Probing(path="/work", outside_url=f"http://127.0.0.1:{door.port}/work")
+    promoted = place.promote("v2", probing=probing)
+    said = {check.name: check.evidence for check in promoted.checks}
+    outside = said["requests from outside during the change"]
+    counted = re.match(r"(\d+) sent, (\d+) answered, 0 failed;", outside)
+    assert counted, outside
+    assert int(counted[1]) == int(counted[2]) >= 100, outside
+    place.ends("v2", 2)
+    place.nothing_lost()
+
+
+@pytest.mark.end("rolled back; v1 serves; requests were lost outside alone")
+def test_clients_outside_are_cut_off(place: Place, door: Link) -> None:
+    """Helm, the pods and every request inside say that all is well."""
+    place.hooks.append(at_step("judge the pods", door.end))
+    refused = place.refused(
+        PromotionFailed, "requests were lost", "ConnectError", "from outside", "rolled back"
+    )
+    probing = Probing(path="/work", outside_url=f"http://127.0.0.1:{door.port}/work")
+    refused(place.promote, "v2", probing=probing)
     place.ends("v1", 3)
     place.nothing_lost()
 

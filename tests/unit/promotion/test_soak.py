@@ -14,7 +14,7 @@ from ci.errors import PromotionFailed
 from ci.events import Events
 from ci.model import Cluster, Gates, Image, Probing, Query, Target
 from ci.promotion import live, soak
-from ci.promotion.prober import BUCKETS, Account, Prober, bucket
+from ci.promotion.prober import BUCKETS, Account, Counting, bucket
 from ci.promotion.rollout import Snapshot
 from ci.promotion.soak import Soak
 from ci.tools.command import Programs
@@ -37,6 +37,8 @@ class ManualClock:
 class World:
     """What is read, by the time on the clock."""
 
+    where, title = "inside the cluster", "requests during the change"
+
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.failed: Callable[[float], int] = lambda now: 0
@@ -56,6 +58,9 @@ class World:
             self._answered + failed, self._answered, failed, 0, 0, 0,
             (("HTTP 500", failed),) if failed else (), tuple(self._counts),
         )  # fmt: skip
+
+    def stop(self) -> Account:
+        return self.account()
 
     def snapshot(self, *_: Any) -> Snapshot:
         status = {"name": "engine", "restartCount": self.restarts(self.clock.now)}
@@ -86,7 +91,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def soaked(world: World, **changed: Any) -> Any:
+class Outside(World):
+    where = "from outside, https://engine.example/readyz"
+
+
+def soaked(world: World, *others: World, **changed: Any) -> Any:
     cluster = Cluster("c", Path("k"), "c", True)
     described = {"soak_seconds": 60, "gates": Gates(), **changed}
     target = Target("prod", cluster, "launch", "rel", Path("x"), IMAGE.repository, **described)
@@ -94,7 +103,8 @@ def soaked(world: World, **changed: Any) -> Any:
         Context,
         SimpleNamespace(clock=world.clock, events=Events(world.clock), programs=Programs(env={})),
     )
-    made = Soak(context, target, cast(Prober, world), IMAGE, [])
+    probers: tuple[Counting, ...] = (world, *others)
+    made = Soak(context, target, probers, IMAGE, [])
     return made.watch(IMAGE)
 
 
@@ -139,6 +149,18 @@ def test_a_breach_ends_the_soak_at_once(
     assert world.clock.now == 30
 
 
+def test_each_prober_has_its_latency_and_its_gates(world: World) -> None:
+    outside = Outside()
+    evidence = [check.evidence for check in soaked(world, outside)]
+    assert [text.rpartition("; ")[2] for text in evidence[1:3]] == [world.where, outside.where]
+    outside.failed = from_30(1, 0)
+    outside.clock = world.clock
+    world.clock.now = 0
+    with pytest.raises(PromotionFailed, match=r"HTTP 500.*, from outside, https") as breach:
+        soaked(world, outside)
+    assert world.where not in str(breach.value)
+
+
 def test_a_query_that_never_answered_is_a_breach_at_the_end(world: World) -> None:
     world.value = lambda _: (None, "no sample")
     with pytest.raises(PromotionFailed, match=r"had no answer.*no sample"):
@@ -155,7 +177,7 @@ def test_without_a_soak_nothing_is_read(world: World) -> None:
     world.account = None  # type: ignore[method-assign,assignment]
     cluster = Cluster("c", Path("k"), "c", True)
     target = Target("prod", cluster, "launch", "rel", Path("x"), IMAGE.repository)
-    Soak(cast(Context, SimpleNamespace()), target, cast(Prober, world), IMAGE, [])
+    Soak(cast(Context, SimpleNamespace()), target, (world,), IMAGE, [])
 
 
 def test_pod_seconds_are_the_pods_ages() -> None:

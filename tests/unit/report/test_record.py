@@ -9,7 +9,7 @@ import pytest
 
 from ci.model import Outcome
 from ci.promotion.inside import InsideProber
-from ci.promotion.prober import Account, Prober
+from ci.promotion.prober import Account
 from ci.report import html, record
 from ci.report.record import Note
 from tests.unit.report.folders import (
@@ -229,7 +229,10 @@ def test_the_probes_are_found_where_they_were_written(tmp_path: Path, where: str
 
 @pytest.mark.parametrize("sent", [713, 715])
 @pytest.mark.parametrize("problems", [(), (("ConnectError: (refused)", 2),)])
-@pytest.mark.parametrize("place", ["", Prober.where, InsideProber.where])
+@pytest.mark.parametrize(
+    "place",
+    ["", "through the API server", InsideProber.where, "from outside, https://e.example/readyz"],
+)
 def test_the_probers_own_words_are_understood(
     tmp_path: Path, sent: int, problems: tuple[tuple[str, int], ...], place: str
 ) -> None:

@@ -1,0 +1,127 @@
+"""Which requests count, and what becomes of a promotion when some are lost."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ci.context import Context
+from ci.errors import PlanRefused, PromotionFailed
+from ci.model import Cluster, Probing, Target
+from ci.promotion import probing
+from ci.promotion.prober import Account
+from ci.tools.wait import SystemClock
+from tests.unit.serving import serving
+
+
+class Service(BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Not on the tests' output."""
+
+
+class Failing(Service):
+    status = 503
+
+
+def target(port: int, path: str = "/readyz") -> Target:
+    cluster = Cluster("c", Path("k"), "c", True)
+    found = Target("prod", cluster, "launch", "rel", Path("x"), "r:5000/engine")
+    url = f"http://127.0.0.1:{port}{path}" if port else ""
+    return replace(found, probing=Probing(per_second=50, timeout_seconds=2, outside_url=url))
+
+
+CONTEXT = cast(Context, SimpleNamespace(clock=SystemClock()))
+
+
+def answered(where: Target) -> Account:
+    with probing.probing_outside(where) as prober:
+        assert prober is not None
+        probing.wait_for_answers(CONTEXT, where, prober, PlanRefused)
+        return prober.stop()
+
+
+def test_clients_elsewhere_are_answered() -> None:
+    with serving(HTTPServer(("127.0.0.1", 0), Service)) as port:
+        found = answered(target(port))
+    assert found.sent == found.answered >= probing.BASELINE_PROBES
+
+
+def test_a_way_that_fails_before_the_change_refuses_it() -> None:
+    with (
+        serving(HTTPServer(("127.0.0.1", 0), Failing)) as port,
+        pytest.raises(PlanRefused, match=rf"from outside, http://127.0.0.1:{port}/.*HTTP 503"),
+    ):
+        answered(target(port))
+
+
+def test_a_way_that_leads_nowhere_refuses_it() -> None:
+    with serving(HTTPServer(("127.0.0.1", 0), Service)) as port:
+        gone = target(port)
+    with pytest.raises(PlanRefused, match="ConnectError"):
+        answered(gone)
+
+
+@pytest.mark.parametrize("where", [target(0), replace(target(80), probing=Probing(per_second=0))])
+def test_nobody_asks_from_outside_where_it_is_not_given(where: Target) -> None:
+    with probing.probing_outside(where) as prober:
+        assert prober is None
+
+
+@dataclass
+class Ended:
+    """A prober whose account is final."""
+
+    failed: int | None
+    where: str = "inside the cluster"
+    title: str = "requests during the change"
+
+    def account(self) -> Account | None:
+        return self.stop()
+
+    def stop(self) -> Account | None:
+        if self.failed is None:
+            return None
+        why = (("HTTP 502", self.failed),) if self.failed else ()
+        return Account(90 + self.failed, 90, self.failed, 0, 0, 0, why)
+
+
+OUTSIDE = ("from outside, https://e.example", "requests from outside during the change")
+
+
+def test_each_account_is_a_check() -> None:
+    checks = probing.count_probes(target(80), (Ended(0), Ended(0, *OUTSIDE)))
+    assert [check.name for check in checks] == [Ended(0).title, OUTSIDE[1]]
+    assert checks[1].evidence.startswith("90 sent, 90 answered, 0 failed")
+    assert checks[1].evidence.endswith(OUTSIDE[0])
+
+
+@pytest.mark.parametrize(
+    ("failed", "says"),
+    [(1, r"lost during the change: 91 sent.*HTTP 502.*from outside"), (None, "outside.*was lost")],
+)
+def test_what_is_lost_outside_alone_ends_it(failed: int | None, says: str) -> None:
+    with pytest.raises(PromotionFailed, match=says):
+        probing.count_probes(target(80), (Ended(0), Ended(failed, *OUTSIDE)))
+
+
+def test_none_is_told_apart_from_no_loss() -> None:
+    (check,) = probing.count_probes(target(0), ())
+    assert check.evidence == "not probed: turned off"
+
+
+def test_no_prober_counts_where_it_is_turned_off() -> None:
+    off = replace(target(0), probing=Probing(per_second=0))
+    with ExitStack() as held:
+        assert probing.steady(CONTEXT, off, None, None, held) == ()
