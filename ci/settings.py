@@ -158,6 +158,20 @@ class BackupSettings(Block):
     """Public keys of age whose holders may read the backups with their secrets
     (``backups.tar.age``); without any, secrets are left out everywhere."""
 
+    @field_validator("recipients")
+    @classmethod
+    def _whole(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        """A key that was typed wrong is to be known now, not when a promotion needs it."""
+        if names:
+            import pyrage  # is of no use to most runs
+
+            for name in names:
+                try:
+                    pyrage.x25519.Recipient.from_str(name)
+                except pyrage.RecipientError as problem:
+                    raise ValueError(f"{name[:20]}… is no public key of age: {problem}") from None
+        return names
+
 
 class RehearsalSettings(Block):
     """A target's release, installed and changed on the gate cluster before the target is."""

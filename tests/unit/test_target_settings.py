@@ -46,8 +46,24 @@ def test_the_probing_block_reaches_the_target(tmp_path: Path) -> None:
     block = (
         '[targets.prod.probing]\npath = "/v1/models?limit=1"\nper_second = 0.5\n'
         "timeout_seconds = 2\ninside = false\nallowed_failures = 3\n"
+        'outside_url = "https://engine.example.com/readyz"\n'
     )
-    assert target(tmp_path, block).probing == Probing("/v1/models?limit=1", 0.5, 2.0, False, 3)
+    assert target(tmp_path, block).probing == Probing(
+        "/v1/models?limit=1", 0.5, 2.0, False, 3, "https://engine.example.com/readyz"
+    )
+
+
+@pytest.mark.parametrize("url", ["engine.example.com", "https://user:word@engine.example.com"])
+def test_a_way_in_is_an_address_without_a_password(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SettingsError, match=r"targets\.prod\.probing\.outside_url") as refused:
+        loaded(tmp_path, f'[targets.prod.probing]\noutside_url = "{url}"\n')
+    assert "word" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["age1" + "a" * 58, "age1short"])
+def test_a_recipient_that_is_none_is_refused_at_once(tmp_path: Path, key: str) -> None:
+    with pytest.raises(SettingsError, match=r"backups\.recipients"):
+        loaded(tmp_path, f'[backups]\nrecipients = ["{key}"]\n')
 
 
 def test_several_repository_values_reach_the_target(tmp_path: Path) -> None:
