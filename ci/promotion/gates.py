@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from ci.model import Gates, Query
-from ci.promotion.prober import Account, ends
+from ci.promotion.prober import Account, quantile
 from ci.promotion.rollout import restarts
 
 
@@ -37,12 +36,7 @@ class Span:
 
     def quantile(self, share: float) -> float:
         """Seconds within which ``share`` of the answers came, as the end of their bucket."""
-        if not self.answered:
-            return 0.0
-        due = math.ceil(share * self.answered)
-        return next(
-            (ends(i) for i, within in enumerate(accumulate(self.took)) if within >= due), 0.0
-        )
+        return quantile(self.took, share)
 
     def __str__(self) -> str:
         quantiles = "/".join(f"{self.quantile(share) * 1000:.0f}" for share in (0.5, 0.95))

@@ -13,7 +13,7 @@ from typing import Any
 from ci.errors import CommandFailed, PipelineError
 from ci.model import Target
 from ci.promotion import trial
-from ci.promotion.prober import Account
+from ci.promotion.prober import Account, quantile
 from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock, wait_until
 
@@ -28,8 +28,8 @@ def manifest(target: Target, gateway: Mapping[str, Any], image: str) -> dict[str
         trial.PROBER,
         gateway,
         ("imagePullSecrets", "nodeSelector", "tolerations", "securityContext"),
-        # A prober whose run was killed ends by itself.
-        activeDeadlineSeconds=target.timeout_seconds * 2 + 900,
+        # A prober whose run was killed ends by itself; no other does before the change does.
+        activeDeadlineSeconds=target.timeout_seconds * 2 + target.soak_seconds + 900,
         containers=[
             {
                 "name": "prober",
@@ -61,15 +61,16 @@ def parse(log: str) -> Account | None:
     for line in reversed(log.splitlines()):
         try:
             said = json.loads(line)
+            took = tuple(int(count) for count in said["took"])
             return Account(
                 sent=int(said["sent"]),
                 answered=int(said["answered"]),
                 failed=int(said["failed"]),
                 longest_gap=float(said["longest_gap"]),
                 slowest=float(said["slowest"]),
-                median=float(said["median"]),
+                median=quantile(took, 0.5),
                 problems=tuple((str(why), int(often)) for why, often in said["problems"]),
-                took=tuple(int(count) for count in said["took"]),
+                took=took,
             )
         except (ValueError, KeyError, TypeError):
             continue

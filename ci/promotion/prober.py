@@ -2,17 +2,17 @@
 
 The rate does not follow the answers: a service that stops answering still gets its requests,
 each in a thread of its own pool, so that an outage counts for as long as it lasts. What sends
-a request is passed in; the account is pure.
+a request is passed in; the tally is pure.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate
 from types import TracebackType
 from typing import Protocol
 
@@ -32,6 +32,8 @@ class Sample:
 
 
 BUCKETS = 64
+REASONS = 50
+"""So many reasons of failures are told apart."""
 
 
 def bucket(seconds: float) -> int:
@@ -57,6 +59,7 @@ class Account:
     slowest: float
     """Seconds."""
     median: float
+    """Seconds, as the end of its bucket."""
     problems: tuple[tuple[str, int], ...] = field(default=())
     """(reason, how often), the most frequent first."""
     took: tuple[int, ...] = field(default=(0,) * BUCKETS)
@@ -74,29 +77,51 @@ class Account:
         )
 
 
-def account(samples: Iterable[Sample], *, sent: int, begun: float, ended: float) -> Account:
-    """Sum up ``samples``, the requests that ended; ``sent`` counts those under way, too."""
-    done = sorted(samples, key=lambda s: s.ended)
-    good = [s for s in done if not s.problem]
-    marks = [begun, *(s.ended for s in good), max(ended, begun)]
-    times = sorted(s.ended - s.sent for s in good)
-    took = [0] * BUCKETS
-    for seconds in times:
-        took[bucket(seconds)] += 1
-    problems: dict[str, int] = {}
-    for sample in done:
+def quantile(took: Sequence[int], share: float) -> float:
+    """Seconds within which ``share`` of the answers came, as the end of their bucket."""
+    due = math.ceil(share * sum(took))
+    if not due:
+        return 0.0
+    return next(ends(i) for i, within in enumerate(accumulate(took)) if within >= due)
+
+
+class Tally:
+    """Running totals of requests: a soak may last a day, and no request is kept."""
+
+    def __init__(self, begun: float) -> None:
+        self._last = begun
+        self._longest_gap = self._slowest = 0.0
+        self._failed = 0
+        self._took = [0] * BUCKETS
+        self._problems: dict[str, int] = {}
+
+    def add(self, sample: Sample) -> None:
+        """A request that ended, in the order of their ends."""
         if sample.problem:
-            problems[sample.problem] = problems.get(sample.problem, 0) + 1
-    return Account(
-        sent=sent,
-        answered=len(good),
-        failed=len(done) - len(good),
-        longest_gap=max(later - earlier for earlier, later in pairwise(marks)),
-        slowest=times[-1] if times else 0.0,
-        median=times[len(times) // 2] if times else 0.0,
-        problems=tuple(sorted(problems.items(), key=lambda item: -item[1])),
-        took=tuple(took),
-    )
+            self._failed += 1
+            why = sample.problem
+            if why not in self._problems and len(self._problems) >= REASONS:
+                why = "other reasons"
+            self._problems[why] = self._problems.get(why, 0) + 1
+            return
+        seconds = sample.ended - sample.sent
+        self._took[bucket(seconds)] += 1
+        self._slowest = max(self._slowest, seconds)
+        self._longest_gap = max(self._longest_gap, sample.ended - self._last)
+        self._last = max(self._last, sample.ended)
+
+    def account(self, *, sent: int, ended: float) -> Account:
+        """``sent`` counts those under way, too."""
+        return Account(
+            sent=sent,
+            answered=sum(self._took),
+            failed=self._failed,
+            longest_gap=max(self._longest_gap, ended - self._last),
+            slowest=self._slowest,
+            median=quantile(self._took, 0.5),
+            problems=tuple(sorted(self._problems.items(), key=lambda item: -item[1])),
+            took=tuple(self._took),
+        )
 
 
 class Counting(Protocol):
@@ -141,13 +166,12 @@ class Prober:
         )
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._samples: list[Sample] = []
+        self._tally = Tally(clock.monotonic())
         self._sent = 0
-        self._begun = clock.monotonic()
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
 
     def __enter__(self) -> Prober:
-        self._begun = self._clock.monotonic()
+        self._tally = Tally(self._clock.monotonic())
         self._thread.start()
         return self
 
@@ -168,8 +192,7 @@ class Prober:
 
     def account(self) -> Account:
         with self._lock:
-            samples, sent = list(self._samples), self._sent
-        return account(samples, sent=sent, begun=self._begun, ended=self._clock.monotonic())
+            return self._tally.account(sent=self._sent, ended=self._clock.monotonic())
 
     def _run(self) -> None:
         due = self._clock.monotonic()
@@ -189,6 +212,5 @@ class Prober:
             problem = self._send()
         except Exception as raised:  # a sender never ends the prober; it is a failed request
             problem = f"{type(raised).__name__}: {raised}"
-        sample = Sample(sent, self._clock.monotonic(), problem)
         with self._lock:
-            self._samples.append(sample)
+            self._tally.add(Sample(sent, self._clock.monotonic(), problem))

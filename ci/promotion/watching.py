@@ -7,7 +7,8 @@ whoever listens to the run. Nothing is judged here: that is :mod:`ci.promotion.r
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ci.context import Context
@@ -21,6 +22,8 @@ KIND = "watch"
 ROLLOUT, PODS, EVENTS, LOGS = "rollout", "pods", "events", "logs"
 INTERVAL_SECONDS = 2.0
 """Between two looks: each costs the machine what it needs for the upgrade."""
+RARELY_SECONDS = 10.0
+"""The same while it soaks, which may take a day and is to fit on a disk."""
 TIMEOUT_SECONDS = 5.0
 """How long one request may take."""
 LOG_BYTES = 64 << 10
@@ -129,7 +132,8 @@ class Watching:
         self._changes = {name: Changes() for name in (ROLLOUT, PODS, EVENTS)}
         self._tails: dict[tuple[str, str], Tail] = {}
         self._first = True
-        self._stop = threading.Event()
+        self._stop, self._woken = threading.Event(), threading.Event()
+        self._pause = INTERVAL_SECONDS
         self._thread = threading.Thread(target=self._run, name="watching", daemon=True)
 
     def __enter__(self) -> Watching:
@@ -139,7 +143,18 @@ class Watching:
 
     def __exit__(self, *problem: object) -> None:
         self._stop.set()
+        self._woken.set()
         self._thread.join(2 * TIMEOUT_SECONDS)
+
+    @contextmanager
+    def rarely(self) -> Iterator[None]:
+        """While in the block, and at once as before when it ends."""
+        self._pause = RARELY_SECONDS
+        try:
+            yield
+        finally:
+            self._pause = INTERVAL_SECONDS
+            self._woken.set()
 
     def _run(self) -> None:
         while True:
@@ -152,7 +167,8 @@ class Watching:
             self._first = False
             if last:
                 return
-            self._stop.wait(INTERVAL_SECONDS)
+            self._woken.wait(self._pause)
+            self._woken.clear()
 
     def _look(self) -> None:
         kube, namespace = self._kube, self._target.namespace

@@ -99,7 +99,7 @@ def promote(
             soak = Soak(context, target, probers, before.image, before.pods)
         with step("check again", "nobody changed the release while we looked"):
             refuse_changed(context, target, before.revision)
-            held.enter_context(Watching(context, target, before.deployments))
+            watching = held.enter_context(Watching(context, target, before.deployments))
             note_begin(lock, before, image)
         checks: tuple[Check, ...] = ()
         try:
@@ -114,7 +114,8 @@ def promote(
                     checks += healthy(context, target, before.openapi)
                 tested.end()
             if target.soak_seconds:
-                with step("soak", "what shows only with time shows before it is called done"):
+                reason = "what shows only with time shows before it is called done"
+                with step("soak", reason), watching.rarely():
                     checks += soak.watch(image)
             with step("count the probes", "no request may be lost in a change"):
                 checks += counted(target, probers, canary)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ci.model import Gates, Query
 from ci.promotion import gates
 from ci.promotion.gates import Lines, Span
-from ci.promotion.prober import BUCKETS, Account, Sample, account, bucket, ends
+from ci.promotion.prober import BUCKETS, Account, Sample, bucket, ends
+from tests.unit.promotion.accounts import account
 
 NONE = (0,) * BUCKETS
 

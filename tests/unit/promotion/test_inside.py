@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from ci.model import Cluster, Target
 from ci.promotion import inside
-from ci.promotion.prober import BUCKETS, Account, bucket
+from ci.promotion.prober import BUCKETS, Account, bucket, ends
 from tests.unit.serving import serving
 
 TARGET = Target(
@@ -75,10 +76,10 @@ def test_the_script_counts_failures_and_says_why() -> None:
 
 
 def test_the_newest_whole_line_counts() -> None:
-    line = '{"sent": 2, "answered": 1, "failed": 1, "longest_gap": 1, "median": 0.1,'
+    line = '{"sent": 2, "answered": 1, "failed": 1, "longest_gap": 1,'
     line += f' "slowest": 0.2, "problems": [["HTTP 503", 1]], "took": {[1] * BUCKETS}}}'
     assert inside.parse(f"noise\n{line}\n" + line[:20]) == Account(
-        2, 1, 1, 1.0, 0.2, 0.1, (("HTTP 503", 1),), (1,) * BUCKETS
+        2, 1, 1, 1.0, 0.2, ends(BUCKETS // 2 - 1), (("HTTP 503", 1),), (1,) * BUCKETS
     )
     for nothing in ("", "noise", "{}", "[1]", "null"):
         assert inside.parse(nothing) is None
@@ -90,6 +91,9 @@ def test_the_pod_asks_for_nothing_and_ends_by_itself() -> None:
     assert spec["imagePullSecrets"] == [{"name": "login"}]
     assert spec["automountServiceAccountToken"] is False
     assert spec["activeDeadlineSeconds"] > TARGET.timeout_seconds
+    soaks = replace(TARGET, soak_seconds=86400)
+    day = inside.manifest(soaks, gateway, "r:5000/engine:old")["spec"]["activeDeadlineSeconds"]
+    assert day > TARGET.timeout_seconds + soaks.soak_seconds, "it would end in mid-soak"
     (container,) = spec["containers"]
     assert container["image"] == "r:5000/engine:old"
     assert container["securityContext"]["runAsNonRoot"] is True

@@ -7,8 +7,9 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.promotion.prober import Prober, Sample, account
+from ci.promotion.prober import REASONS, Prober, Sample, bucket, ends
 from ci.tools.wait import SystemClock
+from tests.unit.promotion.accounts import account
 
 
 def test_nothing_sent_is_one_long_gap() -> None:
@@ -21,13 +22,13 @@ def test_the_longest_gap_is_between_answers_not_requests() -> None:
     found = account(samples, sent=4, begun=0, ended=5)
     assert (found.answered, found.failed, found.longest_gap) == (2, 2, 3.5)
     assert found.problems == (("reset", 2),)
-    assert (found.slowest, found.median) == (1.5, 1.5)
+    assert (found.slowest, found.median) == (1.5, ends(bucket(1.0)))
 
 
 def test_it_says_why_in_one_line() -> None:
     line = str(account([Sample(0, 0.01), Sample(1, 2, "refused")], sent=2, begun=0, ended=2))
     assert line == (
-        "2 sent, 1 answered, 1 failed (refused); longest gap 1.99 s, median 10 ms, slowest 10 ms"
+        "2 sent, 1 answered, 1 failed (refused); longest gap 1.99 s, median 11 ms, slowest 10 ms"
     )
 
 
@@ -38,6 +39,14 @@ def test_every_request_is_either_answered_or_failed(ends: list[tuple[float, floa
     assert found.answered + found.failed == found.sent
     assert sum(often for _, often in found.problems) == found.failed
     assert 0 <= found.longest_gap <= 100
+
+
+def test_what_a_day_of_requests_leaves_is_bounded() -> None:
+    samples = [Sample(at, at + 0.01, f"reset by port {at}") for at in range(10 * REASONS)]
+    found = account(samples, sent=len(samples), begun=0, ended=10 * REASONS)
+    assert found.failed == len(samples)
+    assert len(found.problems) == REASONS + 1
+    assert found.problems[0] == ("other reasons", 9 * REASONS)
 
 
 def test_a_silent_service_still_gets_its_requests() -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from ci.context import Context
-from ci.errors import CommandFailed
+from ci.errors import CommandFailed, WaitTimeout
 from ci.events import Events
 from ci.model import Cluster, Target
 from ci.promotion import live, watching
@@ -127,20 +127,35 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
+TARGET = Target("prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("x"), "r/engine")
+
+
+def test_what_soaks_is_watched_rarely_and_its_end_at_once(world: World, tmp_path: Path) -> None:
+    clock = SystemClock()
+    context = SimpleNamespace(
+        events=Events(clock), programs=Programs(env={}), run_dir=tmp_path, clock=clock
+    )
+    with Watching(cast(Context, context), TARGET, ["engine"]) as watched:
+        with watched.rarely():
+            wait_until("the look under way", lambda: world.looks >= 1, timeout=10, clock=clock)
+            # It may have been about to look again when the soak began, and no further time.
+            with pytest.raises(WaitTimeout):
+                wait_until("looks", lambda: world.looks >= 3, timeout=0.3, clock=clock)
+        seen = world.looks
+        wait_until("two looks", lambda: world.looks >= seen + 2, timeout=5, clock=clock)
+
+
 def test_all_four_are_watched_and_kept(world: World, tmp_path: Path) -> None:
     clock = SystemClock()
     events, programs = Events(clock), Programs(env={})
     programs.hide("swordfish")
     context = SimpleNamespace(events=events, programs=programs, run_dir=tmp_path, clock=clock)
-    target = Target(
-        "prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("x"), "r/engine"
-    )
 
     def looked_again() -> None:
         seen = world.looks
         wait_until("two looks", lambda: world.looks >= seen + 2, timeout=10, clock=clock)
 
-    with Watching(cast(Context, context), target, ["engine"]):
+    with Watching(cast(Context, context), TARGET, ["engine"]):
         looked_again()
         world.away = True
         looked_again()
