@@ -74,13 +74,13 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def kubeconfig(path: Path, port: int) -> Path:
+def kubeconfig(path: Path, port: int, user: Any = None) -> Path:
     described = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "another",
         "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-        "users": [{"name": "u", "user": {"token": "t0ken"}}],
+        "users": [{"name": "u", "user": user or {"token": "t0ken"}}],
         "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
     }
     path.write_text(yaml.safe_dump(described), encoding="utf-8")
@@ -104,6 +104,34 @@ def test_a_list_tells_each_item_s_kind(kube: Kube, server: Server) -> None:
     ((_, _, query, _, token),) = server.asked
     assert query == {"labelSelector": ["app=x"]}
     assert token == "Bearer t0ken"
+
+
+@pytest.mark.program
+@pytest.mark.parametrize(("lives", "asked"), [(-1, ["1", "2"]), (3600, ["1", "1"])])
+def test_a_token_that_ran_out_is_asked_for_again(
+    tmp_path: Path, server: Server, lives: int, asked: list[str]
+) -> None:
+    """AKS and EKS hand them out for an hour or less, by a program; a soak may be longer."""
+    ends = (datetime.now(UTC) + timedelta(seconds=lives)).isoformat()
+    (tmp_path / "helper").write_text(
+        f"echo >> {tmp_path}/calls\n"
+        """printf '{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential","""
+        f""" "status": {{"token": "%d", "expirationTimestamp": "{ends}"}}}}' """
+        f"$(wc -l < {tmp_path}/calls)\n",
+        encoding="utf-8",
+    )
+    helper = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "sh",
+        "args": [str(tmp_path / "helper")],
+        "interactiveMode": "Never",
+    }
+    file = kubeconfig(tmp_path / "kubeconfig", server.server_address[1], {"exec": helper})
+    kube = Kube(Path("no"), Cluster("c", file, "here", True), Programs(env={}), SystemClock())
+    for _ in range(2):
+        assert kube.read("secrets", "s", "n") is None
+    tokens = [int(token.removeprefix("Bearer ")) for *_, token in server.asked]
+    assert [str(token - tokens[0] + 1) for token in tokens] == asked
 
 
 def test_one_object_or_none_or_the_reason(kube: Kube, server: Server) -> None:
