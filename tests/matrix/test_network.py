@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import yaml
 
 from ci.errors import PlanRefused, PromotionFailed, RollbackFailed
 from ci.model import Cluster, Image, Probing, Registry
 from tests.matrix.link import Link
-from tests.matrix.rig import CERTS, Place, Rig, at_step
+from tests.matrix.rig import CERTS, Place, Rig, at_step, until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -122,6 +123,14 @@ def door(place: Place, rig: Rig) -> Iterator[Link]:
         "get", "nodes", "-o", "jsonpath={.items[0].status.addresses[0].address}"
     ).stdout
     with Link((address, int(port))) as link:
+
+        def leads() -> bool:
+            try:
+                return httpx.get(f"http://127.0.0.1:{link.port}/work", timeout=2).is_success
+            except httpx.HTTPError:
+                return False  # kube-proxy does not know the port yet
+
+        until("the door to lead to the Service", leads)
         yield link
 
 
