@@ -139,6 +139,7 @@ class Redrawn:
         )
 
     def __enter__(self) -> Redrawn:
+        self._ended = False  # it may be opened again, for the next part of a run
         self._live.start()
         return self
 
