@@ -139,7 +139,9 @@ class Redrawn:
         )
 
     def __enter__(self) -> Redrawn:
-        self._ended = False  # it may be opened again, for the next part of a run
+        # It may be opened again, for the next part of a run; what ended stands above already.
+        self._ended = False
+        self._steps = [step for step in self._steps if step.seconds is None]
         self._live.start()
         return self
 

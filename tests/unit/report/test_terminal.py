@@ -44,16 +44,19 @@ def test_a_terminal_shows_the_newest_lines_of_each(height: int, shown: int) -> N
     assert text.count("pods ") == 1
 
 
-def test_one_that_is_opened_again_shows_all_again() -> None:
+def test_one_that_is_opened_again_goes_on_below() -> None:
     view = Redrawn(io.StringIO())
     view._console = console = Console(
         file=io.StringIO(), width=100, height=60, force_terminal=True, color_system=None
     )
     with view:
         view(Event("step.started", 0.1, "tools", "found"))
+        view(Event("step.finished", 0.2, "tools", "", {"seconds": 0.1}))
     with view:
         view(watched("pods", "engine-1: Running"))
         console.print(view._render())
     assert isinstance(console.file, io.StringIO)
-    assert "engine-1: Running" in console.file.getvalue()
-    assert "since the start" in console.file.getvalue()
+    text = console.file.getvalue()
+    assert "engine-1: Running" in text
+    assert "since the start" in text
+    assert "tools" not in text
