@@ -72,6 +72,7 @@ def measure(argv: list[str], env: Mapping[str, str], log: Path) -> Measured:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     begun = time.monotonic()
+    log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as sink:
         status = subprocess.run(
             argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd=ROOT
