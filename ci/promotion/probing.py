@@ -77,7 +77,13 @@ def steady(
     within = _within(context, target, inside, held)
     if outside is None:
         return (within,)
-    wait_for_answers(context, target, outside, PlanRefused)
+    wait_for_answers(
+        context,
+        target,
+        outside,
+        PlanRefused,
+        remedy="repair the way in, or mend its address (probing.outside_url)",
+    )
     return within, outside
 
 
@@ -110,6 +116,9 @@ def wait_for_answers(
     target: Target,
     prober: Counting,
     error: type[PipelineError],
+    *,
+    remedy: str = "repair the service, or allow get of services/proxy; the prober's path and rate"
+    " are settings",
 ) -> None:
     """Wait for the first answers; raise ``error`` at the first request that fails."""
 
@@ -119,8 +128,7 @@ def wait_for_answers(
             raise error(
                 f"{target.probing.path} does not answer steadily before the change,"
                 f" {prober.where}: {now.problems[0][0]}",
-                remedy="repair the service, or allow get of services/proxy; the prober's path"
-                " and rate are settings",
+                remedy=remedy,
             )
         return now is not None and now.answered >= BASELINE_PROBES
 

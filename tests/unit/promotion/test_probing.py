@@ -15,6 +15,7 @@ from ci.context import Context
 from ci.errors import PlanRefused, PromotionFailed
 from ci.model import Cluster, Probing, Target
 from ci.promotion import probing
+from ci.promotion.inside import InsideProber
 from ci.promotion.prober import Account
 from ci.tools.wait import SystemClock
 from tests.unit.serving import serving
@@ -45,40 +46,6 @@ def target(port: int, path: str = "/readyz") -> Target:
 CONTEXT = cast(Context, SimpleNamespace(clock=SystemClock()))
 
 
-def answered(where: Target) -> Account:
-    with probing.probing_outside(where) as prober:
-        assert prober is not None
-        probing.wait_for_answers(CONTEXT, where, prober, PlanRefused)
-        return prober.stop()
-
-
-def test_clients_elsewhere_are_answered() -> None:
-    with serving(HTTPServer(("127.0.0.1", 0), Service)) as port:
-        found = answered(target(port))
-    assert found.sent == found.answered >= probing.BASELINE_PROBES
-
-
-def test_a_way_that_fails_before_the_change_refuses_it() -> None:
-    with (
-        serving(HTTPServer(("127.0.0.1", 0), Failing)) as port,
-        pytest.raises(PlanRefused, match=rf"from outside, http://127.0.0.1:{port}/.*HTTP 503"),
-    ):
-        answered(target(port))
-
-
-def test_a_way_that_leads_nowhere_refuses_it() -> None:
-    with serving(HTTPServer(("127.0.0.1", 0), Service)) as port:
-        gone = target(port)
-    with pytest.raises(PlanRefused, match="ConnectError"):
-        answered(gone)
-
-
-@pytest.mark.parametrize("where", [target(0), replace(target(80), probing=Probing(per_second=0))])
-def test_nobody_asks_from_outside_where_it_is_not_given(where: Target) -> None:
-    with probing.probing_outside(where) as prober:
-        assert prober is None
-
-
 @dataclass
 class Ended:
     """A prober whose account is final."""
@@ -95,6 +62,44 @@ class Ended:
             return None
         why = (("HTTP 502", self.failed),) if self.failed else ()
         return Account(90 + self.failed, 90, self.failed, 0, 0, 0, why)
+
+
+def answered(where: Target) -> Account:
+    with probing.probing_outside(where) as prober, ExitStack() as held:
+        assert prober is not None
+        inside = cast(InsideProber, Ended(0))
+        assert probing.steady(CONTEXT, where, inside, prober, held) == (inside, prober)
+        return prober.stop()
+
+
+def test_clients_elsewhere_are_answered() -> None:
+    with serving(HTTPServer(("127.0.0.1", 0), Service)) as port:
+        found = answered(target(port))
+    assert found.sent == found.answered >= probing.BASELINE_PROBES
+
+
+def test_a_way_that_fails_before_the_change_refuses_it() -> None:
+    with (
+        serving(HTTPServer(("127.0.0.1", 0), Failing)) as port,
+        pytest.raises(
+            PlanRefused, match=rf"from outside, http://127.0.0.1:{port}/.*HTTP 503"
+        ) as no,
+    ):
+        answered(target(port))
+    assert "probing.outside_url" in no.value.remedy
+
+
+def test_a_way_that_leads_nowhere_refuses_it() -> None:
+    with serving(HTTPServer(("127.0.0.1", 0), Service)) as port:
+        gone = target(port)
+    with pytest.raises(PlanRefused, match="ConnectError"):
+        answered(gone)
+
+
+@pytest.mark.parametrize("where", [target(0), replace(target(80), probing=Probing(per_second=0))])
+def test_nobody_asks_from_outside_where_it_is_not_given(where: Target) -> None:
+    with probing.probing_outside(where) as prober:
+        assert prober is None
 
 
 OUTSIDE = ("from outside, https://e.example", "requests from outside during the change")
