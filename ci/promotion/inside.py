@@ -68,7 +68,7 @@ def parse(log: str) -> Account | None:
                 failed=int(said["failed"]),
                 longest_gap=float(said["longest_gap"]),
                 slowest=float(said["slowest"]),
-                median=quantile(took, 0.5),
+                median=min(quantile(took, 0.5), float(said["slowest"])),
                 problems=tuple((str(why), int(often)) for why, often in said["problems"]),
                 took=took,
             )

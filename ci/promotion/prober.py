@@ -59,7 +59,7 @@ class Account:
     slowest: float
     """Seconds."""
     median: float
-    """Seconds, as the end of its bucket."""
+    """Seconds, as the end of its bucket, or the slowest where that is less."""
     problems: tuple[tuple[str, int], ...] = field(default=())
     """(reason, how often), the most frequent first."""
     took: tuple[int, ...] = field(default=(0,) * BUCKETS)
@@ -118,7 +118,7 @@ class Tally:
             failed=self._failed,
             longest_gap=max(self._longest_gap, ended - self._last),
             slowest=self._slowest,
-            median=quantile(self._took, 0.5),
+            median=min(quantile(self._took, 0.5), self._slowest),
             problems=tuple(sorted(self._problems.items(), key=lambda item: -item[1])),
             took=tuple(self._took),
         )

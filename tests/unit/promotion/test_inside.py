@@ -14,7 +14,7 @@ import pytest
 
 from ci.model import Cluster, Target
 from ci.promotion import inside
-from ci.promotion.prober import BUCKETS, Account, bucket, ends
+from ci.promotion.prober import BUCKETS, Account, bucket
 from tests.unit.serving import serving
 
 TARGET = Target(
@@ -79,7 +79,7 @@ def test_the_newest_whole_line_counts() -> None:
     line = '{"sent": 2, "answered": 1, "failed": 1, "longest_gap": 1,'
     line += f' "slowest": 0.2, "problems": [["HTTP 503", 1]], "took": {[1] * BUCKETS}}}'
     assert inside.parse(f"noise\n{line}\n" + line[:20]) == Account(
-        2, 1, 1, 1.0, 0.2, ends(BUCKETS // 2 - 1), (("HTTP 503", 1),), (1,) * BUCKETS
+        2, 1, 1, 1.0, 0.2, 0.2, (("HTTP 503", 1),), (1,) * BUCKETS
     )
     for nothing in ("", "noise", "{}", "[1]", "null"):
         assert inside.parse(nothing) is None

@@ -28,7 +28,7 @@ def test_the_longest_gap_is_between_answers_not_requests() -> None:
 def test_it_says_why_in_one_line() -> None:
     line = str(account([Sample(0, 0.01), Sample(1, 2, "refused")], sent=2, begun=0, ended=2))
     assert line == (
-        "2 sent, 1 answered, 1 failed (refused); longest gap 1.99 s, median 11 ms, slowest 10 ms"
+        "2 sent, 1 answered, 1 failed (refused); longest gap 1.99 s, median 10 ms, slowest 10 ms"
     )
 
 
