@@ -69,10 +69,10 @@ def measure(argv: list[str], env: Mapping[str, str], log: Path) -> Measured:
         while not over.wait(0.2):
             peak = max(peak, used_memory())
 
+    log.parent.mkdir(parents=True, exist_ok=True)
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     begun = time.monotonic()
-    log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as sink:
         status = subprocess.run(
             argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd=ROOT

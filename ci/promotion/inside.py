@@ -13,7 +13,7 @@ from typing import Any
 from ci.errors import CommandFailed, PipelineError
 from ci.model import Target
 from ci.promotion import trial
-from ci.promotion.prober import Account, quantile
+from ci.promotion.prober import Account, median
 from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock, wait_until
 
@@ -62,13 +62,14 @@ def parse(log: str) -> Account | None:
         try:
             said = json.loads(line)
             took = tuple(int(count) for count in said["took"])
+            slowest = float(said["slowest"])
             return Account(
                 sent=int(said["sent"]),
                 answered=int(said["answered"]),
                 failed=int(said["failed"]),
                 longest_gap=float(said["longest_gap"]),
-                slowest=float(said["slowest"]),
-                median=min(quantile(took, 0.5), float(said["slowest"])),
+                slowest=slowest,
+                median=median(took, slowest),
                 problems=tuple((str(why), int(often)) for why, often in said["problems"]),
                 took=took,
             )
@@ -81,7 +82,7 @@ class InsideProber:
     """Starts the pod at once; :meth:`account` says what it has seen."""
 
     where = "inside the cluster"
-    title = "requests during the change"
+    what = "requests"
 
     def __init__(self, kube: Kube, target: Target, gateway: Mapping[str, Any], image: str) -> None:
         # Cleanup mode: the pod is removed after Ctrl-C, too.

@@ -27,7 +27,7 @@ def prober(target: Target, client: httpx.Client) -> Prober:
         timeout=probing.timeout_seconds,
         clock=SystemClock(),
         where=f"from outside, {probing.outside_url}",
-        title="requests from outside during the change",
+        what="requests from outside",
     )
 
 

@@ -85,6 +85,11 @@ def quantile(took: Sequence[int], share: float) -> float:
     return next(ends(i) for i, within in enumerate(accumulate(took)) if within >= due)
 
 
+def median(took: Sequence[int], slowest: float) -> float:
+    """Seconds: the end of a bucket may be above the slowest answer in it, and no median is."""
+    return min(quantile(took, 0.5), slowest)
+
+
 class Tally:
     """Running totals of requests: a soak may last a day, and no request is kept."""
 
@@ -118,7 +123,7 @@ class Tally:
             failed=self._failed,
             longest_gap=max(self._longest_gap, ended - self._last),
             slowest=self._slowest,
-            median=min(quantile(self._took, 0.5), self._slowest),
+            median=median(self._took, self._slowest),
             problems=tuple(sorted(self._problems.items(), key=lambda item: -item[1])),
             took=tuple(self._took),
         )
@@ -132,8 +137,8 @@ class Counting(Protocol):
         """By which way."""
 
     @property
-    def title(self) -> str:
-        """Of its account."""
+    def what(self) -> str:
+        """What is sent, in the names of its checks."""
 
     def account(self) -> Account | None:
         """What has become of the requests; ``None`` while nothing is known. May raise
@@ -154,9 +159,9 @@ class Prober:
         timeout: float,
         clock: Clock,
         where: str = "through the API server",
-        title: str = "requests during the change",
+        what: str = "requests",
     ) -> None:
-        self.where, self.title = where, title
+        self.where, self.what = where, what
         self._send = send
         self._interval = 1.0 / per_second
         self._timeout = timeout

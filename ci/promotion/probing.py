@@ -163,5 +163,6 @@ def count_probes(target: Target, probers: Sequence[Counting]) -> tuple[Check, ..
             )
         if final.failed > target.probing.allowed_failures:
             raise PromotionFailed(f"requests were lost during the change: {final}, {prober.where}")
-        checks.append(Check(prober.title, True, f"{final}, {prober.where}"))
+        name = f"{prober.what} during the change"
+        checks.append(Check(name, True, f"{final}, {prober.where}"))
     return tuple(checks)

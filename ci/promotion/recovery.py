@@ -104,8 +104,8 @@ def so_far(probers: Sequence[Counting], problem: BaseException) -> tuple[Check, 
     for prober in probers:
         with suppress(PipelineError):
             if now := prober.account():
-                title = prober.title.replace("during the change", "until it failed")
-                found.append(Check(title, now.failed == 0, f"{now}, {prober.where}"))
+                name = f"{prober.what} until it failed"
+                found.append(Check(name, now.failed == 0, f"{now}, {prober.where}"))
     return tuple(found)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from ci.errors import PlanRefused
 from ci.promotion import lease
+from ci.selftest import MATRIX_WORKERS
 from tests.matrix.rig import RELEASE, ROOT, Place, kill, processes
 from tests.matrix.victim import killed
 
@@ -29,7 +30,6 @@ RECORD = ROOT / "runs" / "kills.jsonl"
 TABLE = Path(__file__).with_name("KILLS.md")
 FOLDER = "kills"
 """Below the rig's folder: a file per case, a line per kill."""
-WORKERS = "2"
 
 
 class Leaves(StrEnum):
@@ -228,7 +228,7 @@ def main() -> None:
     begun = time.monotonic()
     ended = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-n", WORKERS),
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-n", MATRIX_WORKERS),
             *("-k", given.only, "tests/matrix/test_kills.py"),
         ],
         cwd=ROOT,

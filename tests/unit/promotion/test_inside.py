@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,27 +12,11 @@ import pytest
 from ci.model import Cluster, Target
 from ci.promotion import inside
 from ci.promotion.prober import BUCKETS, Account, bucket
-from tests.unit.serving import serving
+from tests.unit.serving import service
 
 TARGET = Target(
     "prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("chart"), "r:5000/engine"
 )
-
-
-@contextmanager
-def service(status: int) -> Iterator[int]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(b"x" * 10_000)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    with serving(server) as port:
-        yield port
 
 
 def probe(port: int) -> Account:

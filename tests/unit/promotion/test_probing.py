@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -18,22 +17,7 @@ from ci.promotion import probing
 from ci.promotion.inside import InsideProber
 from ci.promotion.prober import Account
 from ci.tools.wait import SystemClock
-from tests.unit.serving import serving
-
-
-class Service(BaseHTTPRequestHandler):
-    status = 200
-
-    def do_GET(self) -> None:
-        self.send_response(self.status)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Not on the tests' output."""
-
-
-class Failing(Service):
-    status = 503
+from tests.unit.serving import service
 
 
 def target(port: int, path: str = "/readyz") -> Target:
@@ -52,7 +36,7 @@ class Ended:
 
     failed: int | None
     where: str = "inside the cluster"
-    title: str = "requests during the change"
+    what: str = "requests"
 
     def account(self) -> Account | None:
         return self.stop()
@@ -73,14 +57,14 @@ def answered(where: Target) -> Account:
 
 
 def test_clients_elsewhere_are_answered() -> None:
-    with serving(HTTPServer(("127.0.0.1", 0), Service)) as port:
+    with service(200) as port:
         found = answered(target(port))
     assert found.sent == found.answered >= probing.BASELINE_PROBES
 
 
 def test_a_way_that_fails_before_the_change_refuses_it() -> None:
     with (
-        serving(HTTPServer(("127.0.0.1", 0), Failing)) as port,
+        service(503) as port,
         pytest.raises(
             PlanRefused, match=rf"from outside, http://127.0.0.1:{port}/.*HTTP 503"
         ) as no,
@@ -90,7 +74,7 @@ def test_a_way_that_fails_before_the_change_refuses_it() -> None:
 
 
 def test_a_way_that_leads_nowhere_refuses_it() -> None:
-    with serving(HTTPServer(("127.0.0.1", 0), Service)) as port:
+    with service(200) as port:
         gone = target(port)
     with pytest.raises(PlanRefused, match="ConnectError"):
         answered(gone)
@@ -102,12 +86,15 @@ def test_nobody_asks_from_outside_where_it_is_not_given(where: Target) -> None:
         assert prober is None
 
 
-OUTSIDE = ("from outside, https://e.example", "requests from outside during the change")
+OUTSIDE = ("from outside, https://e.example", "requests from outside")
 
 
 def test_each_account_is_a_check() -> None:
     checks = probing.count_probes(target(80), (Ended(0), Ended(0, *OUTSIDE)))
-    assert [check.name for check in checks] == [Ended(0).title, OUTSIDE[1]]
+    assert [check.name for check in checks] == [
+        "requests during the change",
+        "requests from outside during the change",
+    ]
     assert checks[1].evidence.startswith("90 sent, 90 answered, 0 failed")
     assert checks[1].evidence.endswith(OUTSIDE[0])
 

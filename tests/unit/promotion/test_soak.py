@@ -37,7 +37,7 @@ class ManualClock:
 class World:
     """What is read, by the time on the clock."""
 
-    where, title = "inside the cluster", "requests during the change"
+    where, what = "inside the cluster", "requests"
 
     def __init__(self) -> None:
         self.clock = ManualClock()

@@ -130,12 +130,18 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 TARGET = Target("prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("x"), "r/engine")
 
 
-def test_what_soaks_is_watched_rarely_and_its_end_at_once(world: World, tmp_path: Path) -> None:
+def context_in(folder: Path) -> Context:
     clock = SystemClock()
-    context = SimpleNamespace(
-        events=Events(clock), programs=Programs(env={}), run_dir=tmp_path, clock=clock
+    found = SimpleNamespace(
+        events=Events(clock), programs=Programs(env={}), run_dir=folder, clock=clock
     )
-    with Watching(cast(Context, context), TARGET, ["engine"]) as watched:
+    return cast(Context, found)
+
+
+def test_what_soaks_is_watched_rarely_and_its_end_at_once(world: World, tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    clock = context.clock
+    with Watching(context, TARGET, ["engine"]) as watched:
         with watched.rarely():
             wait_until("the look under way", lambda: world.looks >= 1, timeout=10, clock=clock)
             # It may have been about to look again when the soak began, and no further time.
@@ -146,16 +152,15 @@ def test_what_soaks_is_watched_rarely_and_its_end_at_once(world: World, tmp_path
 
 
 def test_all_four_are_watched_and_kept(world: World, tmp_path: Path) -> None:
-    clock = SystemClock()
-    events, programs = Events(clock), Programs(env={})
-    programs.hide("swordfish")
-    context = SimpleNamespace(events=events, programs=programs, run_dir=tmp_path, clock=clock)
+    context = context_in(tmp_path)
+    clock, events = context.clock, context.events
+    context.programs.hide("swordfish")
 
     def looked_again() -> None:
         seen = world.looks
         wait_until("two looks", lambda: world.looks >= seen + 2, timeout=10, clock=clock)
 
-    with Watching(cast(Context, context), TARGET, ["engine"]):
+    with Watching(context, TARGET, ["engine"]):
         looked_again()
         world.away = True
         looked_again()

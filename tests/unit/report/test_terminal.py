@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -25,18 +26,28 @@ def test_a_services_own_words_are_in_its_file_unless_all_is_asked_for(every: boo
     assert ("logs: engine-1: serving" in out.getvalue()) is every
 
 
+def on_a_terminal(height: int) -> tuple[Redrawn, Callable[[], str]]:
+    """A view, and what it shows at the moment of the call."""
+    view, out = Redrawn(io.StringIO()), io.StringIO()
+    view._console = Console(
+        file=out, width=100, height=height, force_terminal=True, color_system=None
+    )
+
+    def rendered() -> str:
+        view._console.print(view._render())
+        return out.getvalue()
+
+    return view, rendered
+
+
 @pytest.mark.parametrize(("height", "shown"), [(60, WATCHED_LINES), (24, 1)])
 def test_a_terminal_shows_the_newest_lines_of_each(height: int, shown: int) -> None:
-    view = Redrawn(io.StringIO())
-    view._console = console = Console(
-        file=io.StringIO(), width=100, height=height, force_terminal=True, color_system=None
-    )
+    view, rendered = on_a_terminal(height)
     view(Event("step.started", 0.5, "upgrade", "only the tag"))
     for number in range(10):
         view(watched("pods", f"pod line {number}"))
         view(watched("events", f"event line {number}"))
-    console.print(view._render())
-    text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
+    text = rendered()
     assert "upgrade" in text
     for what in ("pod", "event"):
         there = [number for number in range(10) if f"{what} line {number}" in text]
@@ -45,18 +56,13 @@ def test_a_terminal_shows_the_newest_lines_of_each(height: int, shown: int) -> N
 
 
 def test_one_that_is_opened_again_goes_on_below() -> None:
-    view = Redrawn(io.StringIO())
-    view._console = console = Console(
-        file=io.StringIO(), width=100, height=60, force_terminal=True, color_system=None
-    )
+    view, rendered = on_a_terminal(60)
     with view:
         view(Event("step.started", 0.1, "tools", "found"))
         view(Event("step.finished", 0.2, "tools", "", {"seconds": 0.1}))
     with view:
         view(watched("pods", "engine-1: Running"))
-        console.print(view._render())
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
+        text = rendered()
     assert "engine-1: Running" in text
     assert "since the start" in text
     assert "tools" not in text
