@@ -76,6 +76,8 @@ class _Images:
     registry: Registry
     postgres: str
     redis: str
+    redis_version: str
+    """The pinned one where the image was pulled, Debian's where it was assembled."""
     mirror: bool
 
 
@@ -164,8 +166,14 @@ class _Obtaining:
             redis_image=made.redis,
             node_certs_dir=services.node_certs(self.home / "certs.d"),
             kubelet_patch=self.host.kubelet_patch,
-            versions=tuple(sorted(self.pins.versions.items())),
+            versions=self._versions(made),
         )
+
+    def _versions(self, made: _Images) -> tuple[tuple[str, str], ...]:
+        """What is in use, by name: the record of a run must not name a version that is not there."""
+        used = {**self.pins.versions, "redis": made.redis_version}
+        del used["debian_redis"]
+        return tuple(sorted(used.items()))
 
     def states(self) -> tuple[ToolState, ...]:
         docker = self._docker_if_running()
@@ -320,14 +328,16 @@ class _Obtaining:
             "standins/postgres",
             self.pins.versions["postgres"],
         )
+        pulled = self._pulled("redis", docker)
+        redis_version = self.pins.versions["redis" if pulled else "debian_redis"]
         redis = services.push(
             docker,
             registry,
-            image("redis", recipes.redis),
+            pulled or assembler.make(recipes.redis(assembler.base())),
             "standins/redis",
-            self.pins.versions["redis"],
+            redis_version,
         )
-        return _Images(registry, postgres, redis, mirror)
+        return _Images(registry, postgres, redis, redis_version, mirror)
 
     def _engine(
         self, assembler: Assembler, images: Future[_Images], dagger: Future[dict[str, Path]]

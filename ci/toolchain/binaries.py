@@ -284,9 +284,15 @@ def download(tool: str, pins: Pins, into: Path, client: httpx.Client) -> None:
     data = answer.content
     if entry.member:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            member = archive.extractfile(entry.member)
+            try:
+                member = archive.extractfile(entry.member)
+            except KeyError:
+                member = None
             if member is None:
-                raise ToolchainError(f"{url} has no {entry.member}")
+                raise ToolchainError(
+                    f"{url} contains no file {entry.member}",
+                    remedy="correct `member` of this download in pins.toml",
+                )
             data = member.read()
     path = into / tool
     path.write_bytes(data)

@@ -104,7 +104,7 @@ require (
 	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
 	github.com/cpuguy83/go-md2man/v2 v2.0.7 // indirect
 	github.com/cyphar/filepath-securejoin v0.6.1 // indirect
-	github.com/dagger/dagger v0.21.7 // indirect
+	github.com/dagger/dagger v0.21.8 // indirect
 	github.com/dagger/dagger/engine/distconsts v0.21.6 // indirect
 	github.com/dagger/otel-go v1.43.1-0.20260515012101-af7cd0684887 // indirect
 	github.com/dagger/querybuilder v0.0.0-20260402040506-574a5e81cb59 // indirect
