@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ci import home as homes
+from ci import redaction
 from ci import session as sessions
 from ci.context import Context
 from ci.errors import Interrupted, PipelineError, PlanRefused, SettingsError
@@ -476,10 +476,12 @@ def _work(
     if problem is not None and session.programs.cancel.is_set() and _is_interrupt(session):
         problem = _interrupted(problem)
     if record:
-        finished = _record(command, session, result, problem, versions)
+        finished = session.programs.redactor.data(
+            _record(command, session, result, problem, versions)
+        )
         _leave(session, finished)
         terminal.summary(finished)
-    with _told(common.verbose):
+    with _told(common.verbose, session.programs.redact):
         if problem is not None:
             raise problem
 
@@ -510,19 +512,21 @@ def _quick(
                 raise
             finally:
                 if record:
-                    _leave(session, _record(record, session, Result(), problem, ()))
+                    finished = _record(record, session, Result(), problem, ())
+                    _leave(session, session.programs.redactor.data(finished))
 
 
 def _leave(session: Session, finished: RunRecord) -> None:
     """Write what a run leaves behind: its summary, and the report. One that cannot be rendered
     is noted, and changes nothing of how the run ended."""
-    homes.write(session.run_dir / "summary.json", asdict(finished))
+    session.folder.json("summary.json", asdict(finished))
     try:
         from ci.report import html
 
-        html.write(session.run_dir, datetime.now(UTC))
+        html.write(session.folder, datetime.now(UTC))
     except Exception as problem:
         session.events.note(f"no report was written: {type(problem).__name__}: {problem}")
+    session.folder.seal()
 
 
 def _settings(config: Path) -> Settings:
@@ -539,10 +543,11 @@ def _shown(view: Any) -> Callable[[Event], None]:
 
 
 class _told:
-    """Turns an error into its two lines and its exit code."""
+    """Turns an error into its two lines and its exit code, without what ``redact`` removes."""
 
-    def __init__(self, verbose: bool) -> None:
+    def __init__(self, verbose: bool, redact: Callable[[str], str] = redaction.text) -> None:
         self._verbose = verbose
+        self._redact = redact
 
     def __enter__(self) -> None:
         return None
@@ -562,8 +567,9 @@ class _told:
             foreseen = PipelineError(f"a defect of the pipeline: {what}")
         assert isinstance(foreseen, PipelineError)
         if self._verbose:
-            traceback.print_exception(problem, file=sys.stderr)
-        print(sessions.explain(foreseen), file=sys.stderr, flush=True)
+            shown = self._redact("".join(traceback.format_exception(problem)))
+            print(shown, end="", file=sys.stderr)
+        print(sessions.explain(foreseen, self._redact), file=sys.stderr, flush=True)
         raise SystemExit(foreseen.exit_code) from None
 
 

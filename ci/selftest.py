@@ -105,8 +105,7 @@ def checks(
 
 def run(session: Session, origin: str, *, quick: bool, matrix: bool | None = None) -> bool:
     """Run them all; a failed one does not hide the next. Prints the closing line."""
-    reports = session.run_dir / "reports"
-    reports.mkdir(parents=True, exist_ok=True)
+    reports = session.folder.below("reports").make()
     cases: list[Case] = []
     for check in checks(sys.executable, reports, quick=quick, matrix=matrix):
         cases += _run(session, check, reports, origin)

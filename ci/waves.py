@@ -109,7 +109,7 @@ def promote(context: Context, chosen: Order, image: str, words: Sequence[str]) -
             return Ended(name, said.status, text, where, context.clock.monotonic() - begun)
 
     results = run(chosen, one)
-    _leave(context.run_dir / "tables" / "targets.json", results)
+    context.folder.json("tables/targets.json", _table(results))
     for result in results:
         context.events.emit("run.note", line(result))
     first = next((result for result in results if result.code), None)
@@ -137,12 +137,10 @@ def _promoted(summary: Path) -> str:
         return "it left no summary"
 
 
-def _leave(path: Path, results: Sequence[Ended]) -> None:
-    described = {
+def _table(results: Sequence[Ended]) -> dict[str, object]:
+    return {
         "title": TARGETS,
         "note": "In the order they were to be promoted; each has a run and a report of its own.",
         "columns": ("target", "how it ended", "seconds", "run", "ok"),
         "rows": [[r.target, r.said, f"{r.seconds:.0f}", r.folder, r.code == 0] for r in results],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(described, indent=1), encoding="utf-8")

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, parse
 
+from ci import redaction
 from ci.model import Case, Check, Image, Outcome, Promotion, RunRecord, StepRecord
-from ci.promotion import redaction
 from ci.report import junit
 
 T = TypeVar("T")
