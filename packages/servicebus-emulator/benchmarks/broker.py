@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from ci.servicebus.amqp.codec import encoded
-from ci.servicebus.amqp.performatives import Attach, Flow, write_transfer
-from ci.servicebus.amqp.types import Described, ULong
-from tests.unit.servicebus.peer import frame, hello
+from servicebus_emulator.amqp.codec import encoded
+from servicebus_emulator.amqp.performatives import Attach, Flow, write_transfer
+from servicebus_emulator.amqp.types import Described, ULong
+from tests.unit.peer import frame, hello
 
 ROOT = Path(__file__).resolve().parent.parent
 BODY = b"x" * 1_000
@@ -90,10 +90,10 @@ def emulator(
     begun = time.monotonic()
     process = subprocess.Popen(
         [
-            *(sys.executable, *profiling, "-m", "ci.servicebus", "--host", "127.0.0.1"),
+            *(sys.executable, *profiling, "-m", "servicebus_emulator", "--host", "127.0.0.1"),
             *("--amqp-port", "0", "--admin-port", "0", "--config", str(config)),
         ],
-        cwd=ROOT,
+        cwd=ROOT / "src",
         env=environment,
         stdout=subprocess.PIPE,
         text=True,

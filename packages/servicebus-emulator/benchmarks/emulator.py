@@ -44,8 +44,8 @@ from benchmarks.broker import (
     transfer,
 )
 from benchmarks.floor import idle, own_code
-from ci.servicebus.server import new_loop
-from tests.unit.servicebus.peer import receiver, sender
+from servicebus_emulator.server import new_loop
+from tests.unit.peer import receiver, sender
 
 RESULTS = ROOT / "benchmarks" / "SERVICEBUS.md"
 QUEUES, EACH, LOCKED_QUEUES = 1_000, 100, 100

@@ -16,12 +16,17 @@ from statistics import median
 from typing import cast
 
 from benchmarks.broker import ROOT, WINDOW, Client, Emulator, credit, message, transfer
-from ci.servicebus.amqp.performatives import RECEIVER, Accepted, Disposition, write_disposition
-from ci.servicebus.broker.model import QueueSettings
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.gateway.hub import Hub
-from ci.servicebus.server import new_loop
-from tests.unit.servicebus.peer import frame, hello, receiver, sender
+from servicebus_emulator.amqp.performatives import (
+    RECEIVER,
+    Accepted,
+    Disposition,
+    write_disposition,
+)
+from servicebus_emulator.broker.model import QueueSettings
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.gateway.hub import Hub
+from servicebus_emulator.server import new_loop
+from tests.unit.peer import frame, hello, receiver, sender
 
 ANSWER = b"\x00\x00\x00\x20\x02\x00\x00\x00" + write_disposition(RECEIVER, 1, 1, Accepted())
 

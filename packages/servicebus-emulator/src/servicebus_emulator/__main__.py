@@ -1,12 +1,12 @@
-"""``python -m ci.servicebus``: see ``--help``."""
+"""``python -m servicebus_emulator``: see ``--help``."""
 
 from __future__ import annotations
 
 import sys
 
-from ci.servicebus.errors import StartupError
-from ci.servicebus.server import run
-from ci.servicebus.settings import parse
+from servicebus_emulator.errors import StartupError
+from servicebus_emulator.server import run
+from servicebus_emulator.settings import parse
 
 
 def main() -> int:

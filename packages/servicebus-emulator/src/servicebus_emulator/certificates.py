@@ -26,6 +26,7 @@ DEFAULT_NAMES = (
     "::1",
     "*.servicebus.windows.net",
 )
+"""The host names and addresses that a certificate holds for where none are given."""
 
 LIFE = timedelta(days=820)
 """Below the 825 days beyond which some clients refuse a certificate."""
@@ -44,7 +45,7 @@ class KeyPair:
 
 
 def make_authority(name: str = "Service Bus emulator CA") -> KeyPair:
-    """A new authority."""
+    """A new certificate authority, self-signed, good for :data:`LIFE`; ``name`` is its subject."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -65,7 +66,10 @@ def make_authority(name: str = "Service Bus emulator CA") -> KeyPair:
 
 
 def issue(authority: KeyPair, names: Iterable[str] = DEFAULT_NAMES) -> KeyPair:
-    """A server certificate for host names and addresses."""
+    """A server certificate for host names and addresses, with the authority's behind it.
+
+    Raises ``ValueError`` where no name is given or the authority is not :func:`make_authority`'s.
+    """
     wanted = list(dict.fromkeys(names))
     if not wanted:
         raise ValueError("a server certificate needs at least one name")

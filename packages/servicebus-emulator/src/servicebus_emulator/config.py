@@ -34,16 +34,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ci.servicebus.admin.durations import read_duration
-from ci.servicebus.broker.checks import check_name, check_settings, check_subscription_name
-from ci.servicebus.broker.model import (
+from servicebus_emulator.admin.durations import read_duration
+from servicebus_emulator.broker.checks import check_name, check_settings, check_subscription_name
+from servicebus_emulator.broker.model import (
     QueueSettings,
     Status,
     SubscriptionSettings,
     TopicSettings,
 )
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.rules import (
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.rules import (
     CORRELATION,
     CorrelationFilter,
     Filter,
@@ -53,8 +53,8 @@ from ci.servicebus.broker.rules import (
     TrueFilter,
     check_rule_name,
 )
-from ci.servicebus.broker.topics import Topics
-from ci.servicebus.errors import ArgumentError, EntityExists, StartupError
+from servicebus_emulator.broker.topics import Topics
+from servicebus_emulator.errors import ArgumentError, EntityExists, StartupError
 
 Entry = dict[str, Any]
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class Plan:
     def make(self, namespace: Namespace, now: float) -> None:
         """Make what is not there; what is there is left as it became.
 
-        Raises :class:`~ci.servicebus.errors.StartupError` where a queue has a topic's name.
+        Raises :class:`~servicebus_emulator.errors.StartupError` where a queue has a topic's name.
         """
         try:
             for name, settings in self.queues.items():
@@ -110,7 +110,7 @@ class Plan:
 
 
 def read_config(path: Path, tier: str = "standard") -> Plan:
-    """What a file describes; raises :class:`~ci.servicebus.errors.StartupError`."""
+    """What a file describes; raises :class:`~servicebus_emulator.errors.StartupError`."""
     try:
         raw = path.read_bytes()
         document = (

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from ci.servicebus.errors import Unauthorized
-from ci.servicebus.gateway.tokens import Grant
+from servicebus_emulator.errors import Unauthorized
+from servicebus_emulator.gateway.tokens import Grant
 
 TENANT = "11111111-1111-1111-1111-111111111111"
 """Whose a token is where no tenant is asked, as for a managed identity."""
@@ -97,7 +97,7 @@ class Identity:
         return jwt.encode(claims, signer.key, signer.algorithm, headers={"kid": signer.name})
 
     def check(self, token: str, now: float) -> Grant:
-        """See :class:`~ci.servicebus.gateway.tokens.Policy`: every right, as a data owner has."""
+        """See :class:`~servicebus_emulator.gateway.tokens.Policy`: every right, as an owner has."""
         self.verify(token, now, SERVICE_BUS)
         return Grant()
 

@@ -23,24 +23,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO, cast
 
-from ci.servicebus import certificates
-from ci.servicebus.admin.control import Control
-from ci.servicebus.admin.http import HttpPeer
-from ci.servicebus.admin.metrics import write_metrics
-from ci.servicebus.admin.routes import Administration
-from ci.servicebus.amqp.connection import State
-from ci.servicebus.amqp.performatives import Error
-from ci.servicebus.broker.changes import Changes
-from ci.servicebus.broker.journal import Event
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.config import read_config
-from ci.servicebus.errors import StartupError
-from ci.servicebus.gateway.hub import Hub, Peer
-from ci.servicebus.gateway.tokens import AcceptAll, Policy, SharedKeys
-from ci.servicebus.identity import Identity
-from ci.servicebus.settings import Settings
-from ci.servicebus.store import Store, StoreFailed
-from ci.servicebus.websocket import WebSocketPeer, could_be_websocket, is_websocket
+from servicebus_emulator import certificates
+from servicebus_emulator.admin.control import Control
+from servicebus_emulator.admin.http import HttpPeer
+from servicebus_emulator.admin.metrics import write_metrics
+from servicebus_emulator.admin.routes import Administration
+from servicebus_emulator.amqp.connection import State
+from servicebus_emulator.amqp.performatives import Error
+from servicebus_emulator.broker.changes import Changes
+from servicebus_emulator.broker.journal import Event
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.config import read_config
+from servicebus_emulator.errors import StartupError
+from servicebus_emulator.gateway.hub import Hub, Peer
+from servicebus_emulator.gateway.tokens import AcceptAll, Policy, SharedKeys
+from servicebus_emulator.identity import Identity
+from servicebus_emulator.settings import Settings
+from servicebus_emulator.store import Store, StoreFailed
+from servicebus_emulator.websocket import WebSocketPeer, could_be_websocket, is_websocket
 
 FIRST_BYTE_WITHIN = 15.0
 """Seconds in which a client has to say something after it connected, TLS included."""
@@ -130,7 +130,7 @@ class Server:
         self.failed: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Listen; raises :class:`~ci.servicebus.errors.StartupError` where that is impossible."""
+        """Listen; raises :class:`~servicebus_emulator.errors.StartupError` where it cannot."""
         settings = self.settings
         self.failed = asyncio.get_running_loop().create_future()
         try:
@@ -165,22 +165,22 @@ class Server:
     # --- what a tester may do --------------------------------------------------------------------
 
     def now(self) -> float:
-        """See :class:`~ci.servicebus.admin.control.Controlled`."""
+        """See :class:`~servicebus_emulator.admin.control.Controlled`."""
         return self.clock()
 
     def ahead(self) -> float:
-        """See :class:`~ci.servicebus.admin.control.Controlled`."""
+        """See :class:`~servicebus_emulator.admin.control.Controlled`."""
         return self._ahead
 
     def advance(self, seconds: float) -> None:
-        """See :class:`~ci.servicebus.admin.control.Controlled`."""
+        """See :class:`~servicebus_emulator.admin.control.Controlled`."""
         self._ahead += seconds
         if self._timer is not None:
             self._timer.cancel()
         self.tick(most=None)
 
     def restart(self, *, keep: bool) -> None:
-        """See :class:`~ci.servicebus.admin.control.Controlled`."""
+        """See :class:`~servicebus_emulator.admin.control.Controlled`."""
         for peer in list(self.hub.peers):
             self.hub.drop(peer)
         if not keep:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ci.servicebus.broker.checks import TIERS
-from ci.servicebus.errors import StartupError
-from ci.servicebus.gateway.tokens import RIGHTS, Key
+from servicebus_emulator.broker.checks import TIERS
+from servicebus_emulator.errors import StartupError
+from servicebus_emulator.gateway.tokens import RIGHTS, Key
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -46,9 +46,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str]) -> Settings:
-    """The settings of a command line."""
+    """The settings of a command line; raises :class:`~servicebus_emulator.errors.StartupError`."""
     parser = _Parser(
-        prog="python -m ci.servicebus",
+        prog="python -m servicebus_emulator",
         description="Azure Service Bus on this machine, for tests.",
     )
     add = parser.add_argument

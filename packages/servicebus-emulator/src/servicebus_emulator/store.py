@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from ci.servicebus.broker.changes import Changes
-from ci.servicebus.broker.model import (
+from servicebus_emulator.broker.changes import Changes
+from servicebus_emulator.broker.model import (
     AuthorizationRule,
     Message,
     MessageState,
@@ -36,17 +36,17 @@ from ci.servicebus.broker.model import (
     Times,
     TopicSettings,
 )
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.broker.topic import Subscription, Topic
-from ci.servicebus.errors import StartupError
-from ci.servicebus.gateway.message import (
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.broker.topic import Subscription, Topic
+from servicebus_emulator.errors import StartupError
+from servicebus_emulator.gateway.message import (
     pack_content,
     pack_properties,
     unpack_content,
     unpack_properties,
 )
-from ci.servicebus.gateway.rules import pack_rule, unpack_rule
+from servicebus_emulator.gateway.rules import pack_rule, unpack_rule
 
 VERSION = 1
 
@@ -83,7 +83,7 @@ class StoreFailed(Exception):
 
 
 class Store:
-    """One file. Raises :class:`~ci.servicebus.errors.StartupError` where it cannot be used."""
+    """One file; raises :class:`~servicebus_emulator.errors.StartupError` where it is of no use."""
 
     def __init__(self, path: Path) -> None:
         self._ids: dict[Queue, int] = {}

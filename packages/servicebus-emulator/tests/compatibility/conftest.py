@@ -16,11 +16,13 @@ import httpx
 import pytest
 from azure.servicebus.management import ServiceBusAdministrationClient
 
-from ci.tools.command import Programs
-from ci.tools.wait import SystemClock, wait_until
-from tests.clients.inside import Inside
+from tests.compatibility.inside import Inside
+from tests.compatibility.programs import Programs, wait_until
 
 ROOT = Path(__file__).parents[2]
+PATH = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
+"""Where the programs find the emulator and these tests' own modules."""
+
 NAMESPACE = "contoso"
 HOST = f"{NAMESPACE}.servicebus.windows.net"
 KEY_NAME = "RootManageSharedAccessKey"
@@ -61,9 +63,7 @@ class Emulator:
             f"{kind} x {times} in {queue}",
             lambda: self.kinds(queue).count(kind) >= times,
             timeout=timeout,
-            clock=SystemClock(),
-            interval=0.05,
-            diagnose=lambda: str(self.kinds(queue)),
+            seen=lambda: str(self.kinds(queue)),
         )
 
     def queue(self, name: str) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Emulator:
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
     # This machine's own variables could name a bundle that does not know the emulator.
     trust = {"REQUESTS_CA_BUNDLE": certifi.where(), "SSL_CERT_FILE": certifi.where()}
-    environment = {**os.environ, **trust, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **trust, "PYTHONPATH": PATH, "PYTHONUNBUFFERED": "1"}
     for name in [name for name in environment if name.startswith(("AZURE_", "IDENTITY_"))]:
         del environment[name]
     return Programs(env=environment, logs=tmp_path_factory.mktemp("logs"))
@@ -101,7 +101,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> It
     # A loopback address of this run's own: other runs have the same ports.
     address = f"127.{128 + (process >> 16) % 64}.{process >> 8 & 255}.{process & 255}"
     argv = [
-        *(sys.executable, "-m", "ci.servicebus", "--host", address),
+        *(sys.executable, "-m", "servicebus_emulator", "--host", address),
         *("--amqp-port", "5672", "--amqps-port", "5671", "--admin-port", "443"),
         *("--tls-dir", str(folder), "--tls-name", address, "--tls-name", AUTHORITY),
         *("--auth", "sas", "--key", f"{KEY_NAME}={KEY}", "--identity", "--control"),
@@ -117,7 +117,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> It
             except httpx.TransportError:
                 return False
 
-        wait_until("the emulator", answers, timeout=PATIENCE, clock=SystemClock(), interval=0.05)
+        wait_until("the emulator", answers, timeout=PATIENCE)
         authority = folder / "ca.pem"
         yield Emulator(address, authority, Inside(folder, address, [HOST, AUTHORITY], authority))
 

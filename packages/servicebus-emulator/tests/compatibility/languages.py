@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ci.tools.command import Programs
+from tests.compatibility.programs import Programs
 
 PEERS = Path(__file__).parent / "peers"
 BUILD_SECONDS = 300.0

@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 from azure.servicebus.management import ServiceBusAdministrationClient
 
-from ci.tools.command import Programs
-from ci.tools.wait import SystemClock, wait_until
-from tests.clients.application import LOCK_SECONDS
-from tests.clients.conftest import BROKER, PATIENCE, Emulator, Stage
+from tests.compatibility.application import LOCK_SECONDS
+from tests.compatibility.conftest import BROKER, PATIENCE, Emulator, Stage
+from tests.compatibility.programs import Programs, wait_until
 
 LOST_AND_REDELIVERED = ["enqueued", "delivered", "lock-expired", "redelivered"]
 
@@ -36,7 +35,7 @@ class Celery:
         }
 
     def _argv(self, *words: str) -> list[str]:
-        return self._inside.python("celery", "-A", "tests.clients.application", *words)
+        return self._inside.python("celery", "-A", "tests.compatibility.application", *words)
 
     @contextmanager
     def worker(self, queue: str, *, concurrency: int) -> Iterator[None]:
@@ -54,7 +53,7 @@ class Celery:
         """Ask for the task; its id."""
         argv = self._argv("call", "work", "--queue", queue)
         said = self._programs.run(argv, log="call", env=self._environment, timeout=PATIENCE)
-        return said.stdout.split()[-1]
+        return said.split()[-1]
 
     def until_success(self, task: str) -> None:
         """Wait until who asked for the task is told that it went well."""
@@ -63,8 +62,6 @@ class Celery:
             f"the result of {task}",
             lambda: result.exists() and json.loads(result.read_text())["status"] == "SUCCESS",
             timeout=PATIENCE,
-            clock=SystemClock(),
-            interval=0.05,
         )
 
 

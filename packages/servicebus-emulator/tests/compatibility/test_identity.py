@@ -8,8 +8,8 @@ from pathlib import Path
 import jwt
 import pytest
 
-from ci.tools.command import Programs
-from tests.clients.conftest import APP_SERVICE, HOST, PATIENCE, Emulator
+from tests.compatibility.conftest import APP_SERVICE, HOST, PATIENCE, Emulator
+from tests.compatibility.programs import Programs
 
 CLIENT = {"AZURE_CLIENT_ID": "a-client", "AZURE_TENANT_ID": "a-tenant"}
 ENVIRONMENTS = {
@@ -28,7 +28,7 @@ def test_a_queue_is_used_without_any_key(
     claims = {"aud": "api://AzureADTokenExchange", "exp": time.time() + 600}
     (tmp_path / "token").write_text(jwt.encode(claims, "the key of a cluster that is not there"))
     environment = {**ENVIRONMENTS[source], "AZURE_FEDERATED_TOKEN_FILE": str(tmp_path / "token")}
-    argv = emulator.inside.python("tests.clients.identity_peer", HOST, source)
+    argv = emulator.inside.python("tests.compatibility.identity_peer", HOST, source)
     said = programs.run(argv, log=f"identity-{source}", env=environment, timeout=PATIENCE)
-    assert said.stdout.strip() == "work"
+    assert said.strip() == "work"
     assert emulator.kinds(source) == ["enqueued", "delivered", "completed"]

@@ -16,10 +16,10 @@ from typing import Any
 import jwt
 import pytest
 
-from ci.tools.command import Programs
-from tests.clients import languages
-from tests.clients.conftest import HOST, KEY, KEY_NAME, Emulator
-from tests.clients.languages import LANGUAGES, RUN_SECONDS
+from tests.compatibility import languages
+from tests.compatibility.conftest import HOST, KEY, KEY_NAME, Emulator
+from tests.compatibility.languages import LANGUAGES, RUN_SECONDS
+from tests.compatibility.programs import Programs
 
 CONNECTION = f"Endpoint=sb://{HOST}/;SharedAccessKeyName={KEY_NAME};SharedAccessKey={KEY}"
 
@@ -118,7 +118,7 @@ def peer(
         env={**built.env, **_identity(logs), "SERVICEBUS_CONNECTION_STRING": CONNECTION},
         timeout=RUN_SECONDS,
     )
-    return Peer(language, languages.read(output.stdout))
+    return Peer(language, languages.read(output))
 
 
 def _identity(folder: Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Kill the emulator under load, again and again, and look for what was lost.
 
-    python tests/oracle/kill.py [--rounds 20] [--completions 1000]
+    python tests/conformance/kill.py [--rounds 20] [--completions 1000]
 
 Exit code 1 where a message that was acknowledged is gone, or one that was completed is back.
 """
@@ -14,10 +14,11 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.store import Store
-from tests.unit.servicebus.crash import QUEUE, TOPIC, Route, kill_under_load, left_in
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.store import Store
+from tests.unit.crash import QUEUE, TOPIC, Route, kill_under_load, left_in
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-ROOT = Path(__file__).resolve().parents[2]
+SOURCE = Path(__file__).resolve().parents[2] / "src"
 POLICY = "RootManageSharedAccessKey"
 KEY = "c3RhbmQtaW4gZm9yIGEgc2hhcmVkIGFjY2VzcyBrZXk="
 
@@ -50,7 +50,7 @@ class Emulator:
         command = [
             sys.executable,
             "-m",
-            "ci.servicebus",
+            "servicebus_emulator",
             *("--host", host, "--amqp-port", "5672", "--amqps-port", "5671"),
             *("--admin-port", "443", "--tls-dir", str(folder), "--tls-name", host),
             *("--auth", "sas", "--key", f"{POLICY}={KEY}", "--log-level", "info"),
@@ -58,7 +58,7 @@ class Emulator:
         self._log = (folder / "emulator.log").open("wb")
         self._process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=SOURCE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             preexec_fn=_end_with_parent,

@@ -1,6 +1,6 @@
 """How long Azure's synchronous client takes to renew many locks, by the threads that renew.
 
-    python tests/oracle/renew.py [--messages 300] [--workers 1,3,6]
+    python tests/conformance/renew.py [--messages 300] [--workers 1,3,6]
 
 This is why ``autolockrenew_many_msgs`` is in the table as it is: with one thread a renewal takes a
 millisecond or two, and the emulator is idle. The threads of an AutoLockRenewer share a connection,
@@ -23,7 +23,7 @@ from azure.servicebus import AutoLockRenewer, ServiceBusClient, ServiceBusMessag
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.oracle.provisioning import Emulator
+from tests.conformance.provisioning import Emulator
 
 HOST = "127.65.0.1"
 LOCK = 15

@@ -1,7 +1,7 @@
 """Run Azure's own tests of its Python SDK against the emulator.
 
-    python tests/oracle/run.py [--workers N] [--only EXPRESSION] [--sdist FILE] [--table FILE]
-    python tests/oracle/run.py --part ci --junitxml FILE
+    python tests/conformance/run.py [--workers N] [--only EXPRESSION] [--sdist FILE] [--table FILE]
+    python tests/conformance/run.py --part ci --junitxml FILE
 
 The tests are in the source distribution of azure-servicebus, which is obtained as a package; they
 run as they are, only what provisions them is replaced (:mod:`provisioning`). Ports 443, 5671 and
@@ -24,7 +24,7 @@ from xml.etree.ElementTree import parse
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.oracle import part
+from tests.conformance import part
 
 VERSION = "7.15.0"
 HERE = Path(__file__).resolve().parent

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID
 
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp import types as t
-from ci.servicebus.amqp.codec import encoded
-from tests.unit.servicebus.peer import credit, frame, hello, receiver, sender
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp import types as t
+from servicebus_emulator.amqp.codec import encoded
+from tests.unit.peer import credit, frame, hello, receiver, sender
 
 FOLDER = Path(__file__).parent / "corpus"
 

@@ -12,7 +12,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["ci.servicebus"]):
+with atheris.instrument_imports(include=["servicebus_emulator"]):
     from tests.fuzz.targets import TARGETS
 
 if __name__ == "__main__":

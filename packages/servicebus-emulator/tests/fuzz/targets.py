@@ -13,26 +13,26 @@ from collections.abc import Callable
 from itertools import count
 from uuid import UUID
 
-from ci.servicebus.admin.control import Control
-from ci.servicebus.admin.http import HttpPeer
-from ci.servicebus.admin.routes import Administration
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp.codec import DecodeError, EncodeError, decode, encoded, skip
-from ci.servicebus.amqp.connection import Connection
-from ci.servicebus.amqp.types import Described, Long, Symbol, ULong
-from ci.servicebus.broker.model import (
+from servicebus_emulator.admin.control import Control
+from servicebus_emulator.admin.http import HttpPeer
+from servicebus_emulator.admin.routes import Administration
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp.codec import DecodeError, EncodeError, decode, encoded, skip
+from servicebus_emulator.amqp.connection import Connection
+from servicebus_emulator.amqp.types import Described, Long, Symbol, ULong
+from servicebus_emulator.broker.model import (
     Draft,
     Message,
     QueueSettings,
     SubscriptionSettings,
     TopicSettings,
 )
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.rules import SqlAction, SqlFilter, View
-from ci.servicebus.broker.sql import FilterError
-from ci.servicebus.errors import ArgumentError, Unauthorized
-from ci.servicebus.gateway.hub import SESSION_FILTER, Hub, Peer
-from ci.servicebus.gateway.message import (
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.rules import SqlAction, SqlFilter, View
+from servicebus_emulator.broker.sql import FilterError
+from servicebus_emulator.errors import ArgumentError, Unauthorized
+from servicebus_emulator.gateway.hub import SESSION_FILTER, Hub, Peer
+from servicebus_emulator.gateway.message import (
     BATCH_FORMAT,
     pack_content,
     read_batch,
@@ -41,9 +41,9 @@ from ci.servicebus.gateway.message import (
     unpack_content,
     write_message,
 )
-from ci.servicebus.gateway.tokens import Key, SharedKeys
-from ci.servicebus.websocket import WebSocketPeer
-from tests.unit.servicebus.peer import credit, frame, frames, hello, receiver, sender
+from servicebus_emulator.gateway.tokens import Key, SharedKeys
+from servicebus_emulator.websocket import WebSocketPeer
+from tests.unit.peer import credit, frame, frames, hello, receiver, sender
 
 NOW = 1_700_000_000.0
 BODY = encoded(Described(ULong(0x75), b"x"))

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp.codec import encoded
-from ci.servicebus.amqp.types import Described, ULong
-from ci.servicebus.broker.namespace import Namespace
-from tests.unit.servicebus.peer import frame, frames, hello, receiver, sender
+import servicebus_emulator
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp.codec import encoded
+from servicebus_emulator.amqp.types import Described, ULong
+from servicebus_emulator.broker.namespace import Namespace
+from tests.unit.peer import frame, frames, hello, receiver, sender
 
-ROOT = Path(__file__).parents[3]
+SOURCE = Path(servicebus_emulator.__file__).parents[1]
+"""Where ``python -m servicebus_emulator`` finds what these tests import, installed or not."""
+
 CONFIG = """
 [[queue]]
 name = "tasks"
@@ -68,10 +71,10 @@ class Program:
         config = folder / "queues.toml"
         config.write_text(CONFIG)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "ci.servicebus", "--host", "127.0.0.1"),
+            *(sys.executable, "-m", "servicebus_emulator", "--host", "127.0.0.1"),
             *("--amqp-port", "0", "--admin-port", "0", "--tls-dir", str(folder / "tls")),
             *("--config", str(config), "--state", str(folder / "state.db")),
-            cwd=ROOT,
+            cwd=SOURCE,
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
@@ -180,7 +183,7 @@ async def receive(port: int, source: str, told: Told, enough: int) -> None:
 
 def name_of(payload: bytes) -> str:
     """The message id."""
-    from ci.servicebus.gateway.message import read_message
+    from servicebus_emulator.gateway.message import read_message
 
     return str(read_message(payload).message_id)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp.connection import AMQP_HEADER, HEARTBEAT, SASL_HEADER
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp.connection import AMQP_HEADER, HEARTBEAT, SASL_HEADER
 
 
 def frame(performative: p.Performative, payload: bytes = b"", *, channel: int = 0) -> bytes:

@@ -10,13 +10,13 @@ from defusedxml.ElementTree import fromstring
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.servicebus.admin.durations import read_duration, write_duration, write_time
-from ci.servicebus.admin.http import HttpPeer, Request, Response
-from ci.servicebus.admin.routes import Administration
-from ci.servicebus.broker.model import FOREVER, QueueSettings
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.errors import ArgumentError
-from tests.unit.servicebus.conftest import draft
+from servicebus_emulator.admin.durations import read_duration, write_duration, write_time
+from servicebus_emulator.admin.http import HttpPeer, Request, Response
+from servicebus_emulator.admin.routes import Administration
+from servicebus_emulator.broker.model import FOREVER, QueueSettings
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.errors import ArgumentError
+from tests.unit.conftest import draft
 
 CONNECT = "{http://schemas.microsoft.com/netservices/2010/10/servicebus/connect}"
 COUNTS = "{http://schemas.microsoft.com/netservices/2011/06/servicebus}"

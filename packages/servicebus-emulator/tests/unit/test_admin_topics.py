@@ -12,11 +12,11 @@ from defusedxml.ElementTree import fromstring
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ci.servicebus.admin.routes import Administration
-from ci.servicebus.admin.rules import read_rule, write_rule
-from ci.servicebus.broker.model import SubscriptionSettings, TopicSettings
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.rules import (
+from servicebus_emulator.admin.routes import Administration
+from servicebus_emulator.admin.rules import read_rule, write_rule
+from servicebus_emulator.broker.model import SubscriptionSettings, TopicSettings
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.rules import (
     CorrelationFilter,
     FalseFilter,
     Rule,
@@ -24,9 +24,9 @@ from ci.servicebus.broker.rules import (
     SqlFilter,
     TrueFilter,
 )
-from ci.servicebus.gateway.hub import Hub
-from tests.unit.servicebus.conftest import draft
-from tests.unit.servicebus.test_admin import ATOM, CONNECT, COUNTS, ask, entry, text
+from servicebus_emulator.gateway.hub import Hub
+from tests.unit.conftest import draft
+from tests.unit.test_admin import ATOM, CONNECT, COUNTS, ask, entry, text
 
 SCHEMA = "http://www.w3.org/2001/XMLSchema"
 INSTANCE = "http://www.w3.org/2001/XMLSchema-instance"
@@ -198,7 +198,7 @@ def test_numbers_are_told(made: Administration) -> None:
 
 
 def metrics(admin: Administration) -> str:
-    from ci.servicebus.admin.metrics import write_metrics
+    from servicebus_emulator.admin.metrics import write_metrics
 
     return write_metrics(Hub(admin.namespace))
 

@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.servicebus.amqp import types
-from ci.servicebus.amqp.codec import DecodeError, EncodeError, decode, decode_all, encoded, skip
+from servicebus_emulator.amqp import types
+from servicebus_emulator.amqp.codec import (
+    DecodeError,
+    EncodeError,
+    decode,
+    decode_all,
+    encoded,
+    skip,
+)
 
 numbers = st.one_of(
     st.integers(0, 2**8 - 1).map(types.UByte),

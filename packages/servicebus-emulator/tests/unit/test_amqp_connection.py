@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp.connection import (
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp.connection import (
     AMQP_HEADER,
     HEARTBEAT,
     SASL_HEADER,
@@ -28,7 +28,7 @@ from ci.servicebus.amqp.connection import (
     State,
     WindowOpened,
 )
-from tests.unit.servicebus.peer import credit, frame, frames, hello, receiver, sender
+from tests.unit.peer import credit, frame, frames, hello, receiver, sender
 
 
 def connected(**options: int) -> Connection:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp.codec import DecodeError, decode, encoded
-from ci.servicebus.amqp.types import Array, Described, Symbol, UInt, ULong
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp.codec import DecodeError, decode, encoded
+from servicebus_emulator.amqp.types import Array, Described, Symbol, UInt, ULong
 
 SAMPLES: list[p.Performative] = [
     p.Open("me", "host", 1024, 7, 60_000, properties={"product": "x"}),

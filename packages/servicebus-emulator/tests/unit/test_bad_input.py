@@ -14,16 +14,16 @@ from typing import cast
 
 import pytest
 
-from ci.servicebus import server as module
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp.codec import encoded
-from ci.servicebus.amqp.connection import AMQP_HEADER, SASL_HEADER, Connection, Limits
-from ci.servicebus.amqp.types import Described, Int, Long, ULong
-from ci.servicebus.broker.model import QueueSettings
-from ci.servicebus.gateway import hub
-from ci.servicebus.server import Server
-from ci.servicebus.settings import Settings
-from tests.unit.servicebus.peer import credit, frame, frames, hello, receiver, sender
+from servicebus_emulator import server as module
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp.codec import encoded
+from servicebus_emulator.amqp.connection import AMQP_HEADER, SASL_HEADER, Connection, Limits
+from servicebus_emulator.amqp.types import Described, Int, Long, ULong
+from servicebus_emulator.broker.model import QueueSettings
+from servicebus_emulator.gateway import hub
+from servicebus_emulator.server import Server
+from servicebus_emulator.settings import Settings
+from tests.unit.peer import credit, frame, frames, hello, receiver, sender
 
 BODY = encoded(Described(ULong(0x75), b"x"))
 

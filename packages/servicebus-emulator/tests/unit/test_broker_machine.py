@@ -19,10 +19,10 @@ from hypothesis.stateful import (
     rule,
 )
 
-from ci.servicebus.broker.model import QueueSettings
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.errors import MessageLockLost
-from tests.unit.servicebus.conftest import draft
+from servicebus_emulator.broker.model import QueueSettings
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.errors import MessageLockLost
+from tests.unit.conftest import draft
 
 LOCK = 10.0
 MAX_DELIVERIES = 3

@@ -7,10 +7,10 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from ci.servicebus.broker.model import QueueSettings
-from ci.servicebus.broker.namespace import Namespace, random_tokens
-from ci.servicebus.errors import ArgumentError, EntityExists, EntityNotFound
-from tests.unit.servicebus.conftest import draft
+from servicebus_emulator.broker.model import QueueSettings
+from servicebus_emulator.broker.namespace import Namespace, random_tokens
+from servicebus_emulator.errors import ArgumentError, EntityExists, EntityNotFound
+from tests.unit.conftest import draft
 
 PLAIN = QueueSettings()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ci.servicebus.broker.model import Delivery, MessageState, QueueSettings, Status
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.errors import (
+from servicebus_emulator.broker.model import Delivery, MessageState, QueueSettings, Status
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.errors import (
     EntityDisabled,
     MessageLockLost,
     MessageNotFound,
@@ -17,7 +17,7 @@ from ci.servicebus.errors import (
     SessionCannotBeLocked,
     SessionLockLost,
 )
-from tests.unit.servicebus.conftest import draft
+from tests.unit.conftest import draft
 
 START = 1_000.0
 

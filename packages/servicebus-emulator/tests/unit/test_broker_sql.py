@@ -10,8 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ci.servicebus.broker.sql import FilterError, check_parameters, parse_action, parse_condition
-from ci.servicebus.errors import ArgumentError
+from servicebus_emulator.broker.sql import (
+    FilterError,
+    check_parameters,
+    parse_action,
+    parse_condition,
+)
+from servicebus_emulator.errors import ArgumentError
 
 
 class Fixed:

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ci.servicebus.broker.model import (
+from servicebus_emulator.broker.model import (
     Message,
     QueueSettings,
     Status,
     SubscriptionSettings,
     TopicSettings,
 )
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.broker.rules import (
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.broker.rules import (
     CorrelationFilter,
     FalseFilter,
     Fields,
@@ -28,8 +28,8 @@ from ci.servicebus.broker.rules import (
     SqlFilter,
     TrueFilter,
 )
-from ci.servicebus.broker.topic import Subscription, Topic
-from ci.servicebus.errors import (
+from servicebus_emulator.broker.topic import Subscription, Topic
+from servicebus_emulator.errors import (
     ArgumentError,
     EntityDisabled,
     EntityExists,
@@ -38,7 +38,7 @@ from ci.servicebus.errors import (
     NotAllowed,
     QuotaExceeded,
 )
-from tests.unit.servicebus.conftest import draft
+from tests.unit.conftest import draft
 
 START = 1_000.0
 

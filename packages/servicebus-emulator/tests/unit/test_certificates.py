@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ci.servicebus.certificates import DEFAULT_NAMES, ensure, issue, make_authority
+from servicebus_emulator.certificates import DEFAULT_NAMES, ensure, issue, make_authority
 
 
 def handshake(certificate: bytes, key: bytes, authority: bytes, name: str, folder: Path) -> None:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from ci.servicebus.broker.model import (
+from servicebus_emulator.broker.model import (
     QueueSettings,
     Status,
     SubscriptionSettings,
     TopicSettings,
 )
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.rules import CorrelationFilter, Rule, SqlAction, SqlFilter
-from ci.servicebus.config import SubscriptionPlan, TopicPlan, read_config
-from ci.servicebus.errors import StartupError
-from ci.servicebus.gateway.tokens import Key
-from ci.servicebus.settings import Settings, parse
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.rules import CorrelationFilter, Rule, SqlAction, SqlFilter
+from servicebus_emulator.config import SubscriptionPlan, TopicPlan, read_config
+from servicebus_emulator.errors import StartupError
+from servicebus_emulator.gateway.tokens import Key
+from servicebus_emulator.settings import Settings, parse
 
 
 def test_nothing_given_is_the_defaults() -> None:

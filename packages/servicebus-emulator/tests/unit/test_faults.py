@@ -8,19 +8,19 @@ from dataclasses import replace
 
 import pytest
 
-from ci.servicebus.admin.http import Request
-from ci.servicebus.admin.metrics import write_metrics
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp.codec import decode_all, encoded
-from ci.servicebus.amqp.types import Described, ULong
-from ci.servicebus.broker.model import QueueSettings
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.gateway.faults import Fault
-from ci.servicebus.gateway.hub import Hub, Peer
-from ci.servicebus.server import Server
-from ci.servicebus.settings import Settings
-from tests.unit.servicebus.conftest import draft
-from tests.unit.servicebus.peer import credit, frame, frames, hello, receiver, sender
+from servicebus_emulator.admin.http import Request
+from servicebus_emulator.admin.metrics import write_metrics
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp.codec import decode_all, encoded
+from servicebus_emulator.amqp.types import Described, ULong
+from servicebus_emulator.broker.model import QueueSettings
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.gateway.faults import Fault
+from servicebus_emulator.gateway.hub import Hub, Peer
+from servicebus_emulator.server import Server
+from servicebus_emulator.settings import Settings
+from tests.unit.conftest import draft
+from tests.unit.peer import credit, frame, frames, hello, receiver, sender
 
 BODY = encoded(Described(ULong(0x75), b"x"))
 

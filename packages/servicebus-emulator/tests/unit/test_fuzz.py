@@ -8,24 +8,24 @@ from dataclasses import replace
 
 import pytest
 
-from ci.servicebus.admin.http import HttpPeer, Request, Response
-from ci.servicebus.admin.routes import Administration
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp.codec import DecodeError, EncodeError, decode, encoded
-from ci.servicebus.amqp.connection import Closed, Connection
-from ci.servicebus.amqp.types import Array, Described, Int, Symbol, Timestamp, UInt, ULong
-from ci.servicebus.broker.model import QueueSettings
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.errors import Unauthorized
-from ci.servicebus.gateway.hub import Hub
-from ci.servicebus.gateway.management import answer
-from ci.servicebus.gateway.message import read_message, read_request
-from ci.servicebus.gateway.tokens import Key, SharedKeys
-from ci.servicebus.websocket import WebSocketPeer
+from servicebus_emulator.admin.http import HttpPeer, Request, Response
+from servicebus_emulator.admin.routes import Administration
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp.codec import DecodeError, EncodeError, decode, encoded
+from servicebus_emulator.amqp.connection import Closed, Connection
+from servicebus_emulator.amqp.types import Array, Described, Int, Symbol, Timestamp, UInt, ULong
+from servicebus_emulator.broker.model import QueueSettings
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.errors import Unauthorized
+from servicebus_emulator.gateway.hub import Hub
+from servicebus_emulator.gateway.management import answer
+from servicebus_emulator.gateway.message import read_message, read_request
+from servicebus_emulator.gateway.tokens import Key, SharedKeys
+from servicebus_emulator.websocket import WebSocketPeer
 from tests.fuzz import corpus
 from tests.fuzz.targets import TARGETS
-from tests.unit.servicebus.conftest import draft
-from tests.unit.servicebus.peer import frame, frames, hello, sender
+from tests.unit.conftest import draft
+from tests.unit.peer import frame, frames, hello, sender
 
 
 @pytest.mark.parametrize("target", TARGETS)

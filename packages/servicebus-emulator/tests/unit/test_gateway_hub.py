@@ -6,13 +6,13 @@ from uuid import UUID
 
 import pytest
 
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp.codec import decode_all, encoded
-from ci.servicebus.amqp.types import Array, Described, Int, Symbol, UInt, ULong
-from ci.servicebus.broker.model import QueueSettings
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.gateway.hub import Hub, Peer
-from tests.unit.servicebus.peer import credit, frame, frames, hello, receiver, sender
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp.codec import decode_all, encoded
+from servicebus_emulator.amqp.types import Array, Described, Int, Symbol, UInt, ULong
+from servicebus_emulator.broker.model import QueueSettings
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.gateway.hub import Hub, Peer
+from tests.unit.peer import credit, frame, frames, hello, receiver, sender
 
 BODY = encoded(Described(ULong(0x75), b"hello"))
 SESSION = "com.microsoft:session-filter"

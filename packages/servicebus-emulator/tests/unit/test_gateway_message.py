@@ -8,12 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.servicebus.amqp.codec import DecodeError, decode, decode_all, encoded
-from ci.servicebus.amqp.types import Described, Int, Long, Symbol, Timestamp, UByte, UInt, ULong
-from ci.servicebus.broker.model import Message, MessageState, QueueSettings
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.errors import ArgumentError
-from ci.servicebus.gateway.message import (
+from servicebus_emulator.amqp.codec import DecodeError, decode, decode_all, encoded
+from servicebus_emulator.amqp.types import (
+    Described,
+    Int,
+    Long,
+    Symbol,
+    Timestamp,
+    UByte,
+    UInt,
+    ULong,
+)
+from servicebus_emulator.broker.model import Message, MessageState, QueueSettings
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.errors import ArgumentError
+from servicebus_emulator.gateway.message import (
     DATA,
     HEADER,
     MESSAGE_ANNOTATIONS,

@@ -7,17 +7,17 @@ from uuid import UUID
 
 import pytest
 
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp.codec import decode_all, encoded
-from ci.servicebus.amqp.types import Char, Described, Int, Long, Symbol, Timestamp, ULong
-from ci.servicebus.broker.model import SubscriptionSettings, TopicSettings
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.rules import Fields
-from ci.servicebus.broker.sql import FilterError
-from ci.servicebus.gateway.hub import Hub
-from ci.servicebus.gateway.message import Content, read_message
-from tests.unit.servicebus.peer import credit, frame, receiver, sender
-from tests.unit.servicebus.test_gateway_hub import ask, connect, told
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp.codec import decode_all, encoded
+from servicebus_emulator.amqp.types import Char, Described, Int, Long, Symbol, Timestamp, ULong
+from servicebus_emulator.broker.model import SubscriptionSettings, TopicSettings
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.rules import Fields
+from servicebus_emulator.broker.sql import FilterError
+from servicebus_emulator.gateway.hub import Hub
+from servicebus_emulator.gateway.message import Content, read_message
+from tests.unit.peer import credit, frame, receiver, sender
+from tests.unit.test_gateway_hub import ask, connect, told
 
 SUB = "t/Subscriptions/s"
 

@@ -5,22 +5,29 @@ from __future__ import annotations
 import pytest
 from azure.servicebus._pyamqp.utils import generate_sas_token
 
-from ci.servicebus.admin.http import Request
-from ci.servicebus.admin.routes import Administration
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp.codec import encoded
-from ci.servicebus.amqp.types import Described, ULong
-from ci.servicebus.broker.model import (
+from servicebus_emulator.admin.http import Request
+from servicebus_emulator.admin.routes import Administration
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp.codec import encoded
+from servicebus_emulator.amqp.types import Described, ULong
+from servicebus_emulator.broker.model import (
     AuthorizationRule,
     QueueSettings,
     SubscriptionSettings,
     TopicSettings,
 )
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.errors import Unauthorized
-from ci.servicebus.gateway.hub import Hub
-from ci.servicebus.gateway.tokens import RIGHTS, AcceptAll, Grant, Key, SharedKeys, resource_path
-from tests.unit.servicebus.peer import credit, frame, frames, hello, receiver, sender
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.errors import Unauthorized
+from servicebus_emulator.gateway.hub import Hub
+from servicebus_emulator.gateway.tokens import (
+    RIGHTS,
+    AcceptAll,
+    Grant,
+    Key,
+    SharedKeys,
+    resource_path,
+)
+from tests.unit.peer import credit, frame, frames, hello, receiver, sender
 
 KEYS = SharedKeys((Key("name", "key+/="),))
 

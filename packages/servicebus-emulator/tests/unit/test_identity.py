@@ -23,13 +23,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from msal.authority import Authority  # type: ignore[import-untyped]
 
-from ci.servicebus.admin.http import Request, Response
-from ci.servicebus.admin.identity import EXCHANGED_LIFE, MANAGED_LIFE, IdentityEndpoint
-from ci.servicebus.errors import StartupError, Unauthorized
-from ci.servicebus.gateway.tokens import Grant, Key
-from ci.servicebus.identity import RESOURCE_MANAGER, SERVICE_BUS, Identity
-from ci.servicebus.settings import parse
-from tests.unit.servicebus.test_sdk import Emulator
+from servicebus_emulator.admin.http import Request, Response
+from servicebus_emulator.admin.identity import EXCHANGED_LIFE, MANAGED_LIFE, IdentityEndpoint
+from servicebus_emulator.errors import StartupError, Unauthorized
+from servicebus_emulator.gateway.tokens import Grant, Key
+from servicebus_emulator.identity import RESOURCE_MANAGER, SERVICE_BUS, Identity
+from servicebus_emulator.settings import parse
+from tests.unit.test_sdk import Emulator
 
 BUS = "https://servicebus.azure.net/"
 TENANT = "33333333-3333-3333-3333-333333333333"

@@ -16,14 +16,14 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.mgmt.servicebus import ServiceBusManagementClient
 from azure.servicebus import ServiceBusClient, ServiceBusMessage
 
-from ci.servicebus.broker.model import (
+from servicebus_emulator.broker.model import (
     Draft,
     QueueSettings,
     SubscriptionSettings,
     TopicSettings,
 )
-from ci.servicebus.broker.rules import CorrelationFilter, Rule, SqlAction, SqlFilter
-from tests.unit.servicebus.test_sdk import Emulator
+from servicebus_emulator.broker.rules import CorrelationFilter, Rule, SqlAction, SqlFilter
+from tests.unit.test_sdk import Emulator
 
 pytestmark = pytest.mark.program  # the SDK's user agent takes the processor's name from uname
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from ci.servicebus.admin.http import Request, Response
-from ci.servicebus.admin.page import SHOWN
-from ci.servicebus.admin.routes import Administration
-from ci.servicebus.broker.model import QueueSettings, SubscriptionSettings, TopicSettings
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.gateway.tokens import Key, SharedKeys
-from ci.servicebus.server import Server
-from ci.servicebus.settings import Settings
-from tests.unit.servicebus.conftest import draft
+from servicebus_emulator.admin.http import Request, Response
+from servicebus_emulator.admin.page import SHOWN
+from servicebus_emulator.admin.routes import Administration
+from servicebus_emulator.broker.model import QueueSettings, SubscriptionSettings, TopicSettings
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.gateway.tokens import Key, SharedKeys
+from servicebus_emulator.server import Server
+from servicebus_emulator.settings import Settings
+from tests.unit.conftest import draft
 
 
 class Clock:

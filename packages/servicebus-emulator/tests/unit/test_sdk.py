@@ -40,11 +40,11 @@ from azure.servicebus.management import (
     SqlRuleFilter,
 )
 
-from ci.servicebus.broker.model import QueueSettings
-from ci.servicebus.gateway.faults import Fault
-from ci.servicebus.gateway.tokens import Key
-from ci.servicebus.server import Server, steady_clock
-from ci.servicebus.settings import Settings
+from servicebus_emulator.broker.model import QueueSettings
+from servicebus_emulator.gateway.faults import Fault
+from servicebus_emulator.gateway.tokens import Key
+from servicebus_emulator.server import Server, steady_clock
+from servicebus_emulator.settings import Settings
 
 T = TypeVar("T")
 

@@ -19,18 +19,18 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from ci.servicebus import __main__ as program
-from ci.servicebus import server as module
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.amqp.codec import encoded
-from ci.servicebus.amqp.connection import HEARTBEAT, Limits
-from ci.servicebus.amqp.types import Described, ULong
-from ci.servicebus.broker.journal import Event
-from ci.servicebus.broker.model import QueueSettings
-from ci.servicebus.errors import StartupError
-from ci.servicebus.server import Server, new_loop, run, serve, set_up_log
-from ci.servicebus.settings import Settings
-from tests.unit.servicebus.peer import credit, frame, frames, hello, receiver, sender
+from servicebus_emulator import __main__ as program
+from servicebus_emulator import server as module
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.amqp.codec import encoded
+from servicebus_emulator.amqp.connection import HEARTBEAT, Limits
+from servicebus_emulator.amqp.types import Described, ULong
+from servicebus_emulator.broker.journal import Event
+from servicebus_emulator.broker.model import QueueSettings
+from servicebus_emulator.errors import StartupError
+from servicebus_emulator.server import Server, new_loop, run, serve, set_up_log
+from servicebus_emulator.settings import Settings
+from tests.unit.peer import credit, frame, frames, hello, receiver, sender
 
 LOCAL = Settings(host="127.0.0.1", amqp_port=0, admin_port=0)
 BODY = encoded(Described(ULong(0x75), b"x"))

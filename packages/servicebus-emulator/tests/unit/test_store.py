@@ -12,15 +12,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ci.servicebus.amqp.types import Int, Symbol
-from ci.servicebus.broker.changes import Changes
-from ci.servicebus.broker.model import AuthorizationRule, Draft, Message, QueueSettings, Status
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.errors import MessageLockLost, ServiceBusError, StartupError
-from ci.servicebus.gateway.message import Content
-from ci.servicebus.store import Store, StoreFailed
-from tests.unit.servicebus.crash import QUEUE, TOPIC, Route, kill_under_load, left_in
+from servicebus_emulator.amqp.types import Int, Symbol
+from servicebus_emulator.broker.changes import Changes
+from servicebus_emulator.broker.model import (
+    AuthorizationRule,
+    Draft,
+    Message,
+    QueueSettings,
+    Status,
+)
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.errors import MessageLockLost, ServiceBusError, StartupError
+from servicebus_emulator.gateway.message import Content
+from servicebus_emulator.store import Store, StoreFailed
+from tests.unit.crash import QUEUE, TOPIC, Route, kill_under_load, left_in
 
 STEPS = (
     *("send", "send", "schedule", "receive", "receive", "complete", "abandon", "defer"),

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ci.servicebus.amqp.codec import encoded
-from ci.servicebus.amqp.types import Described, Long, ULong
-from ci.servicebus.broker.model import (
+from servicebus_emulator.amqp.codec import encoded
+from servicebus_emulator.amqp.types import Described, Long, ULong
+from servicebus_emulator.broker.model import (
     FOREVER,
     AuthorizationRule,
     Draft,
@@ -24,8 +24,8 @@ from ci.servicebus.broker.model import (
     SubscriptionSettings,
     TopicSettings,
 )
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.rules import (
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.rules import (
     CORRELATION,
     CorrelationFilter,
     FalseFilter,
@@ -34,12 +34,12 @@ from ci.servicebus.broker.rules import (
     SqlFilter,
     TrueFilter,
 )
-from ci.servicebus.broker.sql import duration_of, time_at
-from ci.servicebus.broker.topic import Subscription, Topic
-from ci.servicebus.errors import ServiceBusError
-from ci.servicebus.gateway.message import read_message
-from ci.servicebus.gateway.rules import pack_rule, unpack_rule
-from tests.unit.servicebus.test_store import Kept, draft, facts, kept
+from servicebus_emulator.broker.sql import duration_of, time_at
+from servicebus_emulator.broker.topic import Subscription, Topic
+from servicebus_emulator.errors import ServiceBusError
+from servicebus_emulator.gateway.message import read_message
+from servicebus_emulator.gateway.rules import pack_rule, unpack_rule
+from tests.unit.test_store import Kept, draft, facts, kept
 
 __all__ = ["kept"]  # the fixture
 

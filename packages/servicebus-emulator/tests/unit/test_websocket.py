@@ -9,16 +9,16 @@ import pytest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, Request
 
-from ci.servicebus.amqp import performatives as p
-from ci.servicebus.server import Server
-from ci.servicebus.settings import Settings
-from ci.servicebus.websocket import (
+from servicebus_emulator.amqp import performatives as p
+from servicebus_emulator.server import Server
+from servicebus_emulator.settings import Settings
+from servicebus_emulator.websocket import (
     SUBPROTOCOLS,
     WebSocketPeer,
     could_be_websocket,
     is_websocket,
 )
-from tests.unit.servicebus.peer import frame, frames, hello
+from tests.unit.peer import frame, frames, hello
 
 PATH = "/$servicebus/websocket"
 

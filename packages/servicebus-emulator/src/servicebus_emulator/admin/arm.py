@@ -10,14 +10,14 @@ import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from ci.servicebus.admin.durations import write_duration, write_time
-from ci.servicebus.admin.http import Request, Response, to_json, whole
-from ci.servicebus.broker.model import SubscriptionSettings, TopicSettings
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.broker.rules import CorrelationFilter, Rule
-from ci.servicebus.broker.topic import Subscription, Topic
-from ci.servicebus.errors import ArgumentError, EntityNotFound
+from servicebus_emulator.admin.durations import write_duration, write_time
+from servicebus_emulator.admin.http import Request, Response, to_json, whole
+from servicebus_emulator.broker.model import SubscriptionSettings, TopicSettings
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.broker.rules import CorrelationFilter, Rule
+from servicebus_emulator.broker.topic import Subscription, Topic
+from servicebus_emulator.errors import ArgumentError, EntityNotFound
 
 PAGE = 100
 MAX_PAGE = 1000

@@ -8,19 +8,19 @@ from xml.etree.ElementTree import Element, ParseError, SubElement, tostring
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from ci.servicebus.admin.descriptions import (
+from servicebus_emulator.admin.descriptions import (
     CONNECT,
     COUNTS,
     INSTANCE,
     text,
     write_description,
 )
-from ci.servicebus.admin.durations import write_time
-from ci.servicebus.admin.rules import write_rule
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.broker.rules import Rule
-from ci.servicebus.broker.topic import Subscription
-from ci.servicebus.errors import ArgumentError
+from servicebus_emulator.admin.durations import write_time
+from servicebus_emulator.admin.rules import write_rule
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.broker.rules import Rule
+from servicebus_emulator.broker.topic import Subscription
+from servicebus_emulator.errors import ArgumentError
 
 ATOM = "http://www.w3.org/2005/Atom"
 

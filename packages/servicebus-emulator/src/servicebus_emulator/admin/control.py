@@ -4,7 +4,7 @@
 ``GET /$emulator/clock``              what time it is here, and how far ahead
 ``POST /$emulator/clock``             ``{"advance": 30}``: the seconds pass at once
 ``GET /$emulator/faults``             the faults that wait
-``POST /$emulator/faults``            a fault, see :mod:`ci.servicebus.gateway.faults`
+``POST /$emulator/faults``            a fault, see :mod:`servicebus_emulator.gateway.faults`
 ``DELETE /$emulator/faults[/N]``      all of them, or one, do not happen
 ``POST /$emulator/restart``           ``{"state": "keep"}``: every connection is cut; with ``lose``
                                       all queues are as at the start, and empty
@@ -18,9 +18,9 @@ import json
 import math
 from typing import Any, Protocol
 
-from ci.servicebus.admin.http import Request, Response, to_json
-from ci.servicebus.errors import ArgumentError
-from ci.servicebus.gateway.faults import Fault, Faults
+from servicebus_emulator.admin.http import Request, Response, to_json
+from servicebus_emulator.errors import ArgumentError
+from servicebus_emulator.gateway.faults import Fault, Faults
 
 LONGEST = 10 * 365 * 86_400.0
 """Seconds that time can be advanced by at once."""

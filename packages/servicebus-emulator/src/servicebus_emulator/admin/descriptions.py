@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from xml.etree.ElementTree import Element, SubElement
 
-from ci.servicebus.admin.durations import read_duration, write_duration, write_time
-from ci.servicebus.broker.model import (
+from servicebus_emulator.admin.durations import read_duration, write_duration, write_time
+from servicebus_emulator.broker.model import (
     AuthorizationRule,
     QueueSettings,
     Status,
     SubscriptionSettings,
     TopicSettings,
 )
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.broker.topic import Topic, count_filters
-from ci.servicebus.errors import ArgumentError
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.broker.topic import Topic, count_filters
+from servicebus_emulator.errors import ArgumentError
 
 CONNECT = "http://schemas.microsoft.com/netservices/2010/10/servicebus/connect"
 COUNTS = "http://schemas.microsoft.com/netservices/2011/06/servicebus"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from ci.servicebus.broker.model import FOREVER
-from ci.servicebus.errors import ArgumentError
+from servicebus_emulator.broker.model import FOREVER
+from servicebus_emulator.errors import ArgumentError
 
 FOREVER_TEXT = "P10675199DT2H48M5.4775807S"
 

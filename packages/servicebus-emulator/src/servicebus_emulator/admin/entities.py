@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 from xml.etree.ElementTree import Element
 
-from ci.servicebus.admin import atom
-from ci.servicebus.admin.descriptions import (
+from servicebus_emulator.admin import atom
+from servicebus_emulator.admin.descriptions import (
     QUEUE,
     SUBSCRIPTION,
     TOPIC,
@@ -29,15 +29,15 @@ from ci.servicebus.admin.descriptions import (
     local,
     read_settings,
 )
-from ci.servicebus.admin.http import Request, Response, whole
-from ci.servicebus.admin.rules import read_rule
-from ci.servicebus.broker.checks import check_name
-from ci.servicebus.broker.model import QueueSettings, SubscriptionSettings, TopicSettings
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.broker.rules import check_rule_name
-from ci.servicebus.broker.topic import Subscription
-from ci.servicebus.errors import ArgumentError, NotImplementedByEmulator
+from servicebus_emulator.admin.http import Request, Response, whole
+from servicebus_emulator.admin.rules import read_rule
+from servicebus_emulator.broker.checks import check_name
+from servicebus_emulator.broker.model import QueueSettings, SubscriptionSettings, TopicSettings
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.broker.rules import check_rule_name
+from servicebus_emulator.broker.topic import Subscription
+from servicebus_emulator.errors import ArgumentError, NotImplementedByEmulator
 
 PAGE = 100
 MAX_PAGE = 1000

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import h11
 
-from ci.servicebus.errors import ArgumentError
+from servicebus_emulator.errors import ArgumentError
 
 MAX_BODY = 1 << 20
 """No description of a queue comes near; more is refused before it is read."""

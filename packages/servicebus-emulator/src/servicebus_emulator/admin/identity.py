@@ -23,8 +23,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import jwt
 
-from ci.servicebus.admin.http import Request, Response, to_json
-from ci.servicebus.identity import (
+from servicebus_emulator.admin.http import Request, Response, to_json
+from servicebus_emulator.identity import (
     EXCHANGE_AUDIENCE,
     SYSTEM_ASSIGNED,
     Identity,

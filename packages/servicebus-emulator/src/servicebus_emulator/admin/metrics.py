@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ci.servicebus.gateway.hub import Hub
+from servicebus_emulator.gateway.hub import Hub
 
 _STATES = ("active", "locked", "scheduled", "deferred", "dead_letter", "transfer_dead_letter")
 

@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ci.servicebus.admin.http import Request, Response, to_json, whole
-from ci.servicebus.broker.model import Lock, Message
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.broker.rules import Rule
-from ci.servicebus.broker.topic import Topic
-from ci.servicebus.errors import ServiceBusError
+from servicebus_emulator.admin.http import Request, Response, to_json, whole
+from servicebus_emulator.broker.model import Lock, Message
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.broker.rules import Rule
+from servicebus_emulator.broker.topic import Topic
+from servicebus_emulator.errors import ServiceBusError
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -189,7 +189,7 @@ def _template(name: str) -> Template:
     # Imported by the first who looks: starting the emulator does not wait for it.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("ci.servicebus.admin", "templates")
+    loader = PackageLoader("servicebus_emulator.admin", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["clock"] = _time_of_day
     return environment.get_template(name)

@@ -3,10 +3,10 @@
 ====================================================== =========================================
 ``GET /health``                                        the emulator is up
 ``GET /metrics``                                       for Prometheus
-``GET /$emulator``, ``/$emulator/...``                 see :mod:`ci.servicebus.admin.page`
-``/$emulator/clock``, ``faults``, ``restart``          see :mod:`ci.servicebus.admin.control`
-entities, Atom                                         see :mod:`ci.servicebus.admin.entities`
-tokens                                                 see :mod:`ci.servicebus.admin.identity`
+``GET /$emulator``, ``/$emulator/...``                 see :mod:`servicebus_emulator.admin.page`
+``/$emulator/clock``, ``faults``, ``restart``          see :mod:`servicebus_emulator.admin.control`
+entities, Atom                                         see :mod:`servicebus_emulator.admin.entities`
+tokens                                                 see :mod:`servicebus_emulator.admin.identity`
 ``GET /subscriptions/.../namespaces/N/queues[/NAME]``  queues as Azure Resource Manager, JSON
 ``... /topics[/NAME[/subscriptions[/NAME ...]]]``      topics, subscriptions and rules likewise
 ====================================================== =========================================
@@ -16,16 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ci.servicebus.admin import arm, atom
-from ci.servicebus.admin.control import PATHS, Control
-from ci.servicebus.admin.entities import Entities
-from ci.servicebus.admin.http import Request, Response, to_json
-from ci.servicebus.admin.identity import IdentityEndpoint
-from ci.servicebus.admin.page import Page
-from ci.servicebus.broker.namespace import Namespace
-from ci.servicebus.errors import ArgumentError, ServiceBusError, Unauthorized
-from ci.servicebus.gateway.tokens import AcceptAll, Policy
-from ci.servicebus.identity import RESOURCE_MANAGER, Identity
+from servicebus_emulator.admin import arm, atom
+from servicebus_emulator.admin.control import PATHS, Control
+from servicebus_emulator.admin.entities import Entities
+from servicebus_emulator.admin.http import Request, Response, to_json
+from servicebus_emulator.admin.identity import IdentityEndpoint
+from servicebus_emulator.admin.page import Page
+from servicebus_emulator.broker.namespace import Namespace
+from servicebus_emulator.errors import ArgumentError, ServiceBusError, Unauthorized
+from servicebus_emulator.gateway.tokens import AcceptAll, Policy
+from servicebus_emulator.identity import RESOURCE_MANAGER, Identity
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 from xml.etree.ElementTree import Element, SubElement
 
-from ci.servicebus.admin.descriptions import CONNECT, INSTANCE, child, local, text
-from ci.servicebus.admin.durations import read_duration, write_duration, write_time
-from ci.servicebus.broker.rules import (
+from servicebus_emulator.admin.descriptions import CONNECT, INSTANCE, child, local, text
+from servicebus_emulator.admin.durations import read_duration, write_duration, write_time
+from servicebus_emulator.broker.rules import (
     DEFAULT_RULE,
     CorrelationFilter,
     FalseFilter,
@@ -19,7 +19,7 @@ from ci.servicebus.broker.rules import (
     SqlFilter,
     TrueFilter,
 )
-from ci.servicebus.errors import ArgumentError
+from servicebus_emulator.errors import ArgumentError
 
 SCHEMA = "http://www.w3.org/2001/XMLSchema"
 SERIALIZATION = "http://schemas.microsoft.com/2003/10/Serialization/"

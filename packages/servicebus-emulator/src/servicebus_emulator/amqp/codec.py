@@ -23,7 +23,7 @@ import struct
 from collections.abc import Callable
 from uuid import UUID
 
-from ci.servicebus.amqp.types import (
+from servicebus_emulator.amqp.types import (
     Array,
     Byte,
     Char,

@@ -34,8 +34,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from ci.servicebus.amqp.codec import DecodeError
-from ci.servicebus.amqp.performatives import (
+from servicebus_emulator.amqp.codec import DecodeError
+from servicebus_emulator.amqp.performatives import (
     RECEIVER,
     SECOND,
     SENDER,
@@ -63,7 +63,7 @@ from ci.servicebus.amqp.performatives import (
     write_performative,
     write_transfer,
 )
-from ci.servicebus.amqp.types import Array, Symbol
+from servicebus_emulator.amqp.types import Array, Symbol
 
 AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
 SASL_HEADER = b"AMQP\x03\x01\x00\x00"

@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
 from typing import Any
 
-from ci.servicebus.amqp.codec import (
+from servicebus_emulator.amqp.codec import (
     DecodeError,
     decode,
     decode_items,
@@ -23,7 +23,7 @@ from ci.servicebus.amqp.codec import (
     encoded,
     write_compound,
 )
-from ci.servicebus.amqp.types import (
+from servicebus_emulator.amqp.types import (
     Array,
     Described,
     Symbol,

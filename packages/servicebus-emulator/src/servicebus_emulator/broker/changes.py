@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ci.servicebus.broker.queue import Queue
+    from servicebus_emulator.broker.queue import Queue
 
 
 @dataclass(slots=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from ci.servicebus.broker.model import (
+from servicebus_emulator.broker.model import (
     MAX_LOCK_DURATION,
     MAX_NAME_LENGTH,
     MIN_LOCK_DURATION,
     QueueSettings,
 )
-from ci.servicebus.errors import ArgumentError
+from servicebus_emulator.errors import ArgumentError
 
 MAX_SUBSCRIPTION_NAME_LENGTH = 50
 TIERS = {"basic": 256 << 10, "standard": 256 << 10, "premium": 1 << 20}

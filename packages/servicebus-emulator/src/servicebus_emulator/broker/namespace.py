@@ -14,20 +14,20 @@ from random import Random
 from urllib.parse import urlsplit
 from uuid import UUID, SafeUUID
 
-from ci.servicebus.broker.changes import Changes
-from ci.servicebus.broker.checks import TIERS, check_name, check_settings
-from ci.servicebus.broker.journal import Journal
-from ci.servicebus.broker.model import (
+from servicebus_emulator.broker.changes import Changes
+from servicebus_emulator.broker.checks import TIERS, check_name, check_settings
+from servicebus_emulator.broker.journal import Journal
+from servicebus_emulator.broker.model import (
     FOREVER,
     AuthorizationRule,
     Message,
     QueueSettings,
     SessionLock,
 )
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.broker.topic import Subscription, Topic
-from ci.servicebus.broker.topics import Topics
-from ci.servicebus.errors import ArgumentError, EntityExists, EntityNotFound
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.broker.topic import Subscription, Topic
+from servicebus_emulator.broker.topics import Topics
+from servicebus_emulator.errors import ArgumentError, EntityExists, EntityNotFound
 
 DEAD_LETTER_QUEUE = "$DeadLetterQueue"
 TRANSFER_DEAD_LETTER_QUEUE = "$Transfer/$DeadLetterQueue"
@@ -204,21 +204,21 @@ class Namespace:
     # --- what queues need ------------------------------------------------------------------------
 
     def at(self, when: float, queue: Queue, kind: str, key: object) -> None:
-        """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
+        """See :class:`~servicebus_emulator.broker.queue.Surroundings`."""
         heapq.heappush(self._timers, (when, next(self._order), queue, kind, key))
         if len(self._timers) > self._compact_at:
             self._compact()
 
     def touched(self, queue: Queue) -> None:
-        """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
+        """See :class:`~servicebus_emulator.broker.queue.Surroundings`."""
         self.touched_queues[queue] = None
 
     def session_lost(self, queue: Queue, lock: SessionLock) -> None:
-        """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
+        """See :class:`~servicebus_emulator.broker.queue.Surroundings`."""
         self.lost_sessions.append((queue, lock))
 
     def forward(self, source: Queue, target: str, message: Message, now: float) -> bool:
-        """See :class:`~ci.servicebus.broker.queue.Surroundings`."""
+        """See :class:`~servicebus_emulator.broker.queue.Surroundings`."""
         name = url_path(target).strip("/")
         queue = self._queues.get(name.lower()) or self.topics.find(name)
         if self._hops >= MAX_HOPS or queue is None or not queue.settings.status.sends:

@@ -33,8 +33,8 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 from uuid import UUID
 
-from ci.servicebus.broker.changes import Changes
-from ci.servicebus.broker.model import (
+from servicebus_emulator.broker.changes import Changes
+from servicebus_emulator.broker.model import (
     ACTIVE,
     FOREVER,
     Counts,
@@ -48,7 +48,7 @@ from ci.servicebus.broker.model import (
     SessionRecord,
     Times,
 )
-from ci.servicebus.errors import (
+from servicebus_emulator.errors import (
     ArgumentError,
     EntityDisabled,
     MessageLockLost,

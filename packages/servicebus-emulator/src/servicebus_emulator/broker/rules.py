@@ -5,7 +5,7 @@ filter        matches
 ============= =====================================================================================
 true, false   every message; none
 correlation   a message whose properties all equal those that the filter names
-SQL           a message for which the condition is true, see :mod:`ci.servicebus.broker.sql`
+SQL           a message for which the condition is true, see :mod:`servicebus_emulator.broker.sql`
 ============= =====================================================================================
 """
 
@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from ci.servicebus.broker import sql
-from ci.servicebus.broker.model import FOREVER, Message
-from ci.servicebus.errors import ArgumentError
+from servicebus_emulator.broker import sql
+from servicebus_emulator.broker.model import FOREVER, Message
+from servicebus_emulator.errors import ArgumentError
 
 DEFAULT_RULE = "$Default"
 _NAME = re.compile(r"\$?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9_-])?", re.ASCII)
@@ -33,7 +33,7 @@ or ``UUID``."""
 class Fields:
     """What a sender wrote that rules read: values as in :data:`Parameters`.
 
-    ``system`` has keys of :data:`ci.servicebus.broker.sql.SETTABLE`, but no ``subject``, and
+    ``system`` has keys of :data:`servicebus_emulator.broker.sql.SETTABLE`, but no ``subject``, and
     ``partitionkey``.
     """
 
@@ -65,14 +65,14 @@ class View:
         self.changes = Fields({}, {})
 
     def system(self, name: str) -> object:
-        """See :class:`ci.servicebus.broker.sql.Properties`."""
+        """See :class:`servicebus_emulator.broker.sql.Properties`."""
         read = _BROKER_S.get(name)
         if read is not None:
             return read(self._message)
         return self._system.get("label" if name == "subject" else name)
 
     def user(self, name: str) -> object:
-        """See :class:`ci.servicebus.broker.sql.Properties`; case decides only between two."""
+        """See :class:`servicebus_emulator.broker.sql.Properties`; case decides only between two."""
         if name in self._user:
             return self._user[name]
         if self._folded is None:
@@ -116,7 +116,7 @@ class Filter(Protocol):
     """Decides on a message. As text it is the condition that it amounts to."""
 
     def matches(self, message: View) -> bool:
-        """The rule holds; may raise :class:`~ci.servicebus.broker.sql.FilterError`."""
+        """The rule holds; may raise :class:`~servicebus_emulator.broker.sql.FilterError`."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol
 from uuid import UUID, uuid4
 
-from ci.servicebus.broker.model import FOREVER
-from ci.servicebus.errors import ArgumentError
+from servicebus_emulator.broker.model import FOREVER
+from servicebus_emulator.errors import ArgumentError
 
 MAX_LENGTH = 1024
 """Characters of an expression, as in Azure."""
@@ -91,7 +91,7 @@ class Assignment:
 def parse_condition(text: str, parameters: Parameters) -> Evaluate:
     """A condition as a function: True, False, or None for unknown.
 
-    Raises :class:`~ci.servicebus.errors.ArgumentError`. The function may raise
+    Raises :class:`~servicebus_emulator.errors.ArgumentError`. The function may raise
     :class:`FilterError`.
     """
     parser = _Parser(text, parameters)
@@ -101,7 +101,7 @@ def parse_condition(text: str, parameters: Parameters) -> Evaluate:
 
 
 def parse_action(text: str, parameters: Parameters) -> list[Assignment]:
-    """An action's statements; raises :class:`~ci.servicebus.errors.ArgumentError`."""
+    """An action's statements; raises :class:`~servicebus_emulator.errors.ArgumentError`."""
     return _Parser(text, parameters).statements()
 
 

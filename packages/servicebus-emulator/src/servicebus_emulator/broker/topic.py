@@ -16,17 +16,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ci.servicebus.broker.model import (
+from servicebus_emulator.broker.model import (
     FOREVER,
     Counts,
     Message,
     SubscriptionSettings,
     TopicSettings,
 )
-from ci.servicebus.broker.queue import Queue, Surroundings
-from ci.servicebus.broker.rules import CorrelationFilter, Filterable, Rule, TrueFilter, View
-from ci.servicebus.broker.sql import FilterError
-from ci.servicebus.errors import EntityExists, EntityNotFound, NotAllowed
+from servicebus_emulator.broker.queue import Queue, Surroundings
+from servicebus_emulator.broker.rules import CorrelationFilter, Filterable, Rule, TrueFilter, View
+from servicebus_emulator.broker.sql import FilterError
+from servicebus_emulator.errors import EntityExists, EntityNotFound, NotAllowed
 
 FILTER_FAILED_REASON = "FilterEvaluationException"
 NO_SESSION_REASON = "Session ID is null"
@@ -36,7 +36,7 @@ NO_SESSION_DESCRIPTION = (
 
 
 class Topic(Queue):
-    """A topic. ``settings`` are :class:`~ci.servicebus.broker.model.TopicSettings`."""
+    """A topic. ``settings`` are :class:`~servicebus_emulator.broker.model.TopicSettings`."""
 
     def __init__(
         self, name: str, settings: TopicSettings, surroundings: Surroundings, now: float
@@ -108,9 +108,10 @@ class Topic(Queue):
 
 
 class Subscription(Queue):
-    """A subscription. ``settings`` are :class:`~ci.servicebus.broker.model.SubscriptionSettings`.
+    """A subscription.
 
-    Its name as a queue is its path; ``short_name`` is what its owner calls it.
+    ``settings`` are :class:`~servicebus_emulator.broker.model.SubscriptionSettings`. Its name as a
+    queue is its path; ``short_name`` is what its owner calls it.
     """
 
     def __init__(

@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from ci.servicebus.broker.checks import check_name, check_settings, check_subscription_name
-from ci.servicebus.broker.model import SubscriptionSettings, TopicSettings
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.broker.rules import Rule
-from ci.servicebus.broker.topic import Subscription, Topic
-from ci.servicebus.errors import EntityExists, EntityNotFound
+from servicebus_emulator.broker.checks import check_name, check_settings, check_subscription_name
+from servicebus_emulator.broker.model import SubscriptionSettings, TopicSettings
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.broker.rules import Rule
+from servicebus_emulator.broker.topic import Subscription, Topic
+from servicebus_emulator.errors import EntityExists, EntityNotFound
 
 if TYPE_CHECKING:
-    from ci.servicebus.broker.namespace import Namespace
+    from servicebus_emulator.broker.namespace import Namespace
 
 _PATH = re.compile(r"(?P<topic>.+)/subscriptions/(?P<subscription>[^/]+)", re.IGNORECASE)
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ci.servicebus.errors import ArgumentError, ServiceBusError
+from servicebus_emulator.errors import ArgumentError, ServiceBusError
 
 BUSY = "com.microsoft:server-busy"
 UNAUTHORIZED = "amqp:unauthorized-access"

@@ -1,4 +1,4 @@
-"""A message's properties as rules read and change them (:mod:`ci.servicebus.broker.rules`).
+"""A message's properties as rules read and change them (:mod:`servicebus_emulator.broker.rules`).
 
 The wire has more types than rules know: a timestamp is read as ``datetime``, .NET's time span as
 ``timedelta``, and what has no counterpart equals nothing. What a rule does not change keeps its
@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from datetime import datetime, timedelta
 
-from ci.servicebus.amqp.codec import EncodeError, decode, decode_all, encoded
-from ci.servicebus.amqp.types import Char, Described, Long, Symbol, Timestamp, ULong
-from ci.servicebus.broker.rules import Fields
-from ci.servicebus.broker.sql import FilterError, duration_of, time_at
+from servicebus_emulator.amqp.codec import EncodeError, decode, decode_all, encoded
+from servicebus_emulator.amqp.types import Char, Described, Long, Symbol, Timestamp, ULong
+from servicebus_emulator.broker.rules import Fields
+from servicebus_emulator.broker.sql import FilterError, duration_of, time_at
 
 PROPERTIES, APPLICATION_PROPERTIES = 0x73, 0x74
 TIME_SPAN = "com.microsoft:timespan"

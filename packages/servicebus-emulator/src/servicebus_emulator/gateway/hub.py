@@ -24,8 +24,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from ci.servicebus.amqp.codec import DecodeError
-from ci.servicebus.amqp.connection import (
+from servicebus_emulator.amqp.codec import DecodeError
+from servicebus_emulator.amqp.connection import (
     Closed,
     Connection,
     CreditChanged,
@@ -40,7 +40,7 @@ from ci.servicebus.amqp.connection import (
     Settlement,
     WindowOpened,
 )
-from ci.servicebus.amqp.performatives import (
+from servicebus_emulator.amqp.performatives import (
     Accepted,
     Coordinator,
     Error,
@@ -50,11 +50,11 @@ from ci.servicebus.amqp.performatives import (
     Source,
     Target,
 )
-from ci.servicebus.amqp.types import Described, Int, Long, Symbol
-from ci.servicebus.broker.model import SessionLock
-from ci.servicebus.broker.namespace import Namespace, url_path
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.errors import (
+from servicebus_emulator.amqp.types import Described, Int, Long, Symbol
+from servicebus_emulator.broker.model import SessionLock
+from servicebus_emulator.broker.namespace import Namespace, url_path
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.errors import (
     ArgumentError,
     EntityNotFound,
     NotAllowed,
@@ -64,9 +64,9 @@ from ci.servicebus.errors import (
     SessionLockLost,
     Unauthorized,
 )
-from ci.servicebus.gateway.faults import Faults
-from ci.servicebus.gateway.management import SENDING, answer, refuse
-from ci.servicebus.gateway.message import (
+from servicebus_emulator.gateway.faults import Faults
+from servicebus_emulator.gateway.management import SENDING, answer, refuse
+from servicebus_emulator.gateway.message import (
     BATCH_FORMAT,
     Request,
     read_batch,
@@ -75,7 +75,7 @@ from ci.servicebus.gateway.message import (
     write_message,
     write_response,
 )
-from ci.servicebus.gateway.tokens import AcceptAll, Grant, Policy
+from servicebus_emulator.gateway.tokens import AcceptAll, Grant, Policy
 
 SESSION_FILTER = "com.microsoft:session-filter"
 LOCKED_UNTIL = "com.microsoft:locked-until-utc"

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from ci.servicebus.amqp.codec import DecodeError
-from ci.servicebus.amqp.types import Array, Int, Long, Symbol, Timestamp
-from ci.servicebus.broker.model import Delivery, Draft, Message
-from ci.servicebus.broker.queue import Queue, check_peek
-from ci.servicebus.errors import ArgumentError, NotImplementedByEmulator, ServiceBusError
-from ci.servicebus.gateway.message import Request, read_message, write_message, write_response
-from ci.servicebus.gateway.rules import add_rule, enumerate_rules, remove_rule
+from servicebus_emulator.amqp.codec import DecodeError
+from servicebus_emulator.amqp.types import Array, Int, Long, Symbol, Timestamp
+from servicebus_emulator.broker.model import Delivery, Draft, Message
+from servicebus_emulator.broker.queue import Queue, check_peek
+from servicebus_emulator.errors import ArgumentError, NotImplementedByEmulator, ServiceBusError
+from servicebus_emulator.gateway.message import Request, read_message, write_message, write_response
+from servicebus_emulator.gateway.rules import add_rule, enumerate_rules, remove_rule
 
 NEVER_UPDATED = 253_402_300_800_000 - 1
 """``last-updated-time`` beyond the year 9999 asks for sessions with messages."""

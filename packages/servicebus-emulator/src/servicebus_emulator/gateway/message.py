@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from os import urandom
 from uuid import UUID
 
-from ci.servicebus.amqp.codec import (
+from servicebus_emulator.amqp.codec import (
     DecodeError,
     EncodeError,
     decode,
@@ -27,11 +27,11 @@ from ci.servicebus.amqp.codec import (
     skip,
     write_compound,
 )
-from ci.servicebus.amqp.types import Described, Symbol, UInt, ULong
-from ci.servicebus.broker.model import Draft, Message
-from ci.servicebus.broker.rules import Fields
-from ci.servicebus.errors import ArgumentError
-from ci.servicebus.gateway.fields import change_application, change_properties, read_fields
+from servicebus_emulator.amqp.types import Described, Symbol, UInt, ULong
+from servicebus_emulator.broker.model import Draft, Message
+from servicebus_emulator.broker.rules import Fields
+from servicebus_emulator.errors import ArgumentError
+from servicebus_emulator.gateway.fields import change_application, change_properties, read_fields
 
 LATEST = 253_402_300_799_999
 """Milliseconds since 1970: the last of the year 9999, and of .NET's DateTime."""
@@ -72,11 +72,11 @@ class Content:
     body: bytes
 
     def fields(self) -> Fields:
-        """See :class:`ci.servicebus.broker.rules.Filterable`."""
+        """See :class:`servicebus_emulator.broker.rules.Filterable`."""
         return read_fields(self.properties, self.application_properties, self.annotations)
 
     def changed(self, changes: Fields) -> Content:
-        """See :class:`ci.servicebus.broker.rules.Filterable`."""
+        """See :class:`servicebus_emulator.broker.rules.Filterable`."""
         return replace(
             self,
             properties=change_properties(self.properties, changes.system),

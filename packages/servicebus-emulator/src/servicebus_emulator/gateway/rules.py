@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ci.servicebus.amqp.codec import EncodeError, decode, encoded
-from ci.servicebus.amqp.types import Described, Int, Timestamp, ULong
-from ci.servicebus.broker.queue import Queue
-from ci.servicebus.broker.rules import (
+from servicebus_emulator.amqp.codec import EncodeError, decode, encoded
+from servicebus_emulator.amqp.types import Described, Int, Timestamp, ULong
+from servicebus_emulator.broker.queue import Queue
+from servicebus_emulator.broker.rules import (
     CORRELATION,
     CorrelationFilter,
     FalseFilter,
@@ -22,9 +22,9 @@ from ci.servicebus.broker.rules import (
     TrueFilter,
     check_rule_name,
 )
-from ci.servicebus.broker.topic import Subscription
-from ci.servicebus.errors import ArgumentError, NotAllowed
-from ci.servicebus.gateway.fields import to_plain, to_wire
+from servicebus_emulator.broker.topic import Subscription
+from servicebus_emulator.errors import ArgumentError, NotAllowed
+from servicebus_emulator.gateway.fields import to_plain, to_wire
 
 Body = dict[object, object]
 

@@ -15,9 +15,9 @@ from hashlib import sha256
 from typing import Protocol
 from urllib.parse import parse_qs, unquote_plus
 
-from ci.servicebus.broker.model import AuthorizationRule
-from ci.servicebus.broker.namespace import url_path
-from ci.servicebus.errors import Unauthorized
+from servicebus_emulator.broker.model import AuthorizationRule
+from servicebus_emulator.broker.namespace import url_path
+from servicebus_emulator.errors import Unauthorized
 
 _SECONDS = re.compile(r"[0-9]{1,18}")
 BASIC_PREFIX = "Basic "
@@ -56,7 +56,7 @@ class Policy(Protocol):
         """Without a token nothing is served."""
 
     def check(self, token: str, now: float) -> Grant:
-        """Raise :class:`~ci.servicebus.errors.Unauthorized` where a token does not hold."""
+        """Raise :class:`~servicebus_emulator.errors.Unauthorized` where a token does not hold."""
 
 
 class AcceptAll:

@@ -1,7 +1,7 @@
 // Azure's SDK for Go, unmodified: what it finds in each scenario, one JSON object a line.
 //
 // The connection string comes from the environment. Nothing here knows of the emulator; what has to
-// be found stands in tests/clients/test_peers.py, for all languages.
+// be found stands in tests/compatibility/test_peers.py, for all languages.
 package main
 
 import (

@@ -50,7 +50,7 @@ import java.util.stream.IntStream;
  * Azure's SDK for Java, unmodified: what it finds in each scenario, one JSON object a line.
  *
  * <p>The connection string comes from the environment. Nothing here knows of the emulator; what has
- * to be found stands in tests/clients/test_peers.py, for all languages.
+ * to be found stands in tests/compatibility/test_peers.py, for all languages.
  */
 public final class Peer {
   private static final String CONNECTION = System.getenv("SERVICEBUS_CONNECTION_STRING");
