@@ -126,7 +126,7 @@ def emulator() -> Emulator:
 def install(folder: Path | None = None) -> None:
     """Put everything in place; before the tests are imported."""
     global _emulator
-    folder = folder or Path(tempfile.mkdtemp(prefix="oracle-"))
+    folder = folder or Path(tempfile.mkdtemp(prefix="conformance-"))
     process = os.getpid()
     host = f"127.{64 + (process >> 16) % 64}.{process >> 8 & 255}.{process & 255}"
     _emulator = Emulator(host, folder)

@@ -91,7 +91,7 @@ def main() -> int:
     expected = part.expected(HERE, given.part) if given.part else {}
     if expected and given.junitxml is not None and not part.may_listen():
         return part.skip_all(given.junitxml)
-    folder = Path(tempfile.mkdtemp(prefix="oracle-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix="conformance-tests-"))
     try:
         source = obtain(folder, given.sdist)
         tests = source / "tests"
