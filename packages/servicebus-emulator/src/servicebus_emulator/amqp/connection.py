@@ -37,7 +37,6 @@ from typing import NamedTuple
 from servicebus_emulator.amqp.codec import DecodeError
 from servicebus_emulator.amqp.performatives import (
     RECEIVER,
-    SECOND,
     SENDER,
     SETTLED,
     Attach,
@@ -276,8 +275,6 @@ class Connection:
         self.limits = limits or Limits()
         self.state = State.START
         self.remote_idle_ms: int | None = None
-        self.sasl_mechanism: str | None = None
-        self.sasl_response: bytes | None = None
         self._container_id = container_id
         self._remote_frame_size = 512
         self._sessions: dict[int, Session] = {}
@@ -419,7 +416,6 @@ class Connection:
     # --- the connection --------------------------------------------------------------------------
 
     def _on_sasl_init(self, channel: int, frame: SaslInit, payload: bytes) -> None:
-        self.sasl_mechanism, self.sasl_response = frame.mechanism, frame.initial_response
         self.state = State.SASL_DONE
         self._write(0, SaslOutcome(0), kind=1)
 
@@ -867,10 +863,6 @@ class Connection:
         self._frame(
             link.session.channel, write_disposition(SENDER, delivery_id, delivery_id, state)
         )
-
-    def awaits_echo(self, link: Link) -> bool:
-        """The receiver settles second: it keeps a delivery until we have settled it."""
-        return link.attach.rcv_settle_mode == SECOND
 
     # --- writing ---------------------------------------------------------------------------------
 
