@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from ci import servicebus
 from ci.servicebus.broker.model import (
     QueueSettings,
     Status,
@@ -23,6 +26,20 @@ from ci.servicebus.settings import Settings, parse
 
 def test_nothing_given_is_the_defaults() -> None:
     assert parse([]) == Settings()
+
+
+def test_by_hand_it_listens_on_this_machine_alone() -> None:
+    assert ip_address(parse([]).host).is_loopback
+
+
+def test_its_container_image_listens_on_every_interface() -> None:
+    """A pod's ports are reached through its network, never through its loopback."""
+    dockerfile = Path(servicebus.__file__).with_name("Dockerfile").read_text("utf-8")
+    (entrypoint,) = re.findall(r"^ENTRYPOINT (.+)$", dockerfile, re.MULTILINE)
+    program, *options = json.loads(entrypoint)
+    assert (program, options[:2]) == ("python", ["-m", "ci.servicebus"])
+    assert parse(options[2:]).host == "0.0.0.0"
+    assert parse([*options[2:], "--host", "10.0.0.1"]).host == "10.0.0.1", "arguments come after"
 
 
 def test_everything_given() -> None:
