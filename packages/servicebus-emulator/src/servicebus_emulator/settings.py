@@ -19,7 +19,9 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 class Settings:
     """Everything that can be chosen. Port 0 is any free port; None is: do not listen."""
 
-    host: str = "0.0.0.0"
+    host: str = "127.0.0.1"
+    """This machine alone: without ``--auth sas`` whoever reaches a port may do everything. The
+    container image names ``0.0.0.0`` itself, because its ports are reached through its network."""
     amqp_port: int = 5672
     admin_port: int = 8443
     amqps_port: int | None = None
@@ -52,7 +54,11 @@ def parse(argv: Sequence[str]) -> Settings:
         description="Azure Service Bus on this machine, for tests.",
     )
     add = parser.add_argument
-    add("--host", default=_DEFAULTS.host, help="the address to listen on (%(default)s)")
+    add(
+        "--host",
+        default=_DEFAULTS.host,
+        help="the address to listen on (%(default)s; 0.0.0.0 is every interface)",
+    )
     add(
         "--amqp-port",
         type=_port,

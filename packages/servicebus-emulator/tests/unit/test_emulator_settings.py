@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,20 @@ from servicebus_emulator.settings import Settings, parse
 
 def test_nothing_given_is_the_defaults() -> None:
     assert parse([]) == Settings()
+
+
+def test_by_hand_it_listens_on_this_machine_alone() -> None:
+    assert ip_address(parse([]).host).is_loopback
+
+
+def test_its_container_image_listens_on_every_interface() -> None:
+    """A pod's ports are reached through its network, never through its loopback."""
+    dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text("utf-8")
+    (entrypoint,) = re.findall(r"^ENTRYPOINT (.+)$", dockerfile, re.MULTILINE)
+    program, *options = json.loads(entrypoint)
+    assert (program, options[:2]) == ("python", ["-m", "servicebus_emulator"])
+    assert parse(options[2:]).host == "0.0.0.0"
+    assert parse([*options[2:], "--host", "10.0.0.1"]).host == "10.0.0.1", "arguments come after"
 
 
 def test_everything_given() -> None:
