@@ -14,6 +14,7 @@ from ci import standins as manifests
 from ci.context import Context
 from ci.errors import ChartInvalid, DeployFailed, ForeignCluster, WaitTimeout
 from ci.model import Cluster, Image, Release, ServiceBusAccess, StandIns
+from ci.promotion.rollout import finished, is_live
 from ci.settings import Settings
 from ci.standins import admission, cloud
 from ci.tools import chart as charts
@@ -381,7 +382,7 @@ def _wait_for_names(context: Context, kube: Kube) -> None:
     silent: list[str] = []
 
     def answering() -> bool:
-        pods = kube.pods(cloud.SYSTEM, cloud.DNS_PODS)
+        pods = [pod for pod in kube.pods(cloud.SYSTEM, cloud.DNS_PODS) if not finished(pod)]
         silent[:] = [pod["metadata"]["name"] for pod in pods if not cloud.dns_answers(kube, pod)]
         return bool(pods) and not silent
 
@@ -432,8 +433,8 @@ def _state(pod: Mapping[str, Any]) -> str:
 
 
 def _check_digest(kube: Kube, namespace: str, image: Image) -> None:
-    """Every container runs the very digest, whatever the tag was resolved to."""
-    for pod in kube.pods(namespace):
+    """Every container of a live pod runs the very digest, whatever the tag was resolved to."""
+    for pod in filter(is_live, kube.pods(namespace)):
         for status in pod.get("status", {}).get("containerStatuses", []):
             if image.repository in status.get("image", "") and not status.get(
                 "imageID", ""
