@@ -35,6 +35,7 @@ from ci.model import (
     Rehearsal,
     Release,
     ReleaseState,
+    Rollback,
     StandIns,
     Target,
 )
@@ -70,6 +71,7 @@ class Promote(Protocol):
         proof: Proof,
         *,
         after: Callable[[Release], None] | None = None,
+        force: bool = False,
     ) -> Promotion: ...
 
 
@@ -78,7 +80,7 @@ class Actors:
     """What other stages do in a rehearsal; the flow hands it in."""
 
     promote: Promote
-    roll_back: Callable[[Context, Target, int], int]
+    roll_back: Callable[[Context, Target, int], Rollback]
     """To a revision."""
     use: Callable[[Context, Release, str], object] | None = None
     """Creates, updates, uses and deletes an endpoint, counts executions and reads its queue at
@@ -353,6 +355,7 @@ class _Stage:
                 self.there,
                 proof,
                 after=lambda release: self.examine(name, release),
+                force=True,  # also where nothing changes: that is what is rehearsed
             )
         except Interrupted:
             raise
@@ -371,7 +374,7 @@ class _Stage:
 
         what = "it is rolled back"
         try:
-            self.actors.promote(self.within(FAILURE), self.there, proof, after=refuse)
+            self.actors.promote(self.within(FAILURE), self.there, proof, after=refuse, force=True)
         except Interrupted:
             raise
         except PipelineError as problem:
@@ -386,7 +389,7 @@ class _Stage:
         """``rollback`` to the image that was live at the beginning."""
         what = "the old image serves again"
         try:
-            number = self.actors.roll_back(self.within(RETURN), self.there, 1)
+            number = self.actors.roll_back(self.within(RETURN), self.there, 1).revision
         except Interrupted:
             raise
         except PipelineError as problem:
