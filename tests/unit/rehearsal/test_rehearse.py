@@ -35,6 +35,9 @@ from ci.model import (
     Rehearsal,
     Release,
     ReleaseState,
+    Rollback,
+    RollbackOutcome,
+    Served,
     Target,
 )
 from ci.promotion import live
@@ -73,8 +76,10 @@ class Service:
         proof: Proof,
         *,
         after: Callable[[Release], None] | None = None,
+        force: bool = False,
     ) -> Promotion:
         assert (target, proof) == (TARGET, PROOF)
+        assert force, "a promotion of what is served already would rehearse nothing"
         self.promotions.append(context)
         number = len(self.promotions)
         if number in self.fails:
@@ -88,11 +93,12 @@ class Service:
         asked = Check("requests during the change", True, "90 sent, 90 answered, 0 failed")
         return Promotion("prod", OLD, NEW, number, number + 1, Path("backups"), (asked,))
 
-    def roll_back(self, context: Context, target: Target, revision: int) -> int:
+    def roll_back(self, context: Context, target: Target, revision: int) -> Rollback:
         assert revision == 1
         if not self.rolls_back:
             raise RollbackFailed("the old image does not start")
-        return 6
+        sides = (Served(5, NEW, "engine-1"), Served(1, OLD, "engine-1"))
+        return Rollback("prod", *sides, (), (), RollbackOutcome.ROLLED_BACK, 6)
 
     def use(self, context: Context, release: Release, label: str) -> None:
         self.used.append(f"{label} {release.image.tag}")
