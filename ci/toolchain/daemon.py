@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ci.errors import DiskFull, DockerUnavailable, PipelineError
+from ci.errors import DiskFull, DockerUnavailable, PipelineError, WaitTimeout
 from ci.events import Events
 from ci.toolchain.host import Host
 from ci.toolchain.store import Store
@@ -61,17 +61,26 @@ def ensure_daemon(
             install_packages(PACKAGES, programs)
         path = find_docker(env)
         if path is None:
-            raise DockerUnavailable("Docker was installed but its client is not on PATH")
+            raise DockerUnavailable(
+                "dockerd is installed, but its client `docker` is not on PATH",
+                remedy="install the client (on Debian the package docker-cli), and run again",
+            )
         _start(home, host, programs, events, env)
         docker = Docker(path, programs)
         log = home / "logs" / "dockerd.log"
-        wait_until(
-            "the Docker daemon",
-            docker.answers,
-            timeout=START_SECONDS,
-            clock=clock,
-            diagnose=lambda: _tail(log),
-        )
+        try:
+            wait_until(
+                "the Docker daemon",
+                docker.answers,
+                timeout=START_SECONDS,
+                clock=clock,
+                diagnose=lambda: _tail(log),
+            )
+        except WaitTimeout as problem:
+            raise DockerUnavailable(
+                f"the Docker daemon was started and does not answer: {problem}",
+                remedy=f"see why in {log}, and run again",
+            ) from problem
         return docker
 
 
@@ -127,7 +136,7 @@ def install_packages(packages: tuple[str, ...], programs: Programs) -> None:
         said = done.stderr.strip().splitlines()[-1:] or ["no output"]
         kind: type[PipelineError] = (
             DiskFull
-            if re.search("no space|not enough free space", done.stderr, re.I)
+            if re.search("no space|enough free space", done.stderr, re.I)
             else DockerUnavailable
         )
         raise kind(f"apt-get cannot install {' '.join(packages)}: {said[0]}")
