@@ -58,7 +58,7 @@ def ensure_daemon(
                     remedy="install Docker Engine, start it, and run again",
                 )
             events.note("installing Docker from the distribution's packages")
-            install_packages(PACKAGES, programs)
+            install_packages(PACKAGES, programs, error=DockerUnavailable)
         path = find_docker(env)
         if path is None:
             raise DockerUnavailable(
@@ -121,8 +121,11 @@ def _replace(path: Path, text: str) -> None:
     partial.rename(path)
 
 
-def install_packages(packages: tuple[str, ...], programs: Programs) -> None:
-    """Install Debian packages with the host's own apt configuration."""
+def install_packages(
+    packages: tuple[str, ...], programs: Programs, *, error: type[PipelineError]
+) -> None:
+    """Install Debian packages with the host's own apt configuration. Raises ``error`` when apt
+    cannot, and :class:`DiskFull` when there is no room for them."""
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     programs.run(["apt-get", "update", "-qq"], log="apt", env=quiet, timeout=300, check=False)
     done = programs.run(
@@ -134,12 +137,13 @@ def install_packages(packages: tuple[str, ...], programs: Programs) -> None:
     )
     if done.status != 0:
         said = done.stderr.strip().splitlines()[-1:] or ["no output"]
-        kind: type[PipelineError] = (
-            DiskFull
-            if re.search("no space|enough free space", done.stderr, re.I)
-            else DockerUnavailable
+        message = f"apt-get cannot install {' '.join(packages)}: {said[0]}"
+        if re.search("no space|enough free space", done.stderr, re.I):
+            raise DiskFull(message)
+        raise error(
+            message,
+            remedy=f"run `apt-get install {' '.join(packages)}` by hand to see why, then run again",
         )
-        raise kind(f"apt-get cannot install {' '.join(packages)}: {said[0]}")
 
 
 def _sbin(env: Mapping[str, str]) -> str:
