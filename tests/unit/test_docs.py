@@ -66,17 +66,12 @@ def broken(page: Path, root: Path = ROOT) -> list[str]:
     wrong = []
     for link in links(text):
         path, _, anchor = link.partition("#")
-        target = (
-            root / path.removeprefix("/") if path.startswith("/") else root / page.parent / path
-        )
-        target = target if path else root / page
-        if not target.exists() or not target.resolve().is_relative_to(root.resolve()):
-            wrong.append(link)
-        elif (
-            anchor
-            and target.suffix == ".md"
-            and anchor not in anchors(target.read_text(encoding="utf-8"))
-        ):
+        above = root if path.startswith("/") else root / page.parent
+        target = (above / path.lstrip("/") if path else root / page).resolve()
+        there = target.exists() and target.is_relative_to(root.resolve())
+        if there and anchor and target.suffix == ".md":
+            there = anchor in anchors(target.read_text(encoding="utf-8"))
+        if not there:
             wrong.append(link)
     return wrong
 
