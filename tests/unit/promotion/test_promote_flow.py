@@ -648,7 +648,7 @@ def test_what_is_served_and_is_not_well_is_no_success(
     world.asked.clear()
     bad = (Check("/readyz", False, "HTTP 503"),)
     monkeypatch.setattr(live, "health", lambda *a, **k: bad)
-    with pytest.raises(VerifyFailed, match="serves new already.*/readyz: HTTP 503") as caught:
+    with pytest.raises(VerifyFailed, match=r"serves new already.*/readyz: HTTP 503") as caught:
         go(context)
     assert caught.value.exit_code == 34
     assert "nothing was changed" in caught.value.remedy
@@ -706,6 +706,18 @@ def test_the_same_digest_under_another_tag_is_the_same_image(
     served_twice(world)
     world.tags[2], world.digests["other-tag"] = "other-tag", NEW
     assert back(context).after.revision == 1
+
+
+def test_what_old_pods_still_run_is_known_without_the_registry(
+    context: Context, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade that failed: what serves is what is returned to."""
+    monkeypatch.setattr(rollback, "resolved", lambda *_: pytest.fail("asked"))
+    world.add("failed", "", "new")
+    planned = back(context, dry_run=True)
+    assert (planned.before.revision, planned.after.revision) == (2, 1)
+    assert (planned.before.image.digest, planned.after.image.digest) == ("", OLD)
+    assert back(context).revision == 3
 
 
 def test_a_registry_that_is_away_does_not_hinder_a_rollback(
