@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,7 +24,7 @@ from ci.events import Event
 from ci.model import Outcome, Result, RunRecord, StepRecord
 from ci.report import terminal
 from ci.session import Session
-from ci.settings import DEMO_TARGET, Options, Settings, load
+from ci.settings import DEMO_TARGET, Options, Settings, check_references, load
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -115,7 +115,12 @@ def run(
 ) -> None:
     """Build, prove on a throwaway cluster, promote what was proven, verify. The default."""
     common = Common(toolchain, config, verbose)
-    _work("run", common, lambda c: _flow().run(c, Options(target, keep_cluster)))
+    _work(
+        "run",
+        common,
+        lambda c: _flow().run(c, Options(target, keep_cluster)),
+        targets=(target,),
+    )
 
 
 @app.command()
@@ -188,6 +193,8 @@ def promote(
         "promote",
         Common(toolchain, config, verbose),
         lambda c: _flow().promote_to(c, target or [DEMO_TARGET], options, image, words),
+        targets=target or [DEMO_TARGET],
+        signs=bool(approve),
         needs_dagger=None,
     )
 
@@ -213,6 +220,7 @@ def rehearse(
         "rehearse",
         Common(toolchain, config, verbose),
         lambda c: _flow().rehearse_only(c, Options(target, keep_cluster), image),
+        targets=(target,),
         needs_dagger=lambda c: not _flow().emulator_built(c),
     )
 
@@ -252,7 +260,14 @@ def plan(
             )
         return Result()
 
-    _work("plan", Common(toolchain, config, verbose), body, needs_dagger=None, record=False)
+    _work(
+        "plan",
+        Common(toolchain, config, verbose),
+        body,
+        targets=(target,),
+        needs_dagger=None,
+        record=False,
+    )
 
 
 @app.command()
@@ -275,6 +290,7 @@ def approve(
         "approve",
         Common(toolchain, config, verbose),
         lambda c: _flow().approve_only(c, Options(target, approve=by), image),
+        targets=(target,),
         needs_dagger=None,
     )
 
@@ -291,6 +307,7 @@ def verify(
         "verify",
         Common(toolchain, config, verbose),
         lambda c: _flow().verify_only(c, Options(target)),
+        targets=(target,),
         needs_dagger=None,
     )
 
@@ -313,7 +330,13 @@ def rollback(
         context.events.emit("run.note", f"{target} now serves revision {now}")
         return Result()
 
-    _work("rollback", Common(toolchain, config, verbose), body, needs_dagger=None)
+    _work(
+        "rollback",
+        Common(toolchain, config, verbose),
+        body,
+        targets=(target,),
+        needs_dagger=None,
+    )
 
 
 @app.command()
@@ -334,7 +357,14 @@ def status(
             terminal.status(found)
         return Result()
 
-    _work("status", Common(toolchain, config, verbose), body, needs_dagger=None, record=False)
+    _work(
+        "status",
+        Common(toolchain, config, verbose),
+        body,
+        targets=(target,),
+        needs_dagger=None,
+        record=False,
+    )
 
 
 @app.command()
@@ -436,13 +466,19 @@ def _work(
     common: Common,
     body: Callable[[Context], Result],
     *,
+    targets: Sequence[str] = (),
+    signs: bool = False,
     needs_dagger: Callable[[Context], bool] | None = lambda _: True,
     record: bool = True,
 ) -> None:
-    """A command that uses the tools: obtain them, continue under ``dagger run`` where it
-    builds, do ``body``, and close with a summary."""
+    """A command that uses the tools: look for what the settings name, obtain the tools, continue
+    under ``dagger run`` where it builds, do ``body``, and close with a summary.
+
+    ``targets`` are the targets or waves that it is about; ``signs``: it signs something although
+    the command as such does not."""
     with _told(common.verbose):
         settings = _settings(common.config)
+        check_references(settings, command, targets, signs=signs, env=os.environ, root=ROOT)
     view = terminal.view(sys.stderr, verbose=common.verbose, brief=not record)
     session: Session | None = None
     result, problem, supervised = Result(), None, None

@@ -113,9 +113,16 @@ def promote(context: Context, target: Target, proof: Proof) -> Promotion:
 @contextmanager
 def tests_of(context: Context, target: Target) -> Iterator[Callable[[Release], None]]:
     """The queue-timeout flow on the target, as a promotion calls it; its program starts now, and
-    the way to its Service Bus is opened, for that takes seconds. Where the target's Service Bus
-    is not known, a note says so instead."""
+    the way to its Service Bus is opened, for that takes seconds. Where no setting names the
+    target's Service Bus, a note says so instead. Raises :class:`ci.errors.SettingsError` where
+    one does and the variable is not set."""
     connection = context.programs.env.get(target.servicebus_env, "")
+    if target.standins is None and target.servicebus_env and not connection:
+        raise SettingsError(
+            f"the environment variable {target.servicebus_env} is not set"
+            f" (servicebus_connection_string_env of {target.name})",
+            remedy=f"export {target.servicebus_env}",
+        )
     if target.standins is None and not connection:
         yield lambda _: context.events.note(
             "no Service Bus access for the target: the queue-timeout flow is not run there "
