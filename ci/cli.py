@@ -156,7 +156,10 @@ def prove(
 def promote(
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ],
     target: Annotated[
         list[str] | None,
@@ -203,7 +206,10 @@ def promote(
 def rehearse(
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ] = "last",
     target: TargetOption = DEMO_TARGET,
     keep_cluster: KeepOption = False,
@@ -229,7 +235,10 @@ def rehearse(
 def plan(
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ],
     target: TargetOption = DEMO_TARGET,
     chart_change: ChartChangeOption = False,
@@ -274,7 +283,10 @@ def plan(
 def approve(
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ],
     by: Annotated[str, typer.Option("--by", help="Who approves; it stands in the statement.")],
     target: TargetOption = DEMO_TARGET,

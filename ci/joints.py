@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from ci import notices
 from ci.context import Context
-from ci.errors import EvidenceRefused, PipelineError, SettingsError
+from ci.errors import PipelineError, SettingsError
 from ci.model import Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns, Target
 from ci.places import chart_of, login_of, wants_rehearsal
 from ci.settings import Options
@@ -174,21 +174,23 @@ def evidence(context: Context, wanted: attest.Source, options: Options) -> Proof
     return proof
 
 
+def named(context: Context, image: str) -> str:
+    """The image's name by digest, where it was named ``last``: what this checkout proved last.
+    Raises :class:`ci.errors.EvidenceRefused` where it proved none."""
+    return prove.last(context).by_digest if image == "last" else image
+
+
 def source(context: Context, image: str, target: str) -> attest.Source:
-    """Where the image that a person named is looked for: REPOSITORY@DIGEST, or ``last``."""
-    if image == "last":
-        found = prove.last(context)
-        if found is None:
-            raise EvidenceRefused(
-                "nothing was proven on this machine yet",
-                remedy="prove it: `python3 pipeline.py prove`, or name an image by digest",
-            )
-        image = found.by_digest
+    """Where the image that a person named is looked for: REPOSITORY@DIGEST, or ``last``.
+
+    Raises :class:`ci.errors.SettingsError` for what is no such name, and what :func:`named`
+    raises."""
+    image = named(context, image)
     repository, _, digest = image.rpartition("@")
     if not repository or not re.fullmatch("sha256:[0-9a-f]{64}", digest):
         raise SettingsError(
             f"{image!r} is not an image by digest",
-            remedy="give REPOSITORY@sha256:…, or `last` for what was proven last",
+            remedy="give REPOSITORY@sha256:…, or `last` for what this checkout proved last",
         )
     described = context.settings.targets.get(target)
     login = None
