@@ -24,7 +24,7 @@ from ci.events import Event
 from ci.model import Outcome, Result, RunRecord, StepRecord
 from ci.report import terminal
 from ci.session import Session
-from ci.settings import DEMO_TARGET, Options, Settings, check_references, load
+from ci.settings import DEMO_TARGET, Options, Settings, check_references, load, members
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -498,7 +498,13 @@ def _work(
     try:
         with (
             sessions.opened(
-                ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=record
+                ROOT,
+                os.environ,
+                settings,
+                listeners=[lambda _: _shown(view)],
+                record=record,
+                command=command,
+                targets=[name for each in targets for name in members(settings, each)],
             ) as session,
         ):
             with view:
@@ -520,7 +526,8 @@ def _work(
     if supervised is not None:
         raise typer.Exit(supervised)  # everything was told by the process under dagger run
     if session is None:
-        raise problem or AssertionError("a session is opened or refused")
+        with _told(common.verbose):
+            raise problem or AssertionError("a session is opened or refused")
     if problem is not None and session.programs.cancel.is_set() and _is_interrupt(session):
         problem = _interrupted(problem)
     if record:
@@ -546,7 +553,12 @@ def _quick(
         view = terminal.view(sys.stderr, verbose=common.verbose, brief=brief)
         with (
             sessions.opened(
-                ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=bool(record)
+                ROOT,
+                os.environ,
+                settings,
+                listeners=[lambda _: _shown(view)],
+                record=bool(record),
+                command=record,
             ) as session,
             view,
         ):
