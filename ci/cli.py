@@ -8,7 +8,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +20,7 @@ import typer
 from ci import home as homes
 from ci import session as sessions
 from ci.context import Context
-from ci.errors import Interrupted, PipelineError, PlanRefused, SettingsError
+from ci.errors import CommandFailed, Interrupted, PipelineError, PlanRefused, SettingsError
 from ci.events import Event
 from ci.model import Outcome, Result, RunRecord, StepRecord
 from ci.report import terminal
@@ -439,20 +440,80 @@ def clean(
         bool,
         typer.Option(
             "--all",
-            help="Also the tools, images and environments: the next run starts from nothing.",
+            help="Also the tools, images and environments: the next run starts from nothing. "
+            "Never the keys.",
         ),
+    ] = False,
+    demo_target: Annotated[
+        bool,
+        typer.Option(
+            "--demo-target",
+            help=f"Also the demonstration target `{DEMO_TARGET}`; on a terminal it is asked for.",
+        ),
+    ] = False,
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys", help="Also the signing key that was made here; nothing else removes it."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer what would be asked.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")
     ] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
 ) -> None:
-    """Remove the clusters and containers that the pipeline made."""
+    """List, then remove the clusters and containers that the pipeline made.
 
-    def body(session: Session) -> None:
-        from ci import cleaning
+    Says what is left behind and how that is removed by hand; docs/uninstall.md has all of it.
+    """
+    from ci import cleaning
 
-        cleaning.clean(session, everything=everything)
+    def session() -> AbstractContextManager[Session]:
+        return sessions.opened(ROOT, os.environ, settings, record=False)
 
-    _quick(Common(Origin.AUTO, config, verbose), body)
+    with _told(verbose):
+        settings = _settings(config)
+        with session() as looking:
+            there = cleaning.survey(looking)
+        chosen = cleaning.Choice(everything, keys, demo_target or yes)
+        plan = cleaning.plan(there, chosen)
+        _print(cleaning.listing(plan, dry_run=dry_run))
+        # No session is open meanwhile: Ctrl-C ends the question.
+        if plan.asks and not dry_run and _on_terminal() and _agreed():
+            plan = cleaning.plan(there, replace(chosen, demo_target=True))
+            _print(cleaning.listing(plan))
+        if dry_run:
+            _print(cleaning.leaving(plan))
+            return
+        with session() as removing:
+            failures = cleaning.carry_out(removing, plan, lambda line: _print([line]))
+        _print(cleaning.leaving(plan))
+        if failures:
+            first = failures[0]
+            more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+            raise CommandFailed(
+                f"{first.item.kind} {first.item.name} was not removed: {first.why}{more}",
+                remedy="see why, and run it again",
+            )
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _agreed() -> bool:
+    """Raises :class:`ci.errors.Interrupted` for Ctrl-C."""
+    try:
+        return typer.confirm(f"Remove the demonstration target {DEMO_TARGET}, too?")
+    except typer.Abort:
+        raise Interrupted("interrupted", remedy="nothing was removed") from None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -147,6 +147,18 @@ class Home:
                 except (KeyError, TypeError, ValueError):
                     continue  # written by another version
         return tuple(sorted(found, key=lambda proven: proven.at, reverse=True))
+
+    # Packages ------------------------------------------------------------------------------
+
+    def installed(self) -> tuple[str, ...]:
+        """Debian packages that the pipeline installed on this machine."""
+        record = read(self.state / "installed.json") or {}
+        packages = record.get("packages")
+        return tuple(packages) if isinstance(packages, list) else ()
+
+    def put_installed(self, packages: Iterable[str]) -> None:
+        known = [*self.installed(), *packages]
+        write(self.state / "installed.json", {"packages": list(dict.fromkeys(known))})
 
     # Locks ---------------------------------------------------------------------------------
 

@@ -10,8 +10,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from ci import home as homes
 from ci.errors import DiskFull, DockerUnavailable, PipelineError
 from ci.events import Events
+from ci.home import Home
 from ci.toolchain.host import Host
 from ci.toolchain.store import Store
 from ci.tools.command import Programs
@@ -115,6 +117,7 @@ def _replace(path: Path, text: str) -> None:
 def install_packages(packages: tuple[str, ...], programs: Programs) -> None:
     """Install Debian packages with the host's own apt configuration."""
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    new = _not_installed(packages, programs)
     programs.run(["apt-get", "update", "-qq"], log="apt", env=quiet, timeout=300, check=False)
     done = programs.run(
         ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
@@ -123,6 +126,8 @@ def install_packages(packages: tuple[str, ...], programs: Programs) -> None:
         timeout=900,
         check=False,
     )
+    if done.status == 0:
+        Home(homes.path(programs.env)).put_installed(new)  # for whoever wants to be rid of them
     if done.status != 0:
         said = done.stderr.strip().splitlines()[-1:] or ["no output"]
         kind: type[PipelineError] = (
@@ -131,6 +136,14 @@ def install_packages(packages: tuple[str, ...], programs: Programs) -> None:
             else DockerUnavailable
         )
         raise kind(f"apt-get cannot install {' '.join(packages)}: {said[0]}")
+
+
+def _not_installed(packages: tuple[str, ...], programs: Programs) -> tuple[str, ...]:
+    """Those that apt has to install: what was there before is not ours to remove."""
+    words = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\\n"]
+    said = programs.run([*words, *packages], log="apt", timeout=30, check=False)
+    there = {line.split()[-1] for line in said.stdout.splitlines() if line.startswith("ii ")}
+    return tuple(package for package in packages if package not in there)
 
 
 def _sbin(env: Mapping[str, str]) -> str:
