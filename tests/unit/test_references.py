@@ -21,6 +21,7 @@ from ci.errors import PipelineError, SettingsError, TargetNotFound
 from ci.model import Target
 from ci.references import Kind, reference_of
 from ci.settings import USES, Block, Settings, check_references, parse
+from tests.unit.evidence.fakes import machine
 
 CONNECTION = (
     "Endpoint=sb://prod.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey=c2VjcmV0"
@@ -358,3 +359,15 @@ def test_the_test_on_a_target_is_not_left_out_in_silence() -> None:
 
     with pytest.raises(SettingsError, match="BUS is not set"), asked({}):
         pass
+
+
+def test_the_home_folder_may_be_written_as_in_a_shell(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is looked for and where it is used are the same place."""
+    monkeypatch.setenv("HOME", str(root))
+    settings = parse(target(chart="~/folder", kubeconfig="~/there"), origin="x")
+    check(settings, "promote", root / "no-checkout")
+    context = machine(root / "machine")
+    assert context.path(Path("~/folder")) == root / "folder"
+    assert context.path(Path("folder")) == context.root / "folder"
