@@ -469,11 +469,15 @@ def test_only_packages_that_were_not_there_are_recorded(
         return Output(0, "", "")
 
     monkeypatch.setattr(Programs, "run", run)
-    programs = Programs(env={"PIPELINE_HOME": str(tmp_path)})
-    daemon.install_packages(("docker.io", "iptables", "ca-certificates"), programs)
+    programs = Programs(env={})
+
+    def install(*packages: str) -> None:
+        daemon.install_packages(packages, programs, home=tmp_path, error=DockerUnavailable)
+
+    install("docker.io", "iptables", "ca-certificates")
     assert started == ["dpkg-query", "apt-get", "apt-get"]
     assert Home(tmp_path).installed() == ("docker.io", "iptables")
-    daemon.install_packages(("mmdebstrap", "docker.io"), programs)
+    install("mmdebstrap", "docker.io")
     assert Home(tmp_path).installed() == ("docker.io", "iptables", "mmdebstrap")
 
 
@@ -481,7 +485,8 @@ def test_packages_that_were_not_installed_are_not_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Programs, "run", lambda *_, **__: Output(100, "", "no network"))
-    programs = Programs(env={"PIPELINE_HOME": str(tmp_path)})
     with pytest.raises(DockerUnavailable):
-        daemon.install_packages(("docker.io",), programs)
+        daemon.install_packages(
+            ("docker.io",), Programs(env={}), home=tmp_path, error=DockerUnavailable
+        )
     assert Home(tmp_path).installed() == ()
