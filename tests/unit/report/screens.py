@@ -32,6 +32,13 @@ class Screen(pyte.HistoryScreen):
         self.redrawn: list[str] = []
         """Lines that were wrapped while the cursor was hidden: in the live view."""
         self._continued: dict[int, object] = {}
+        self._lock = threading.Lock()
+        self._stream = pyte.ByteStream(self)
+
+    def feed(self, data: bytes) -> None:
+        """What a program wrote; by the thread that reads it."""
+        with self._lock:
+            self._stream.feed(data)
 
     def draw(self, data: str) -> None:
         for character in data:
@@ -54,7 +61,8 @@ class Screen(pyte.HistoryScreen):
     @property
     def rows(self) -> list[str]:
         """As they stand, from the first that scrolled away."""
-        return [self._text(line).rstrip() for line in self._all()]
+        with self._lock:
+            return [self._text(line).rstrip() for line in self._all()]
 
     @property
     def lines_written(self) -> list[str]:
@@ -95,7 +103,7 @@ class Terminal:
         if (screen := self.screen) is not None:
             wait_until(
                 f"{text!r} on the screen",
-                lambda: any(text in row for row in list(screen.rows)) or None,
+                lambda: any(text in row for row in screen.rows),
                 timeout=10,
                 clock=SystemClock(),
                 interval=0.01,
@@ -144,7 +152,7 @@ def terminal(
         else:
             master, slave = os.openpty()
             termios.tcsetwinsize(slave, (ROWS, found.screen.columns))
-            read(master, pyte.ByteStream(found.screen).feed)
+            read(master, found.screen.feed)
             stdin, stderr = slave, os.dup(slave)
             stdout = pipe(found.out.append) if out_is_pipe else os.dup(slave)
         saved = [(number, os.dup(number)) for number in (0, 1, 2)]
