@@ -18,7 +18,7 @@ from ci.promotion.rollout import finished, is_live
 from ci.settings import Settings
 from ci.standins import admission, cloud
 from ci.tools import chart as charts
-from ci.tools import evidence
+from ci.tools import diagnostics
 from ci.tools.helm import reason
 from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock, wait_until
@@ -354,11 +354,11 @@ def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -
                 name = pod["metadata"]["name"]
                 raise DeployFailed(
                     f"pod {name} in {namespace}: {why}; it said last: "
-                    f"{evidence.tail(kube, namespace, name)}"
+                    f"{diagnostics.tail(kube, namespace, name)}"
                 )
         return not waiting
 
-    folder = context.run_dir / "evidence" / f"deploy-{kube.cluster.name}"
+    folder = context.folder.below("evidence", f"deploy-{kube.cluster.name}")
     try:
         wait_until(
             f"the Deployments in {namespace}",
@@ -369,11 +369,11 @@ def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -
             diagnose=lambda: seen,
         )
     except WaitTimeout as problem:
-        evidence.collect(kube, [namespace], folder)
+        diagnostics.collect(kube, namespace, folder)
         states = ", ".join(_state(pod) for pod in kube.pods(namespace))
         raise DeployFailed(f"{problem}; pods: {states or 'none'}") from problem
     except DeployFailed:
-        evidence.collect(kube, [namespace], folder)
+        diagnostics.collect(kube, namespace, folder)
         raise
 
 
