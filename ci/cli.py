@@ -21,7 +21,7 @@ from ci import session as sessions
 from ci.context import Context
 from ci.errors import Interrupted, PipelineError, PlanRefused, SettingsError
 from ci.events import Event
-from ci.model import Outcome, Result, RunRecord, StepRecord
+from ci.model import Outcome, Result, Rollback, RunRecord, StepRecord
 from ci.report import terminal
 from ci.session import Session
 from ci.settings import DEMO_TARGET, Options, Settings, load
@@ -97,6 +97,14 @@ ChartChangeOption = Annotated[
         "and allowed, and its new defaults are taken (--reset-then-reuse-values).",
     ),
 ]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Promote an image that the target serves already all the same; without it that is "
+        "verified, and nothing is changed.",
+    ),
+]
 KeepOption = Annotated[
     bool,
     typer.Option("--keep-cluster", help="Keep the gate cluster for the next run, and reuse it."),
@@ -109,13 +117,14 @@ DEFAULT_CONFIG = Path("pipeline.toml")
 def run(
     target: TargetOption = DEMO_TARGET,
     keep_cluster: KeepOption = False,
+    force: ForceOption = False,
     toolchain: ToolchainOption = Origin.AUTO,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
 ) -> None:
     """Build, prove on a throwaway cluster, promote what was proven, verify. The default."""
     common = Common(toolchain, config, verbose)
-    _work("run", common, lambda c: _flow().run(c, Options(target, keep_cluster)))
+    _work("run", common, lambda c: _flow().run(c, Options(target, keep_cluster, force=force)))
 
 
 @app.command()
@@ -170,6 +179,7 @@ def promote(
         ),
     ] = "",
     chart_change: ChartChangeOption = False,
+    force: ForceOption = False,
     toolchain: ToolchainOption = Origin.AUTO,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
@@ -178,12 +188,14 @@ def promote(
 
     It may have been proven on any machine. Evidence that is missing, edited, too old, signed by
     a key that is not trusted, of another image or chart, or without a required case is refused.
-    Of several targets, the first that fails stops those that have not begun.
+    An image that the target serves already is verified, and nothing is changed, unless --force is
+    given. Of several targets, the first that fails stops those that have not begun.
     """
     words = ["--toolchain", toolchain.value, "--config", str(config)]
     words += ["--approve", approve] if approve else []
     words += ["--chart-change"] if chart_change else []
-    options = Options(approve=approve, chart_change=chart_change)
+    words += ["--force"] if force else []
+    options = Options(approve=approve, chart_change=chart_change, force=force)
     _work(
         "promote",
         Common(toolchain, config, verbose),
@@ -300,20 +312,38 @@ def rollback(
     target: TargetOption = DEMO_TARGET,
     revision: Annotated[
         int | None,
-        typer.Option("--revision", min=1, help="Helm revision; the last good one when left out."),
+        typer.Option(
+            "--revision",
+            min=1,
+            help="Helm revision; when left out, the last that was deployed and serves something "
+            "else than now.",
+        ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show from what to what, and change nothing.")
+    ] = False,
     toolchain: ToolchainOption = Origin.AUTO,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
 ) -> None:
-    """Return a target's release to an earlier revision, and verify it."""
+    """Return a target's release to what it served before, and verify it.
+
+    Revisions are compared by what they serve (images, values, chart), not by their number. What
+    differs is shown before anything is done. Status 0 also where the release serves what --revision
+    names already; 31 where there is nothing to return to.
+    """
+    planned: list[Rollback] = []
 
     def body(context: Context) -> Result:
-        now = _flow().roll_back(context, Options(target), revision)
-        context.events.emit("run.note", f"{target} now serves revision {now}")
-        return Result()
+        result: Result = _flow().roll_back(context, Options(target), revision, dry_run=dry_run)
+        if dry_run and result.rollback is not None:
+            planned.append(result.rollback)
+        return result
 
-    _work("rollback", Common(toolchain, config, verbose), body, needs_dagger=None)
+    common = Common(toolchain, config, verbose)
+    _work("rollback", common, body, needs_dagger=None, record=not dry_run)
+    for found in planned:
+        terminal.rollback(found)
 
 
 @app.command()
@@ -624,6 +654,7 @@ def _record(
         promotion=result.promotion,
         checks=result.checks,
         attempted=problem.found if isinstance(problem, PipelineError) else (),
+        rollback=result.rollback,
         versions=versions,
         error=_said(problem),
         remedy=problem.remedy if isinstance(problem, PipelineError) else "",

@@ -82,24 +82,39 @@ def rehearse(
     return found
 
 
-def refuse_unrehearsed(context: Context, target: Target, proof: Proof) -> None:
-    """Raises :class:`EvidenceRefused` where a rehearsal is asked for and no passed one of this
-    image with the target's release as it is now is attached to the image."""
+def unrehearsed(
+    context: Context, target: Target, proof: Proof, *, force: bool = False
+) -> EvidenceRefused | None:
+    """Why the target may not be changed: a rehearsal is asked for, and no passed one of this
+    image with the target's release as it is now is attached to the image. Raised at once, unless
+    the target runs the image already: what changes nothing needs no rehearsal."""
     if not wants_rehearsal(context, target.name):
-        return
+        return None
     wanted = source(context, proof.image.by_digest, target.name)
     state = rehearsing.state_of(context, target)
-    attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, state)
+    try:
+        attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, state)
+    except EvidenceRefused as refusal:
+        if force or state.digest != proof.image.digest:
+            raise
+        return refusal
+    return None
 
 
-def promote(context: Context, target: Target, proof: Proof) -> Promotion:
-    """The promotion, with the plan's own queue-timeout check on the target at its end."""
-    refuse_unrehearsed(context, target, proof)
+def promote(context: Context, target: Target, proof: Proof, *, force: bool = False) -> Promotion:
+    """The promotion, with the plan's own queue-timeout check on the target at its end. An image
+    that is served already is verified only, unless ``force`` wants the upgrade all the same."""
+    refusal = unrehearsed(context, target, proof, force=force)
 
     with ExitStack() as held:
         done = held.enter_context(notices.told(context, target, proof.image))
         promoted = promotion.promote(
-            context, target, proof, after=held.enter_context(tests_of(context, target))
+            context,
+            target,
+            proof,
+            after=held.enter_context(tests_of(context, target)),
+            force=force,
+            refusal=refusal,
         )
         done.append(promoted)
     if promoted.after.repository != proof.image.repository:

@@ -30,6 +30,8 @@ class Options:
     """Who approves the promotion, where the target asks for it."""
     chart_change: bool = False
     """Whether the chart may be another than the live one, on purpose."""
+    force: bool = False
+    """Whether an image that is served already is promoted all the same."""
 
 
 Seconds = Annotated[int, Field(gt=0, le=7200)]

@@ -150,7 +150,7 @@ def test_a_failure_is_raised_as_what_it_was_and_the_table_shows_all(tmp_path: Pa
     assert [row[-1] for row in table.rows] == [True, False, False]
     verdict = html.verdict(read)
     assert verdict.word == "Not everywhere"
-    assert "1 of 3 targets were promoted" in verdict.sentence
+    assert "1 of 3 targets serve the image" in verdict.sentence
 
 
 def test_an_exit_code_finds_its_error() -> None:
