@@ -27,6 +27,8 @@ from ci.tools.wait import SystemClock, wait_until
 
 AWAY_SECONDS = 60
 """How long the cluster's API may be away before a rollback is given up."""
+ANSWER_SECONDS = 30
+"""How long the old version may take to answer once its pods are ready."""
 
 
 def recover(
@@ -177,7 +179,7 @@ def verify_old(context: Context, target: Target, expected: Expected) -> tuple[Ju
     wait_until(
         f"{', '.join(target.health_paths)} of the old version",
         answers,
-        timeout=30,
+        timeout=ANSWER_SECONDS,
         clock=SystemClock(),
         diagnose=lambda: "; ".join(
             f"{c.name}: {c.evidence}" for c in live.health_without_forward(kube, target) if not c.ok

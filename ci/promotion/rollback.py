@@ -136,7 +136,7 @@ class _Reader:
                 stored.values, (self._target.tag_value, *self._target.repository_values)
             ),
             frozenset((name, other) for name, other in images.items() if other != image),
-            _templates(stored.chart),
+            templates(stored.chart),
         )
         digests = self._digests(revision, image)
         return replace(found, digest=digests[0] if digests else "", equivalents=frozenset(digests))
@@ -144,17 +144,17 @@ class _Reader:
     def _digests(self, revision: Revision, image: str) -> tuple[str, ...]:
         """What the image is, the likeliest first: as the pods run it, else as they were seen to,
         else as its registry has it now."""
-        if revision is self._latest or image == self.content(self._latest).image:
-            return running(self._now, self._target, image)
+        if found := running(self._now, self._target, image):
+            return found
         if revision.number in self._seen:
             return tuple(sorted(self._seen[revision.number]))
-        if not image or not self._asks_registry:
+        if not image or revision is self._latest or not self._asks_registry:
             return ()
         try:
             return resolved(self._context, self._target, image)
         except Interrupted:
             raise
-        except PipelineError as problem:
+        except (PipelineError, ValueError, KeyError) as problem:
             self._asks_registry = False  # a rollback does not wait for it twice
             self._context.events.note(
                 f"compared by tag, for the registry does not say what {image} is:"
@@ -165,7 +165,7 @@ class _Reader:
     def as_released(self, history: list[Revision], revision: Revision) -> bool:
         """Whether the live objects are what a rollback to ``revision`` would make of them. One
         that serves the same may still differ in what a chart makes up, or by hand."""
-        there = self.stored(revision).rendered
+        here, there = self.stored(self._latest).rendered, self.stored(revision).rendered
         if revision is not self._latest:
             old, new = self.content(self._latest), self.content(revision)
             if old.image != new.image:
@@ -175,19 +175,19 @@ class _Reader:
                 tag, tag, repository, repository,
                 preflight.origin(history, self._latest), preflight.origin(history, revision),
             )  # fmt: skip
-            here = self.stored(self._latest).rendered
             if plan.make(change, live=here, same=there, new=there, again=there).refused:
                 return False
-        by_hand, _ = changed_since(there, live.present(self._kube, self._target, there))
+        by_hand, _ = changed_since(here, live.present(self._kube, self._target, here))
         return not by_hand
 
 
-def _templates(chart: Mapping[str, Any] | None) -> str:
+def templates(chart: Mapping[str, Any] | None) -> str:
     """SHA-256 of a stored chart's templates and CRDs; empty where it cannot be read."""
     if chart is None:
         return ""
     crds = (e for e in chart.get("files") or [] if str(e["name"]).startswith("crds/"))
-    files = sorted((str(e["name"]), str(e.get("data"))) for e in [*chart["templates"], *crds])
+    entries = [*(chart.get("templates") or []), *crds]
+    files = sorted((str(entry["name"]), str(entry.get("data"))) for entry in entries)
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 

@@ -261,8 +261,8 @@ def closing(record: RunRecord) -> Iterator[str]:
     if record.promotion is not None and not record.promotion.changed:
         served = record.promotion
         yield (
-            f"served     {served.target}: revision {served.to_revision} serves it already; verified,"
-            " nothing to do"
+            f"served     {served.target}: revision {served.to_revision} serves it already;"
+            " verified, nothing to do"
         )
     elif record.promotion is not None:
         moved = record.promotion

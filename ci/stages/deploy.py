@@ -127,7 +127,8 @@ def lead_cloud_here(
         raise DeployFailed(
             f"the stand-ins in {cluster.name} are of an older version of the pipeline: their"
             " certificate does not hold for Azure's names",
-            remedy="remove the cluster with `python3 pipeline.py clean` and run again",
+            remedy="remove the cluster with `python3 pipeline.py clean` (the demonstration target"
+            " with --demo-target) and run again",
         )
     _wait_ready(context, kube, namespace, timeout=120)
     emulator = kube.get("deployment", manifests.SERVICEBUS, namespace=namespace)

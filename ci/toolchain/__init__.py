@@ -46,7 +46,7 @@ Mode = Literal["auto", "download", "source"]
 T = TypeVar("T")
 
 NEEDED_BYTES = 14 * 2**30
-"""Free disk that making everything from nothing needs (docs/measured.md has the measured sizes)."""
+"""Free disk that making everything from nothing needs (the README has the measured sizes)."""
 CLIENTS: Mapping[str, GoModule] = {
     "dagger": DAGGER,
     "kind": KUBERNETES,

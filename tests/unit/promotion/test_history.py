@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci.errors import PlanRefused
-from ci.promotion import history, plan
+from ci.promotion import history, plan, rollback
 from ci.promotion.history import Content, choose
 from ci.tools.helm import Revision
 
@@ -185,6 +185,23 @@ def test_the_same_digest_under_another_tag_is_the_same_image() -> None:
 
 def test_templates_that_cannot_be_read_tell_nothing() -> None:
     assert V2.same_as(V2_TEMPLATES)
+
+
+def test_templates_are_compared_by_their_bytes() -> None:
+    def chart(**files: str) -> dict[str, Any]:
+        named = [{"name": f"templates/{name}", "data": data} for name, data in files.items()]
+        crds = [
+            {"name": "crds/x.yaml", "data": "x"},
+            {"name": "README.md", "data": str(len(files))},
+        ]
+        return {"templates": named, "files": crds}
+
+    one = rollback.templates(chart(a="1", b="2"))
+    assert one == rollback.templates(chart(b="2", a="1"))
+    assert one != rollback.templates(chart(a="1", b="3"))
+    assert one != rollback.templates({**chart(a="1", b="2"), "files": []}), "a CRD less"
+    assert rollback.templates(None) == ""
+    assert rollback.templates({"templates": None}) == rollback.templates({})
 
 
 def test_images_of_what_lasts_are_compared() -> None:

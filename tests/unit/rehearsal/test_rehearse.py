@@ -340,6 +340,39 @@ def test_a_target_that_asks_for_a_rehearsal_is_not_promoted_without_one(
     assert asked == [("launch", state)]
 
 
+@pytest.mark.parametrize(
+    ("digest", "force", "asked"),
+    [(NEW.digest, False, True), (NEW.digest, True, False), (OLD.digest, False, False)],
+    ids=["served already", "served already, and forced", "another one serves"],
+)
+def test_what_is_served_already_needs_no_rehearsal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digest: str, force: bool, asked: bool
+) -> None:
+    """The promotion is given the refusal, for it alone knows that nothing is to be changed."""
+    context = machine(tmp_path / "here", {"rehearsal": {"required": True}})
+    refusal = EvidenceRefused("no rehearsal of this release")
+    given: list[tuple[object, bool]] = []
+
+    def rehearsed(*_: object) -> None:
+        raise refusal
+
+    def promoted(*_a: object, refusal: object, force: bool, **_k: object) -> Promotion:
+        given.append((refusal, force))
+        return Promotion("launch", NEW, NEW, 7, 7, None, (), changed=False)
+
+    monkeypatch.setattr(rehearse, "state_of", lambda *_: ReleaseState(7, digest, "e" * 64))
+    monkeypatch.setattr(attest, "rehearsed", rehearsed)
+    monkeypatch.setattr(promote, "promote", promoted)
+    target = replace(TARGET, name="launch")
+    if asked:
+        assert not joints.promote(context, target, PROOF, force=force).changed
+        assert given == [(refusal, False)]
+    else:
+        with pytest.raises(EvidenceRefused, match="no rehearsal of this release"):
+            joints.promote(context, target, PROOF, force=force)
+        assert given == []
+
+
 def test_the_state_of_a_release_is_more_than_its_number() -> None:
     history = [Revision(6, "superseded", "c-1", ""), Revision(7, "deployed", "c-1", "")]
     values = {"replicas": 3, "password": "swordfish", "date": date(2026, 11, 25)}
