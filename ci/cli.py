@@ -7,8 +7,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -19,12 +20,12 @@ import typer
 from ci import home as homes
 from ci import session as sessions
 from ci.context import Context
-from ci.errors import Interrupted, PipelineError, PlanRefused, SettingsError
+from ci.errors import CommandFailed, Interrupted, PipelineError, PlanRefused, SettingsError
 from ci.events import Event
 from ci.model import Outcome, Result, Rollback, RunRecord, StepRecord
 from ci.report import terminal
 from ci.session import Session
-from ci.settings import DEMO_TARGET, Options, Settings, load
+from ci.settings import DEMO_TARGET, Options, Settings, check_references, load, members
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -124,7 +125,12 @@ def run(
 ) -> None:
     """Build, prove on a throwaway cluster, promote what was proven, verify. The default."""
     common = Common(toolchain, config, verbose)
-    _work("run", common, lambda c: _flow().run(c, Options(target, keep_cluster, force=force)))
+    _work(
+        "run",
+        common,
+        lambda c: _flow().run(c, Options(target, keep_cluster, force=force)),
+        targets=(target,),
+    )
 
 
 @app.command()
@@ -160,7 +166,10 @@ def prove(
 def promote(
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ],
     target: Annotated[
         list[str] | None,
@@ -200,6 +209,8 @@ def promote(
         "promote",
         Common(toolchain, config, verbose),
         lambda c: _flow().promote_to(c, target or [DEMO_TARGET], options, image, words),
+        targets=target or [DEMO_TARGET],
+        signs=bool(approve),
         needs_dagger=None,
     )
 
@@ -208,7 +219,10 @@ def promote(
 def rehearse(
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ] = "last",
     target: TargetOption = DEMO_TARGET,
     keep_cluster: KeepOption = False,
@@ -225,6 +239,7 @@ def rehearse(
         "rehearse",
         Common(toolchain, config, verbose),
         lambda c: _flow().rehearse_only(c, Options(target, keep_cluster), image),
+        targets=(target,),
         needs_dagger=lambda c: not _flow().emulator_built(c),
     )
 
@@ -233,7 +248,10 @@ def rehearse(
 def plan(
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ],
     target: TargetOption = DEMO_TARGET,
     chart_change: ChartChangeOption = False,
@@ -264,14 +282,24 @@ def plan(
             )
         return Result()
 
-    _work("plan", Common(toolchain, config, verbose), body, needs_dagger=None, record=False)
+    _work(
+        "plan",
+        Common(toolchain, config, verbose),
+        body,
+        targets=(target,),
+        needs_dagger=None,
+        record=False,
+    )
 
 
 @app.command()
 def approve(
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ],
     by: Annotated[str, typer.Option("--by", help="Who approves; it stands in the statement.")],
     target: TargetOption = DEMO_TARGET,
@@ -287,6 +315,7 @@ def approve(
         "approve",
         Common(toolchain, config, verbose),
         lambda c: _flow().approve_only(c, Options(target, approve=by), image),
+        targets=(target,),
         needs_dagger=None,
     )
 
@@ -303,6 +332,7 @@ def verify(
         "verify",
         Common(toolchain, config, verbose),
         lambda c: _flow().verify_only(c, Options(target)),
+        targets=(target,),
         needs_dagger=None,
     )
 
@@ -341,7 +371,7 @@ def rollback(
         return result
 
     common = Common(toolchain, config, verbose)
-    _work("rollback", common, body, needs_dagger=None, record=not dry_run)
+    _work("rollback", common, body, targets=(target,), needs_dagger=None, record=not dry_run)
     for found in planned:
         terminal.rollback(found)
 
@@ -364,7 +394,14 @@ def status(
             terminal.status(found)
         return Result()
 
-    _work("status", Common(toolchain, config, verbose), body, needs_dagger=None, record=False)
+    _work(
+        "status",
+        Common(toolchain, config, verbose),
+        body,
+        targets=(target,),
+        needs_dagger=None,
+        record=False,
+    )
 
 
 @app.command()
@@ -427,20 +464,80 @@ def clean(
         bool,
         typer.Option(
             "--all",
-            help="Also the tools, images and environments: the next run starts from nothing.",
+            help="Also the tools, images and environments: the next run starts from nothing. "
+            "Never the keys.",
         ),
+    ] = False,
+    demo_target: Annotated[
+        bool,
+        typer.Option(
+            "--demo-target",
+            help=f"Also the demonstration target `{DEMO_TARGET}`; on a terminal it is asked for.",
+        ),
+    ] = False,
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys", help="Also the signing key that was made here; nothing else removes it."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer what would be asked.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")
     ] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
 ) -> None:
-    """Remove the clusters and containers that the pipeline made."""
+    """List, then remove the clusters and containers that the pipeline made.
 
-    def body(session: Session) -> None:
-        from ci import cleaning
+    Says what is left behind and how that is removed by hand; docs/uninstall.md has all of it.
+    """
+    from ci import cleaning
 
-        cleaning.clean(session, everything=everything)
+    def session() -> AbstractContextManager[Session]:
+        return sessions.opened(ROOT, os.environ, settings, record=False)
 
-    _quick(Common(Origin.AUTO, config, verbose), body)
+    with _told(verbose):
+        settings = _settings(config)
+        with session() as looking:
+            there = cleaning.survey(looking)
+        chosen = cleaning.Choice(everything, keys, demo_target or yes)
+        plan = cleaning.plan(there, chosen)
+        _print(cleaning.listing(plan, dry_run=dry_run))
+        # No session is open meanwhile: Ctrl-C ends the question.
+        if plan.asks and not dry_run and _on_terminal() and _agreed():
+            plan = cleaning.plan(there, replace(chosen, demo_target=True))
+            _print(cleaning.listing(plan))
+        if dry_run:
+            _print(cleaning.leaving(plan))
+            return
+        with session() as removing:
+            failures = cleaning.carry_out(removing, plan, lambda line: _print([line]))
+        _print(cleaning.leaving(plan))
+        if failures:
+            first = failures[0]
+            more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+            raise CommandFailed(
+                f"{first.item.kind} {first.item.name} was not removed: {first.why}{more}",
+                remedy="see why, and run it again",
+            )
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _agreed() -> bool:
+    """Raises :class:`ci.errors.Interrupted` for Ctrl-C."""
+    try:
+        return typer.confirm(f"Remove the demonstration target {DEMO_TARGET}, too?")
+    except typer.Abort:
+        raise Interrupted("interrupted", remedy="nothing was removed") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -466,13 +563,19 @@ def _work(
     common: Common,
     body: Callable[[Context], Result],
     *,
+    targets: Sequence[str] = (),
+    signs: bool = False,
     needs_dagger: Callable[[Context], bool] | None = lambda _: True,
     record: bool = True,
 ) -> None:
-    """A command that uses the tools: obtain them, continue under ``dagger run`` where it
-    builds, do ``body``, and close with a summary."""
+    """A command that uses the tools: look for what the settings name, obtain the tools, continue
+    under ``dagger run`` where it builds, do ``body``, and close with a summary.
+
+    ``targets`` are the targets or waves that it is about; ``signs``: it signs something although
+    the command as such does not."""
     with _told(common.verbose):
         settings = _settings(common.config)
+        check_references(settings, command, targets, signs=signs, env=os.environ, root=ROOT)
     view = terminal.view(sys.stderr, verbose=common.verbose, brief=not record)
     session: Session | None = None
     result, problem, supervised = Result(), None, None
@@ -480,7 +583,13 @@ def _work(
     try:
         with (
             sessions.opened(
-                ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=record
+                ROOT,
+                os.environ,
+                settings,
+                listeners=[lambda _: _shown(view)],
+                record=record,
+                command=command,
+                targets=[name for each in targets for name in members(settings, each)],
             ) as session,
         ):
             with view:
@@ -502,7 +611,8 @@ def _work(
     if supervised is not None:
         raise typer.Exit(supervised)  # everything was told by the process under dagger run
     if session is None:
-        raise problem or AssertionError("a session is opened or refused")
+        with _told(common.verbose):
+            raise problem or AssertionError("a session is opened or refused")
     if problem is not None and session.programs.cancel.is_set() and _is_interrupt(session):
         problem = _interrupted(problem)
     if record:
@@ -528,7 +638,12 @@ def _quick(
         view = terminal.view(sys.stderr, verbose=common.verbose, brief=brief)
         with (
             sessions.opened(
-                ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=bool(record)
+                ROOT,
+                os.environ,
+                settings,
+                listeners=[lambda _: _shown(view)],
+                record=bool(record),
+                command=record,
             ) as session,
             view,
         ):

@@ -268,6 +268,8 @@ def promote_to(
     chosen = waves.order(names, context.settings, known)
     if len(chosen.targets) == 1:
         return promote_only(context, replace(options, target=chosen.targets[0]), image)
+    # Once for all: a proof that ends meanwhile must not send the later targets another image.
+    image = joints.named(context, image)
     return Result(checks=waves.promote(context, chosen, image, words))
 
 

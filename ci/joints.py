@@ -128,9 +128,16 @@ def promote(context: Context, target: Target, proof: Proof, *, force: bool = Fal
 @contextmanager
 def tests_of(context: Context, target: Target) -> Iterator[Callable[[Release], None]]:
     """The queue-timeout flow on the target, as a promotion calls it; its program starts now, and
-    the way to its Service Bus is opened, for that takes seconds. Where the target's Service Bus
-    is not known, a note says so instead."""
+    the way to its Service Bus is opened, for that takes seconds. Where no setting names the
+    target's Service Bus, a note says so instead. Raises :class:`ci.errors.SettingsError` where
+    one does and the variable is not set."""
     connection = context.programs.env.get(target.servicebus_env, "")
+    if target.standins is None and target.servicebus_env and not connection:
+        raise SettingsError(
+            f"the environment variable {target.servicebus_env} is not set"
+            f" (servicebus_connection_string_env of {target.name})",
+            remedy=f"export {target.servicebus_env}",
+        )
     if target.standins is None and not connection:
         yield lambda _: context.events.note(
             "no Service Bus access for the target: the queue-timeout flow is not run there "
@@ -182,21 +189,23 @@ def evidence(context: Context, wanted: attest.Source, options: Options) -> Proof
     return proof
 
 
+def named(context: Context, image: str) -> str:
+    """The image's name by digest, where it was named ``last``: what this checkout proved last.
+    Raises :class:`ci.errors.EvidenceRefused` where it proved none."""
+    return prove.last(context).by_digest if image == "last" else image
+
+
 def source(context: Context, image: str, target: str) -> attest.Source:
-    """Where the image that a person named is looked for: REPOSITORY@DIGEST, or ``last``."""
-    if image == "last":
-        found = prove.last(context)
-        if found is None:
-            raise EvidenceRefused(
-                "nothing was proven on this machine yet",
-                remedy="prove it: `python3 pipeline.py prove`, or name an image by digest",
-            )
-        image = found.by_digest
+    """Where the image that a person named is looked for: REPOSITORY@DIGEST, or ``last``.
+
+    Raises :class:`ci.errors.SettingsError` for what is no such name, and what :func:`named`
+    raises."""
+    image = named(context, image)
     repository, _, digest = image.rpartition("@")
     if not repository or not re.fullmatch("sha256:[0-9a-f]{64}", digest):
         raise SettingsError(
             f"{image!r} is not an image by digest",
-            remedy="give REPOSITORY@sha256:…, or `last` for what was proven last",
+            remedy="give REPOSITORY@sha256:…, or `last` for what this checkout proved last",
         )
     described = context.settings.targets.get(target)
     login = None

@@ -25,6 +25,7 @@ from ci.errors import (
     PlanRefused,
     PromotionFailed,
     RehearsalFailed,
+    WaitTimeout,
 )
 from ci.model import (
     Check,
@@ -40,6 +41,7 @@ from ci.model import (
     Target,
 )
 from ci.promotion import live, plan, preflight, redaction
+from ci.promotion.change import SETTLE_SECONDS
 from ci.promotion.rollout import Expected, Judgement, Snapshot, Watch, troubles
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
@@ -426,7 +428,11 @@ class _Stage:
 
     def judge(self, name: str) -> None:
         before = self.looks[-1]
-        now = self.look()
+        try:
+            now = self.look()
+        except WaitTimeout as problem:
+            self.found(name, Check("its pods settle", False, live.failed_to_text(problem)))
+            return
         change = None
         if name == AGAIN:
             number = self.latest()
@@ -457,10 +463,14 @@ class _Stage:
 
 
 def look(context: Context, there: Target) -> Seen:
-    """The release as it is now: pods, tokens, logs, objects."""
+    """The release as the last change left it: pods, tokens, logs, objects. Waits until that
+    change has settled: whoever uses the service may do so while old pods drain, but two looks
+    compare only when neither sees them. Raises :class:`WaitTimeout`."""
     kube = live.private_kube(context, there)
-    now = live.snapshot(kube, there.namespace)
-    pods = [pod for name in there.deployments for pod in now.pods_of(name)]
+    now = live.wait_settled(
+        kube, there, there.deployments, timeout=SETTLE_SECONDS, clock=context.clock
+    )
+    pods = [pod for name in there.deployments for pod in now.live_pods_of(name)]
     made = {pod["metadata"]["name"]: pod["metadata"]["creationTimestamp"] for pod in pods}
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="look") as pool:
         objects = pool.submit(_objects, context, there)

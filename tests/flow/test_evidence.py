@@ -121,7 +121,7 @@ def test_what_does_not_hold_elsewhere_is_refused(
         assert ended.status == 21, ended.stderr
         assert says in ended.error()[0]
 
-    refused("nothing was proven on this machine", "promote", "--image", "last")
+    refused("was proven in this checkout", "promote", "--image", "last")
     refused("at most", evidence="max_age_hours = 0.0001")
     refused("were not run", evidence='require = ["test_nowhere::*"]')
     refused("production needs an approval", target="approval = true")

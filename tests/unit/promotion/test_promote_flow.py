@@ -232,7 +232,7 @@ class World:
 
 
 def _owned(name: str, owner: str) -> dict[str, Any]:
-    return {"name": name, "ownerReferences": [{"controller": True, "name": owner}]}
+    return {"name": name, "uid": name, "ownerReferences": [{"controller": True, "name": owner}]}
 
 
 def _revision(number: int, status: str, description: str) -> dict[str, Any]:

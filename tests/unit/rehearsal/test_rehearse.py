@@ -40,12 +40,16 @@ from ci.model import (
     Served,
     Target,
 )
+from ci.promotion import live
 from ci.settings import parse
 from ci.stages import attest, promote, rehearse
 from ci.stages.rehearse import Actors
 from ci.tools.helm import Revision
 from ci.tools.wait import SystemClock
 from tests.unit.evidence.fakes import machine
+from tests.unit.promotion.test_soak import ManualClock
+from tests.unit.promotion.test_two_looks import Pod as LivePod
+from tests.unit.promotion.test_two_looks import look as pods_look
 from tests.unit.rehearsal.test_condition import account, seen
 
 OLD = Image("registry:5000/engine", "old", "sha256:" + "a" * 64)
@@ -193,6 +197,74 @@ def test_an_account_that_every_upgrade_makes_anew_is_found_at_each(
     assert list(found) == [
         f"upgrade: {kept}", f"unchanged upgrade: {kept}", f"failed upgrade: {kept}",
     ]  # fmt: skip
+
+
+# -- a look waits for what is still under way ------------------------------------------------------
+
+
+OWN = (LivePod("b", 1), LivePod("b", 2))
+AT_ONCE = dict.fromkeys(("promote", "roll_back", "use"))
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[float], Any]:
+    """A release whose old pod drains for so many seconds after each look; how long looks took."""
+    clock, begun, asked = ManualClock(), [0.0], list[list[str]]()
+
+    class Nothing:
+        def run(self, *words: str, **_: Any) -> Any:
+            asked.append(list(words))
+            return SimpleNamespace(stdout="", status=0)
+
+        def objects(self, *_: Any) -> list[Any]:
+            return [account()]
+
+        def manifest(self, *_: Any) -> str:
+            return ""
+
+        hooks = manifest
+
+    context = Context(
+        tmp_path, parse({}, origin="test"), cast(Any, None), cast(Any, None), clock, Events(clock),
+        tmp_path / "run", cast(Any, None),
+    )  # fmt: skip
+    target = replace(TARGET, deployments=("engine",))
+
+    def make(seconds: float) -> Any:
+        def snapshot(*_: Any) -> Any:
+            drains = clock.now - begun[0] < seconds
+            return pods_look(*OWN, *([LivePod("a", 9, terminating=True)] if drains else []))
+
+        monkeypatch.setattr(live, "snapshot", snapshot)
+        monkeypatch.setattr(live, "private_kube", lambda *_, **__: Nothing())
+        monkeypatch.setattr(live, "private_helm", lambda *_: Nothing())
+        stage = rehearse._Stage(context, target, OLD, Actors(**cast(Any, AT_ONCE)))
+        return SimpleNamespace(stage=stage, clock=clock, begun=begun, asked=asked)
+
+    return make
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 7, 100])
+def test_a_look_waits_for_old_pods_to_drain(slow: Callable[[float], Any], seconds: float) -> None:
+    there = slow(seconds)
+    found = there.stage.look()
+    assert seconds <= there.clock.now <= seconds + 1
+    assert [each["metadata"]["name"] for each in found.pods] == ["engine-b-1", "engine-b-2"]
+    logs = [words[1] for words in there.asked if words[0] == "logs"]
+    assert logs == ["engine-b-1", "engine-b-2"]
+
+
+def test_pods_that_never_settle_fail_the_rehearsal_and_say_which(
+    slow: Callable[[float], Any],
+) -> None:
+    there = slow(0)
+    there.stage.look()
+    there.begun[0] = float("inf")  # an old pod that does not go
+    there.stage.judge("upgrade")
+    (found,) = there.stage.checks
+    assert (found.name, found.ok) == ("upgrade: its pods settle", False)
+    assert "waited 120 s" in found.evidence
+    assert "engine: pods still terminate: engine-a-9" in found.evidence
 
 
 # -- the verdict, and who wants one ----------------------------------------------------------------
