@@ -14,6 +14,7 @@ from ci import standins as manifests
 from ci.context import Context
 from ci.errors import ChartInvalid, DeployFailed, ForeignCluster, WaitTimeout
 from ci.model import Cluster, Image, Release, ServiceBusAccess, StandIns
+from ci.promotion.rollout import finished, is_live
 from ci.settings import Settings
 from ci.standins import admission, cloud
 from ci.tools import chart as charts
@@ -126,7 +127,8 @@ def lead_cloud_here(
         raise DeployFailed(
             f"the stand-ins in {cluster.name} are of an older version of the pipeline: their"
             " certificate does not hold for Azure's names",
-            remedy="remove the cluster with `python3 pipeline.py clean` and run again",
+            remedy="remove the cluster with `python3 pipeline.py clean` (the demonstration target"
+            " with --demo-target) and run again",
         )
     _wait_ready(context, kube, namespace, timeout=120)
     emulator = kube.get("deployment", manifests.SERVICEBUS, namespace=namespace)
@@ -381,7 +383,7 @@ def _wait_for_names(context: Context, kube: Kube) -> None:
     silent: list[str] = []
 
     def answering() -> bool:
-        pods = kube.pods(cloud.SYSTEM, cloud.DNS_PODS)
+        pods = [pod for pod in kube.pods(cloud.SYSTEM, cloud.DNS_PODS) if not finished(pod)]
         silent[:] = [pod["metadata"]["name"] for pod in pods if not cloud.dns_answers(kube, pod)]
         return bool(pods) and not silent
 
@@ -432,8 +434,8 @@ def _state(pod: Mapping[str, Any]) -> str:
 
 
 def _check_digest(kube: Kube, namespace: str, image: Image) -> None:
-    """Every container runs the very digest, whatever the tag was resolved to."""
-    for pod in kube.pods(namespace):
+    """Every container of a live pod runs the very digest, whatever the tag was resolved to."""
+    for pod in filter(is_live, kube.pods(namespace)):
         for status in pod.get("status", {}).get("containerStatuses", []):
             if image.repository in status.get("image", "") and not status.get(
                 "imageID", ""

@@ -104,13 +104,6 @@ def test_programs_start_in_one_place_only() -> None:
             assert "subprocess" not in names, file
 
 
-def test_old_runs_go_and_the_newest_stay(tmp_path: Path) -> None:
-    for number in range(5):
-        (tmp_path / f"2026010{number}-000000-aaaa").mkdir()
-    session.prune(tmp_path, keep=2)
-    assert sorted(p.name[:8] for p in tmp_path.iterdir()) == ["20260103", "20260104"]
-
-
 def test_the_closing_line_counts() -> None:
     cases = [Case("a", Outcome.PASSED, 1), Case("b", Outcome.FAILED, 1)]
     assert selftest.closing(cases) == "1 passed, 1 failed, 0 skipped"

@@ -14,7 +14,7 @@ import yaml
 import servicebus_emulator
 from ci import standins
 from ci.context import Context
-from ci.errors import BuildFailed, DiskFull, ForeignCluster, ProofFailed
+from ci.errors import BuildFailed, DeployFailed, DiskFull, ForeignCluster, ProofFailed
 from ci.home import Home
 from ci.model import Cluster, Image, Proof, ServiceBusAccess, StandIns
 from ci.stages import build, deploy, prove
@@ -125,6 +125,35 @@ def test_waiting_ends_when_waiting_is_in_vain(reason: str, restarts: int, hopele
     waiting = {"state": {"waiting": {"reason": reason}}, "restartCount": restarts}
     for kind in ("containerStatuses", "initContainerStatuses"):
         assert bool(deploy.hopeless({"status": {kind: [waiting]}})) is hopeless
+
+
+def running(name: str, digest: str, phase: str = "Running", ends: bool = False) -> dict[str, Any]:
+    image, metadata = IMAGE.repository, {"name": name}
+    return {
+        "metadata": {**metadata, "deletionTimestamp": "2026-11-23T16:00:00Z"} if ends else metadata,
+        "status": {
+            "phase": phase,
+            "containerStatuses": [{"image": f"{image}:t", "imageID": f"{image}@sha256:{digest}"}],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("left", "refused"),
+    [
+        (running("old", "b" * 64), True),
+        (running("old", "b" * 64, ends=True), False),
+        (running("old", "b" * 64, phase="Failed"), False),
+    ],
+    ids=["a live pod", "a pod of the version before that drains", "the record of an evicted pod"],
+)
+def test_every_live_pod_runs_the_digest(left: dict[str, Any], refused: bool) -> None:
+    kube = cast(Any, SimpleNamespace(pods=lambda _: [running("new", "a" * 64), left]))
+    if refused:
+        with pytest.raises(DeployFailed, match="pod old runs"):
+            deploy._check_digest(kube, "launch", IMAGE)
+    else:
+        deploy._check_digest(kube, "launch", IMAGE)
 
 
 def test_settings_win_over_what_the_pipeline_sets() -> None:
