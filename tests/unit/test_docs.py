@@ -270,6 +270,7 @@ def test_the_hooks_run_what_test_quick_runs() -> None:
             for word in check.argv
             if not word.startswith("--junitxml=")
         ]
-        assert words == wanted
+        folder = checks[name].folder
+        assert words == ([] if folder == Path() else ["env", f"--chdir={folder}"]) + wanted
         assert hook["language"] == "system"
         assert hook["pass_filenames"] is False
