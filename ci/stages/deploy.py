@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
+import servicebus_emulator
 from ci import standins as manifests
 from ci.context import Context
 from ci.errors import ChartInvalid, DeployFailed, ForeignCluster, WaitTimeout
 from ci.model import Cluster, Image, Release, ServiceBusAccess, StandIns
-from ci.servicebus import certificates
+from ci.promotion.rollout import finished, is_live
 from ci.settings import Settings
 from ci.standins import admission, cloud
 from ci.tools import chart as charts
@@ -121,12 +122,13 @@ def lead_cloud_here(
     _refuse_foreign(context, cluster)
     kube = context.kube(cluster)
     secret, _ = _secrets(kube, namespace)
-    held = certificates.names_of(secret.certificate_pem.encode())
+    held = servicebus_emulator.names_of(secret.certificate_pem.encode())
     if not held.issuperset(admission.AZURE_NAMES):
         raise DeployFailed(
             f"the stand-ins in {cluster.name} are of an older version of the pipeline: their"
             " certificate does not hold for Azure's names",
-            remedy="remove the cluster with `python3 pipeline.py clean` and run again",
+            remedy="remove the cluster with `python3 pipeline.py clean` (the demonstration target"
+            " with --demo-target) and run again",
         )
     _wait_ready(context, kube, namespace, timeout=120)
     emulator = kube.get("deployment", manifests.SERVICEBUS, namespace=namespace)
@@ -321,12 +323,12 @@ def _certificate(namespace: str = manifests.NAMESPACE) -> tuple[str, str, str]:
     """(CA, certificate, key) as PEM for the emulator's endpoints, under every name they have."""
     host = manifests.servicebus_host(namespace)
     short = host.removesuffix(".cluster.local")
-    authority = certificates.make_authority("queue-timeout-gate stand-ins")
-    server = certificates.issue(
+    authority = servicebus_emulator.make_authority("queue-timeout-gate stand-ins")
+    server = servicebus_emulator.issue(
         authority,
         [
             *(host, short, manifests.SERVICEBUS),
-            *certificates.DEFAULT_NAMES,
+            *servicebus_emulator.DEFAULT_NAMES,
             *admission.AZURE_NAMES,
         ],
     )
@@ -381,7 +383,7 @@ def _wait_for_names(context: Context, kube: Kube) -> None:
     silent: list[str] = []
 
     def answering() -> bool:
-        pods = kube.pods(cloud.SYSTEM, cloud.DNS_PODS)
+        pods = [pod for pod in kube.pods(cloud.SYSTEM, cloud.DNS_PODS) if not finished(pod)]
         silent[:] = [pod["metadata"]["name"] for pod in pods if not cloud.dns_answers(kube, pod)]
         return bool(pods) and not silent
 
@@ -432,8 +434,8 @@ def _state(pod: Mapping[str, Any]) -> str:
 
 
 def _check_digest(kube: Kube, namespace: str, image: Image) -> None:
-    """Every container runs the very digest, whatever the tag was resolved to."""
-    for pod in kube.pods(namespace):
+    """Every container of a live pod runs the very digest, whatever the tag was resolved to."""
+    for pod in filter(is_live, kube.pods(namespace)):
         for status in pod.get("status", {}).get("containerStatuses", []):
             if image.repository in status.get("image", "") and not status.get(
                 "imageID", ""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ci.errors import DeployFailed
-from ci.promotion.rollout import Watch, troubles
+from ci.promotion.rollout import Watch, finished, is_live, troubles
 from ci.standins import admission, corefile
 from ci.standins.admission import NAME
 from ci.tools.api import path_of
@@ -272,8 +272,9 @@ def _wait_for_dns(kube: Kube, clock: Clock, gone: set[str]) -> None:
     def ready() -> bool:
         nonlocal seen
         wanted = kube.get("deployment", "coredns", namespace=SYSTEM)["spec"].get("replicas", 1)
-        pods = kube.pods(SYSTEM, DNS_PODS)
-        fresh = [pod for pod in pods if pod["metadata"]["uid"] not in gone]
+        pods = [pod for pod in kube.pods(SYSTEM, DNS_PODS) if not finished(pod)]
+        # One that was made between the list of those that go and their deletion goes, too.
+        fresh = [p for p in pods if is_live(p) and p["metadata"]["uid"] not in gone]
         up = sum(dns_answers(kube, pod) for pod in fresh)
         seen = f"{up}/{wanted} ready, {len(pods) - len(fresh)} old"
         return up >= wanted and len(fresh) == len(pods)

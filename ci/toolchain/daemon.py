@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ci.errors import DiskFull, DockerUnavailable, PipelineError, WaitTimeout
 from ci.events import Events
+from ci.home import Home
 from ci.toolchain.host import Host
 from ci.toolchain.store import Store
 from ci.tools.command import Programs
@@ -58,7 +59,7 @@ def ensure_daemon(
                     remedy="install Docker Engine, start it, and run again",
                 )
             events.note("installing Docker from the distribution's packages")
-            install_packages(PACKAGES, programs, error=DockerUnavailable)
+            install_packages(PACKAGES, programs, home=home, error=DockerUnavailable)
         path = find_docker(env)
         if path is None:
             raise DockerUnavailable(
@@ -122,11 +123,13 @@ def _replace(path: Path, text: str) -> None:
 
 
 def install_packages(
-    packages: tuple[str, ...], programs: Programs, *, error: type[PipelineError]
+    packages: tuple[str, ...], programs: Programs, *, home: Path, error: type[PipelineError]
 ) -> None:
-    """Install Debian packages with the host's own apt configuration. Raises ``error`` when apt
+    """Install Debian packages with the host's own apt configuration, and record under ``home``
+    which of them were not there before. Raises ``error`` when apt
     cannot, and :class:`DiskFull` when there is no room for them."""
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    new = _not_installed(packages, programs)
     programs.run(["apt-get", "update", "-qq"], log="apt", env=quiet, timeout=300, check=False)
     done = programs.run(
         ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
@@ -135,6 +138,8 @@ def install_packages(
         timeout=900,
         check=False,
     )
+    if done.status == 0:
+        Home(home).put_installed(new)  # for whoever wants to be rid of them
     if done.status != 0:
         said = done.stderr.strip().splitlines()[-1:] or ["no output"]
         message = f"apt-get cannot install {' '.join(packages)}: {said[0]}"
@@ -144,6 +149,14 @@ def install_packages(
             message,
             remedy=f"run `apt-get install {' '.join(packages)}` by hand to see why, then run again",
         )
+
+
+def _not_installed(packages: tuple[str, ...], programs: Programs) -> tuple[str, ...]:
+    """Those that apt has to install: what was there before is not ours to remove."""
+    words = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\\n"]
+    said = programs.run([*words, *packages], log="apt", timeout=30, check=False)
+    there = {line.split()[-1] for line in said.stdout.splitlines() if line.startswith("ii ")}
+    return tuple(package for package in packages if package not in there)
 
 
 def _sbin(env: Mapping[str, str]) -> str:

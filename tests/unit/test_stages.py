@@ -11,12 +11,12 @@ from typing import Any, cast
 import pytest
 import yaml
 
+import servicebus_emulator
 from ci import standins
 from ci.context import Context
-from ci.errors import BuildFailed, DiskFull, ForeignCluster, ProofFailed
+from ci.errors import BuildFailed, DeployFailed, DiskFull, ForeignCluster, ProofFailed
 from ci.home import Home
 from ci.model import Cluster, Image, Proof, ServiceBusAccess, StandIns
-from ci.servicebus import certificates
 from ci.stages import build, deploy, prove
 from ci.standins import admission
 from ci.tools import chart as charts
@@ -127,6 +127,35 @@ def test_waiting_ends_when_waiting_is_in_vain(reason: str, restarts: int, hopele
         assert bool(deploy.hopeless({"status": {kind: [waiting]}})) is hopeless
 
 
+def running(name: str, digest: str, phase: str = "Running", ends: bool = False) -> dict[str, Any]:
+    image, metadata = IMAGE.repository, {"name": name}
+    return {
+        "metadata": {**metadata, "deletionTimestamp": "2026-11-23T16:00:00Z"} if ends else metadata,
+        "status": {
+            "phase": phase,
+            "containerStatuses": [{"image": f"{image}:t", "imageID": f"{image}@sha256:{digest}"}],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("left", "refused"),
+    [
+        (running("old", "b" * 64), True),
+        (running("old", "b" * 64, ends=True), False),
+        (running("old", "b" * 64, phase="Failed"), False),
+    ],
+    ids=["a live pod", "a pod of the version before that drains", "the record of an evicted pod"],
+)
+def test_every_live_pod_runs_the_digest(left: dict[str, Any], refused: bool) -> None:
+    kube = cast(Any, SimpleNamespace(pods=lambda _: [running("new", "a" * 64), left]))
+    if refused:
+        with pytest.raises(DeployFailed, match="pod old runs"):
+            deploy._check_digest(kube, "launch", IMAGE)
+    else:
+        deploy._check_digest(kube, "launch", IMAGE)
+
+
 def test_settings_win_over_what_the_pipeline_sets() -> None:
     merged = charts.merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": (1, 2)})
     assert merged == {"a": {"b": 9, "c": 2}, "d": 3, "e": [1, 2]}
@@ -167,7 +196,7 @@ def test_a_connection_string_is_the_sdks() -> None:
 
 def test_the_certificate_holds_for_the_service_for_a_port_forward_and_for_azures_names() -> None:
     _, certificate, _ = deploy._certificate()
-    found = certificates.names_of(certificate.encode())
+    found = servicebus_emulator.names_of(certificate.encode())
     assert {standins.SERVICEBUS_HOST, "localhost", *admission.AZURE_NAMES} <= found
 
 

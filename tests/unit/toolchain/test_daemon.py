@@ -160,7 +160,7 @@ def test_packages_that_cannot_be_installed(
 ) -> None:
     box.apt = failed(stderr, 100)
     with pytest.raises(kind, match=rf"apt-get cannot install a b: .*{says}"):
-        install_packages(("a", "b"), Programs(env={}), error=DockerUnavailable)
+        install_packages(("a", "b"), Programs(env={}), home=box.home, error=DockerUnavailable)
 
 
 def test_a_host_that_withholds_a_capability_starts_containers_through_the_wrapper(
