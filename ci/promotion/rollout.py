@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Object = Mapping[str, Any]
@@ -89,6 +89,23 @@ class Snapshot:
         late = [_owner(p) for p in self.live_pods_of(deployment) if _owner(p) not in listed]
         newest = max(listed, key=lambda name: listed[name], default="")
         return late[0] if late else newest
+
+    def without_terminating(self) -> Snapshot:
+        """As it will be once every pod that terminates has gone, its endpoints with it."""
+        ending = {pod["metadata"]["name"] for pod in self.pods if terminating(pod)}
+
+        def kept(piece: Object) -> list[Object]:
+            return [
+                endpoint
+                for endpoint in piece.get("endpoints") or []
+                if (endpoint.get("targetRef") or {}).get("name") not in ending
+            ]
+
+        return replace(
+            self,
+            pods=[pod for pod in self.pods if not terminating(pod)],
+            slices=[{**piece, "endpoints": kept(piece)} for piece in self.slices],
+        )
 
     def _replicasets_of(self, deployment: str) -> dict[str, int]:
         """Revision of each of the Deployment's ReplicaSets, by name."""
@@ -178,6 +195,8 @@ def _deployment(now: Snapshot, name: str, deployment: Object, expected: Expected
     waiting += _replicas_missing(name, deployment)
     pods = now.pods_of(name)
     current = {p["metadata"]["name"] for p in current_pods(now, name, expected)}
+    if len(current) != _desired(deployment):
+        waiting.append(f"{name}: {len(current)} of {_desired(deployment)} pods are new")
     if old := [p["metadata"]["name"] for p in pods if p["metadata"]["name"] not in current]:
         waiting.append(_not_gone(name, old))
     for pod in pods:

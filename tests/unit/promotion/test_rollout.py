@@ -136,6 +136,20 @@ def test_old_pods_must_be_gone_even_while_they_end() -> None:
     assert "old pods not gone: g-3" in waiting([*items(), ending])
 
 
+def test_pods_are_counted_although_the_status_is_older_than_they_are() -> None:
+    assert "gateway: 1 of 2 pods are new" in waiting([i for i in items() if i != items()[5]])
+
+
+def test_what_is_left_once_pods_have_drained() -> None:
+    now = Snapshot.of(draining())
+    assert not judge(now, EXPECTED).complete
+    assert judge(now.without_terminating(), EXPECTED).complete
+    ending = items()
+    ending[4]["metadata"]["deletionTimestamp"] = "2026-11-23T16:00:00Z"
+    left = judge(Snapshot.of(ending).without_terminating(), EXPECTED)
+    assert left.waiting == ("gateway: 1 of 2 pods are new",)
+
+
 def test_an_evicted_pod_is_a_record_and_no_pod() -> None:
     assert waiting([*items(), pod("g-0", "gateway-0", tag="old", phase="Failed")]) == ""
 
