@@ -41,7 +41,15 @@ from ci.model import (
 )
 from ci.promotion import live, plan, preflight, redaction
 from ci.promotion.change import SETTLE_SECONDS
-from ci.promotion.rollout import Expected, Judgement, Snapshot, Watch, troubles
+from ci.promotion.rollout import (
+    Expected,
+    Judgement,
+    Snapshot,
+    UnrecoverablePod,
+    Watch,
+    fail_fast,
+    troubles,
+)
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token
@@ -267,7 +275,7 @@ def fitted(
 
 
 def install(context: Context, there: Target, image: Image, adapted: Adapted) -> None:
-    """``helm install``, and the wait for every pod; ended at once by one that is hopeless."""
+    """``helm install``, and the wait for every pod; ended at once by one that is unrecoverable."""
     remedy = (
         "see the pods' logs in the run's folder; lead what it needs of the cloud to stand-ins with"
         " rehearsal.values in pipeline.toml"
@@ -275,9 +283,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
     kube, watch = live.private_kube(context, there), Watch()
 
     def look(now: Snapshot, _: Judgement) -> None:
-        trouble = watch.see(context.clock.monotonic(), troubles(now.pods))
-        if trouble is not None:
-            raise RehearsalFailed(f"the live release does not come up: {trouble}", remedy=remedy)
+        fail_fast(watch, context.clock.monotonic(), troubles(now.pods))
 
     expected = Expected(
         there.deployments, there.gateway, image.repository, image.tag, frozenset({image.digest})
@@ -301,7 +307,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
         )
     except Interrupted:
         raise
-    except PipelineError as problem:
+    except (PipelineError, UnrecoverablePod) as problem:
         evidence.collect(kube, [there.namespace], context.run_dir / "evidence" / "rehearsal")
         raise RehearsalFailed(
             f"the live release cannot be rehearsed: {live.failed_to_text(problem)}", remedy=remedy

@@ -211,12 +211,21 @@ def in_state(state: str, **last: Any) -> dict[str, Any]:
     return broken
 
 
-def test_hopeless_containers_are_found_with_their_reason() -> None:
+def test_unrecoverable_containers_are_found_with_their_reason() -> None:
     (found,) = troubles([in_state("ImagePullBackOff")])
     assert str(found) == "pod g-1: container gateway is in ImagePullBackOff: back-off pulling"
     (found,) = troubles([in_state("CrashLoopBackOff", exitCode=3, reason="Error")])
     assert found.message == "it ended with 3 (Error)"
     assert troubles([in_state("ContainerCreating"), pod("g-2", "gateway-1")]) == []
+
+
+def test_a_crash_loop_may_be_forgiven_at_first() -> None:
+    crashing = in_state("CrashLoopBackOff", exitCode=1)
+    crashing["status"]["containerStatuses"][0]["restartCount"] = 2
+    assert troubles([crashing], forgiven_restarts=3) == []
+    crashing["status"]["containerStatuses"][0]["restartCount"] = 3
+    assert troubles([crashing], forgiven_restarts=3)
+    assert troubles([in_state("ImagePullBackOff")], forgiven_restarts=3)
 
 
 def test_init_containers_count() -> None:
