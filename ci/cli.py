@@ -7,8 +7,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -19,12 +20,12 @@ import typer
 from ci import home as homes
 from ci import session as sessions
 from ci.context import Context
-from ci.errors import Interrupted, PipelineError, PlanRefused, SettingsError
+from ci.errors import CommandFailed, Interrupted, PipelineError, PlanRefused, SettingsError
 from ci.events import Event
-from ci.model import Outcome, Result, RunRecord, StepRecord
+from ci.model import Outcome, Result, Rollback, RunRecord, StepRecord
 from ci.report import terminal
 from ci.session import Session
-from ci.settings import DEMO_TARGET, Options, Settings, load
+from ci.settings import DEMO_TARGET, Options, Settings, check_references, load, members
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -97,6 +98,14 @@ ChartChangeOption = Annotated[
         "and allowed, and its new defaults are taken (--reset-then-reuse-values).",
     ),
 ]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Promote an image that the target serves already all the same; without it that is "
+        "verified, and nothing is changed.",
+    ),
+]
 KeepOption = Annotated[
     bool,
     typer.Option("--keep-cluster", help="Keep the gate cluster for the next run, and reuse it."),
@@ -109,13 +118,19 @@ DEFAULT_CONFIG = Path("pipeline.toml")
 def run(
     target: TargetOption = DEMO_TARGET,
     keep_cluster: KeepOption = False,
+    force: ForceOption = False,
     toolchain: ToolchainOption = Origin.AUTO,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
 ) -> None:
     """Build, prove on a throwaway cluster, promote what was proven, verify. The default."""
     common = Common(toolchain, config, verbose)
-    _work("run", common, lambda c: _flow().run(c, Options(target, keep_cluster)))
+    _work(
+        "run",
+        common,
+        lambda c: _flow().run(c, Options(target, keep_cluster, force=force)),
+        targets=(target,),
+    )
 
 
 @app.command()
@@ -151,7 +166,10 @@ def prove(
 def promote(
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ],
     target: Annotated[
         list[str] | None,
@@ -170,6 +188,7 @@ def promote(
         ),
     ] = "",
     chart_change: ChartChangeOption = False,
+    force: ForceOption = False,
     toolchain: ToolchainOption = Origin.AUTO,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
@@ -178,16 +197,20 @@ def promote(
 
     It may have been proven on any machine. Evidence that is missing, edited, too old, signed by
     a key that is not trusted, of another image or chart, or without a required case is refused.
-    Of several targets, the first that fails stops those that have not begun.
+    An image that the target serves already is verified, and nothing is changed, unless --force is
+    given. Of several targets, the first that fails stops those that have not begun.
     """
     words = ["--toolchain", toolchain.value, "--config", str(config)]
     words += ["--approve", approve] if approve else []
     words += ["--chart-change"] if chart_change else []
-    options = Options(approve=approve, chart_change=chart_change)
+    words += ["--force"] if force else []
+    options = Options(approve=approve, chart_change=chart_change, force=force)
     _work(
         "promote",
         Common(toolchain, config, verbose),
         lambda c: _flow().promote_to(c, target or [DEMO_TARGET], options, image, words),
+        targets=target or [DEMO_TARGET],
+        signs=bool(approve),
         needs_dagger=None,
     )
 
@@ -196,7 +219,10 @@ def promote(
 def rehearse(
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ] = "last",
     target: TargetOption = DEMO_TARGET,
     keep_cluster: KeepOption = False,
@@ -213,6 +239,7 @@ def rehearse(
         "rehearse",
         Common(toolchain, config, verbose),
         lambda c: _flow().rehearse_only(c, Options(target, keep_cluster), image),
+        targets=(target,),
         needs_dagger=lambda c: not _flow().emulator_built(c),
     )
 
@@ -221,7 +248,10 @@ def rehearse(
 def plan(
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ],
     target: TargetOption = DEMO_TARGET,
     chart_change: ChartChangeOption = False,
@@ -252,14 +282,24 @@ def plan(
             )
         return Result()
 
-    _work("plan", Common(toolchain, config, verbose), body, needs_dagger=None, record=False)
+    _work(
+        "plan",
+        Common(toolchain, config, verbose),
+        body,
+        targets=(target,),
+        needs_dagger=None,
+        record=False,
+    )
 
 
 @app.command()
 def approve(
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ],
     by: Annotated[str, typer.Option("--by", help="Who approves; it stands in the statement.")],
     target: TargetOption = DEMO_TARGET,
@@ -275,6 +315,7 @@ def approve(
         "approve",
         Common(toolchain, config, verbose),
         lambda c: _flow().approve_only(c, Options(target, approve=by), image),
+        targets=(target,),
         needs_dagger=None,
     )
 
@@ -291,6 +332,7 @@ def verify(
         "verify",
         Common(toolchain, config, verbose),
         lambda c: _flow().verify_only(c, Options(target)),
+        targets=(target,),
         needs_dagger=None,
     )
 
@@ -300,20 +342,38 @@ def rollback(
     target: TargetOption = DEMO_TARGET,
     revision: Annotated[
         int | None,
-        typer.Option("--revision", min=1, help="Helm revision; the last good one when left out."),
+        typer.Option(
+            "--revision",
+            min=1,
+            help="Helm revision; when left out, the last that was deployed and serves something "
+            "else than now.",
+        ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show from what to what, and change nothing.")
+    ] = False,
     toolchain: ToolchainOption = Origin.AUTO,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
 ) -> None:
-    """Return a target's release to an earlier revision, and verify it."""
+    """Return a target's release to what it served before, and verify it.
+
+    Revisions are compared by what they serve (images, values, chart), not by their number. What
+    differs is shown before anything is done. Status 0 also where the release serves what --revision
+    names already; 31 where there is nothing to return to.
+    """
+    planned: list[Rollback] = []
 
     def body(context: Context) -> Result:
-        now = _flow().roll_back(context, Options(target), revision)
-        context.events.emit("run.note", f"{target} now serves revision {now}")
-        return Result()
+        result: Result = _flow().roll_back(context, Options(target), revision, dry_run=dry_run)
+        if dry_run and result.rollback is not None:
+            planned.append(result.rollback)
+        return result
 
-    _work("rollback", Common(toolchain, config, verbose), body, needs_dagger=None)
+    common = Common(toolchain, config, verbose)
+    _work("rollback", common, body, targets=(target,), needs_dagger=None, record=not dry_run)
+    for found in planned:
+        terminal.rollback(found)
 
 
 @app.command()
@@ -334,7 +394,14 @@ def status(
             terminal.status(found)
         return Result()
 
-    _work("status", Common(toolchain, config, verbose), body, needs_dagger=None, record=False)
+    _work(
+        "status",
+        Common(toolchain, config, verbose),
+        body,
+        targets=(target,),
+        needs_dagger=None,
+        record=False,
+    )
 
 
 @app.command()
@@ -397,20 +464,80 @@ def clean(
         bool,
         typer.Option(
             "--all",
-            help="Also the tools, images and environments: the next run starts from nothing.",
+            help="Also the tools, images and environments: the next run starts from nothing. "
+            "Never the keys.",
         ),
+    ] = False,
+    demo_target: Annotated[
+        bool,
+        typer.Option(
+            "--demo-target",
+            help=f"Also the demonstration target `{DEMO_TARGET}`; on a terminal it is asked for.",
+        ),
+    ] = False,
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys", help="Also the signing key that was made here; nothing else removes it."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer what would be asked.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")
     ] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     verbose: VerboseOption = False,
 ) -> None:
-    """Remove the clusters and containers that the pipeline made."""
+    """List, then remove the clusters and containers that the pipeline made.
 
-    def body(session: Session) -> None:
-        from ci import cleaning
+    Says what is left behind and how that is removed by hand; docs/uninstall.md has all of it.
+    """
+    from ci import cleaning
 
-        cleaning.clean(session, everything=everything)
+    def session() -> AbstractContextManager[Session]:
+        return sessions.opened(ROOT, os.environ, settings, record=False)
 
-    _quick(Common(Origin.AUTO, config, verbose), body)
+    with _told(verbose):
+        settings = _settings(config)
+        with session() as looking:
+            there = cleaning.survey(looking)
+        chosen = cleaning.Choice(everything, keys, demo_target or yes)
+        plan = cleaning.plan(there, chosen)
+        _print(cleaning.listing(plan, dry_run=dry_run))
+        # No session is open meanwhile: Ctrl-C ends the question.
+        if plan.asks and not dry_run and _on_terminal() and _agreed():
+            plan = cleaning.plan(there, replace(chosen, demo_target=True))
+            _print(cleaning.listing(plan))
+        if dry_run:
+            _print(cleaning.leaving(plan))
+            return
+        with session() as removing:
+            failures = cleaning.carry_out(removing, plan, lambda line: _print([line]))
+        _print(cleaning.leaving(plan))
+        if failures:
+            first = failures[0]
+            more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+            raise CommandFailed(
+                f"{first.item.kind} {first.item.name} was not removed: {first.why}{more}",
+                remedy="see why, and run it again",
+            )
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _agreed() -> bool:
+    """Raises :class:`ci.errors.Interrupted` for Ctrl-C."""
+    try:
+        return typer.confirm(f"Remove the demonstration target {DEMO_TARGET}, too?")
+    except typer.Abort:
+        raise Interrupted("interrupted", remedy="nothing was removed") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -436,13 +563,19 @@ def _work(
     common: Common,
     body: Callable[[Context], Result],
     *,
+    targets: Sequence[str] = (),
+    signs: bool = False,
     needs_dagger: Callable[[Context], bool] | None = lambda _: True,
     record: bool = True,
 ) -> None:
-    """A command that uses the tools: obtain them, continue under ``dagger run`` where it
-    builds, do ``body``, and close with a summary."""
+    """A command that uses the tools: look for what the settings name, obtain the tools, continue
+    under ``dagger run`` where it builds, do ``body``, and close with a summary.
+
+    ``targets`` are the targets or waves that it is about; ``signs``: it signs something although
+    the command as such does not."""
     with _told(common.verbose):
         settings = _settings(common.config)
+        check_references(settings, command, targets, signs=signs, env=os.environ, root=ROOT)
     view = terminal.view(sys.stderr, verbose=common.verbose, brief=not record)
     session: Session | None = None
     result, problem, supervised = Result(), None, None
@@ -450,7 +583,13 @@ def _work(
     try:
         with (
             sessions.opened(
-                ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=record
+                ROOT,
+                os.environ,
+                settings,
+                listeners=[lambda _: _shown(view)],
+                record=record,
+                command=command,
+                targets=[name for each in targets for name in members(settings, each)],
             ) as session,
         ):
             with view:
@@ -472,7 +611,8 @@ def _work(
     if supervised is not None:
         raise typer.Exit(supervised)  # everything was told by the process under dagger run
     if session is None:
-        raise problem or AssertionError("a session is opened or refused")
+        with _told(common.verbose):
+            raise problem or AssertionError("a session is opened or refused")
     if problem is not None and session.programs.cancel.is_set() and _is_interrupt(session):
         problem = _interrupted(problem)
     if record:
@@ -498,7 +638,12 @@ def _quick(
         view = terminal.view(sys.stderr, verbose=common.verbose, brief=brief)
         with (
             sessions.opened(
-                ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=bool(record)
+                ROOT,
+                os.environ,
+                settings,
+                listeners=[lambda _: _shown(view)],
+                record=bool(record),
+                command=record,
             ) as session,
             view,
         ):
@@ -624,6 +769,7 @@ def _record(
         promotion=result.promotion,
         checks=result.checks,
         attempted=problem.found if isinstance(problem, PipelineError) else (),
+        rollback=result.rollback,
         versions=versions,
         error=_said(problem),
         remedy=problem.remedy if isinstance(problem, PipelineError) else "",

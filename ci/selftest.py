@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ci.errors import CommandFailed
@@ -12,7 +12,9 @@ from ci.model import Case, Outcome
 from ci.report import junit
 from ci.session import Session
 
-LINTED = ("pipeline.py", "ci", "tests", "examples", "benchmarks")
+LINTED = ("pipeline.py", "ci", "packages", "tests", "examples", "benchmarks")
+EMULATOR = Path("packages/servicebus-emulator")
+"""Its checks run in its own folder, where nothing of ``ci`` can be imported."""
 FLOW_SECONDS = 3600
 UNIT_SECONDS = 600
 MATRIX_SECONDS = 3600
@@ -29,6 +31,10 @@ class Check:
     argv: tuple[str, ...]
     timeout: int = 300
     counted: bool = False
+    folder: Path = Path()
+    """Where it runs, below the checkout."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables of its own."""
 
 
 def checks(
@@ -54,7 +60,12 @@ def checks(
     quickly = (
         Check("ruff", "mistakes and style", (python, "-m", "ruff", "check", *LINTED)),
         Check("format", "one layout", (python, "-m", "ruff", "format", "--check", *LINTED)),
-        Check("imports", "the layers hold", (lint_imports, "--no-cache")),
+        Check(
+            "imports",
+            "the layers hold",
+            (lint_imports, "--no-cache"),
+            env={"PYTHONPATH": str(EMULATOR / "src")},
+        ),
         Check("mypy", "strict types: a wrong order is a type error", (python, "-m", "mypy")),
         Check(
             "unit",
@@ -63,27 +74,43 @@ def checks(
             UNIT_SECONDS,
             counted=True,
         ),
+        Check(
+            "emulator-mypy",
+            "strict types: the emulator's package by itself",
+            (python, "-m", "mypy"),
+            folder=EMULATOR,
+        ),
+        Check(
+            "emulator",
+            "the emulator's rules, without the pipeline",
+            tests("emulator", "-q", "-n", "2", "tests/unit"),
+            UNIT_SECONDS,
+            counted=True,
+            folder=EMULATOR,
+        ),
     )
     if quick:
         return quickly
     return (
         *quickly,
         Check(
-            "oracle",
+            "conformance",
             "Azure's own tests of its SDK, the part that is quick, against the emulator",
             (
-                *(python, "tests/oracle/run.py", "--part", "ci", "--workers", "4"),
-                f"--junitxml={reports / 'oracle.xml'}",
+                *(python, "tests/conformance/run.py", "--part", "ci", "--workers", "4"),
+                f"--junitxml={reports / 'conformance.xml'}",
             ),
             UNIT_SECONDS,
             counted=True,
+            folder=EMULATOR,
         ),
         Check(
-            "clients",
+            "compatibility",
             "Azure's clients in four languages, kombu and Celery, against the emulator",
-            tests("clients", "-v", "tests/clients"),
+            tests("compatibility", "-v", "tests/compatibility"),
             UNIT_SECONDS,
             counted=True,
+            folder=EMULATOR,
         ),
         Check(
             "flow",
@@ -136,10 +163,11 @@ def _run(session: Session, check: Check, reports: Path, origin: str) -> list[Cas
             said = session.programs.run(
                 check.argv,
                 log=check.name,
-                cwd=session.root,
+                cwd=session.root / check.folder,
                 # Where the flow tests' own runs put their JUnit and the matrix its table, and
                 # where tools come from.
                 env={
+                    **check.env,
                     "FLOW_REPORTS": str(reports),
                     "FLOW_TOOLCHAIN": origin,
                     "MATRIX_REPORTS": str(reports),

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ci import home as homes
+from ci import retention
 from ci.context import Context
 from ci.errors import PipelineError, ToolchainError
 from ci.events import Events, Listener
@@ -38,7 +38,6 @@ Origin = Literal["auto", "download", "source"]
 
 HANDOVER = "_QUEUE_TIMEOUT_GATE_RUN"
 """Environment variable with the path of the handover file."""
-RUNS_KEPT = 50
 EXPORT_SECONDS = 2
 CLEANUP_TIMEOUT = "180s"
 """How long ``dagger run`` lets us clean up after Ctrl-C before it kills us."""
@@ -47,14 +46,6 @@ CLEANUP_TIMEOUT = "180s"
 def run_id(now: datetime) -> str:
     """Sorts by time; the random end keeps two runs of one second apart."""
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def prune(runs: Path, keep: int = RUNS_KEPT) -> None:
-    """Remove the oldest run folders beyond ``keep``."""
-    if runs.is_dir():
-        folders = sorted(p for p in runs.iterdir() if p.is_dir() and not p.is_symlink())
-        for folder in folders[: max(0, len(folders) - keep)]:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +199,13 @@ def opened(
     *,
     listeners: Sequence[Callable[[Session], Listener]] = (),
     record: bool = True,
+    command: str = "",
+    targets: Sequence[str] = (),
 ) -> Iterator[Session]:
     """A session whose signals are caught: Ctrl-C cancels, and everything then cleans up.
 
-    ``record`` false leaves no run folder (``status``, ``doctor``).
+    ``record`` false leaves no run folder (``status``, ``doctor``); with it, ``command`` and
+    ``targets`` say what the run is, which decides how long its folder is kept.
     """
     handed = None
     if file := env.get(HANDOVER):
@@ -225,8 +219,9 @@ def opened(
     runs = root / "runs"
     run_dir = handed.run_dir if handed else runs / run_id(datetime.now(UTC))
     if record:
-        prune(runs, RUNS_KEPT - 1)
         run_dir.mkdir(parents=True, exist_ok=True)
+        retention.begin(run_dir, command, targets)
+        retention.prune(runs, without=run_dir.name)
     cancel = threading.Event()
     clock = SystemClock(cancel)
     clean = {

@@ -201,6 +201,7 @@ def quick_rollback(recorded: Recorded) -> str:
         "CONTEXT": recorded.context,
         "KUBECONFIG": recorded.kubeconfig,
         "REVISION": str(recorded.revision),
+        "DIGEST": recorded.digest or "unknown",
         "TIMEOUT": str(recorded.timeout_seconds),
         "IMAGES_TEXT": "\n".join(
             f"  {name}/{container}  {image}"

@@ -419,9 +419,9 @@ def stored(kube: Kube, helm: Helm, target: Target, revision: int) -> Stored:
         rendered = parse(record.get("manifest", ""), hooks)
         return Stored(record.get("config") or {}, rendered, record["chart"])
     except (PipelineError, KeyError, ValueError, OSError, yaml.YAMLError):
-        values = helm.values(target.release, target.namespace)
-        manifest = helm.manifest(target.release, target.namespace)
-        texts = helm.hooks(target.release, target.namespace)
+        values = helm.values(target.release, target.namespace, revision)
+        manifest = helm.manifest(target.release, target.namespace, revision)
+        texts = helm.hooks(target.release, target.namespace, revision)
         return Stored(values, parse(manifest, texts), None)
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ci.events import Event
-from ci.model import Outcome, RunRecord
+from ci.model import Outcome, Rollback, RollbackOutcome, RunRecord
 
 if TYPE_CHECKING:
     from ci.promotion.plan import Plan
@@ -258,13 +258,21 @@ def closing(record: RunRecord) -> Iterator[str]:
     if record.image is not None:
         yield f"image      {record.image.by_tag}"
         yield f"digest     {record.image.digest}"
-    if record.promotion is not None:
+    if record.promotion is not None and not record.promotion.changed:
+        served = record.promotion
+        yield (
+            f"served     {served.target}: revision {served.to_revision} serves it already;"
+            " verified, nothing to do"
+        )
+    elif record.promotion is not None:
         moved = record.promotion
         yield (f"promoted   {moved.target}: revision {moved.from_revision} -> {moved.to_revision}")
         yield f"  from     {moved.before.tag}  {moved.before.digest}"
         yield f"  to       {moved.after.tag}  {moved.after.digest}"
         for item in moved.checklist:
             yield f"  [{'x' if item.ok else ' '}]      {item.name}: {item.evidence}"
+    if record.rollback is not None:
+        yield from _way_back(record.rollback)
     for check in record.checks:
         yield f"  {'ok  ' if check.ok else 'FAIL'}     {check.name}: {check.evidence}"
     yield f"run        {record.folder}"
@@ -272,6 +280,24 @@ def closing(record: RunRecord) -> Iterator[str]:
         yield f"report     {report}"
     word = "succeeded" if record.outcome is Outcome.PASSED else f"failed ({record.exit_code})"
     yield f"{record.command} {word} after {wall(record.seconds)}"
+
+
+def _way_back(found: Rollback) -> Iterator[str]:
+    image = found.after.image
+    on = f"every pod runs {image.by_digest}" if image.digest else f"no pod runs, {image.by_tag}"
+    if found.outcome is RollbackOutcome.ALREADY_THERE:
+        yield (
+            f"served     {found.target}: already there; revision {found.revision} serves what"
+            f" revision {found.after.revision} did, verified, nothing to do"
+        )
+    else:
+        yield (
+            f"returned   {found.target}: revision {found.before.revision} ->"
+            f" {found.after.revision}, deployed as revision {found.revision}"
+        )
+        yield f"  from     {found.before.image.tag}  {found.before.image.digest}"
+        yield f"  to       {image.tag}  {image.digest}"
+    yield f"  verified {on}"
 
 
 def _one(text: str) -> str:
@@ -293,6 +319,15 @@ def status(found: Status, stream: IO[str] | None = None) -> None:
         ready = "yes" if pod.ready else "no"
         pods.add_row(pod.name, pod.phase, ready, str(pod.restarts), tag, pod.digest[:19])
     console.print(pods)
+
+
+def rollback(found: Rollback, stream: IO[str] | None = None) -> None:
+    """What a rollback would do."""
+    console = console_for(stream)
+    console.print(f"{found.target}: a rollback would go", markup=False)
+    for line in found.lines:
+        console.print(line, markup=False, soft_wrap=True)
+    console.print("nothing was changed (--dry-run)")
 
 
 def plan(found: Plan, stream: IO[str] | None = None) -> None:

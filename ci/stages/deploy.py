@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+import servicebus_emulator
 from ci import standins as manifests
 from ci.context import Context
 from ci.errors import ChartInvalid, DeployFailed, ForeignCluster, WaitTimeout
@@ -25,7 +26,6 @@ from ci.promotion.rollout import (
     troubles,
     unsettled,
 )
-from ci.servicebus import certificates
 from ci.settings import Settings
 from ci.standins import admission, cloud
 from ci.tools import chart as charts
@@ -125,12 +125,13 @@ def lead_cloud_here(
     _refuse_foreign(context, cluster)
     kube = context.kube(cluster)
     secret, _ = _secrets(kube, namespace)
-    held = certificates.names_of(secret.certificate_pem.encode())
+    held = servicebus_emulator.names_of(secret.certificate_pem.encode())
     if not held.issuperset(admission.AZURE_NAMES):
         raise DeployFailed(
             f"the stand-ins in {cluster.name} are of an older version of the pipeline: their"
             " certificate does not hold for Azure's names",
-            remedy="remove the cluster with `python3 pipeline.py clean` and run again",
+            remedy="remove the cluster with `python3 pipeline.py clean` (the demonstration target"
+            " with --demo-target) and run again",
         )
     _wait_ready(context, kube, namespace, timeout=120)
     emulator = kube.get("deployment", manifests.SERVICEBUS, namespace=namespace)
@@ -325,12 +326,12 @@ def _certificate(namespace: str = manifests.NAMESPACE) -> tuple[str, str, str]:
     """(CA, certificate, key) as PEM for the emulator's endpoints, under every name they have."""
     host = manifests.servicebus_host(namespace)
     short = host.removesuffix(".cluster.local")
-    authority = certificates.make_authority("queue-timeout-gate stand-ins")
-    server = certificates.issue(
+    authority = servicebus_emulator.make_authority("queue-timeout-gate stand-ins")
+    server = servicebus_emulator.issue(
         authority,
         [
             *(host, short, manifests.SERVICEBUS),
-            *certificates.DEFAULT_NAMES,
+            *servicebus_emulator.DEFAULT_NAMES,
             *admission.AZURE_NAMES,
         ],
     )

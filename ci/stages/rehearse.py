@@ -36,6 +36,7 @@ from ci.model import (
     Rehearsal,
     Release,
     ReleaseState,
+    Rollback,
     StandIns,
     Target,
 )
@@ -80,6 +81,7 @@ class Promote(Protocol):
         proof: Proof,
         *,
         after: Callable[[Release], None] | None = None,
+        force: bool = False,
     ) -> Promotion: ...
 
 
@@ -88,7 +90,7 @@ class Actors:
     """What other stages do in a rehearsal; the flow hands it in."""
 
     promote: Promote
-    roll_back: Callable[[Context, Target, int], int]
+    roll_back: Callable[[Context, Target, int], Rollback]
     """To a revision."""
     use: Callable[[Context, Release, str], object] | None = None
     """Creates, updates, uses and deletes an endpoint, counts executions and reads its queue at
@@ -361,6 +363,7 @@ class _Stage:
                 self.there,
                 proof,
                 after=lambda release: self.examine(name, release),
+                force=True,  # also where nothing changes: that is what is rehearsed
             )
         except Interrupted:
             raise
@@ -379,7 +382,7 @@ class _Stage:
 
         what = "it is rolled back"
         try:
-            self.actors.promote(self.within(FAILURE), self.there, proof, after=refuse)
+            self.actors.promote(self.within(FAILURE), self.there, proof, after=refuse, force=True)
         except Interrupted:
             raise
         except PipelineError as problem:
@@ -394,7 +397,7 @@ class _Stage:
         """``rollback`` to the image that was live at the beginning."""
         what = "the old image serves again"
         try:
-            number = self.actors.roll_back(self.within(RETURN), self.there, 1)
+            number = self.actors.roll_back(self.within(RETURN), self.there, 1).revision
         except Interrupted:
             raise
         except PipelineError as problem:

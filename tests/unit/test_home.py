@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from ci import home as homes
 from ci.errors import Locked
-from ci.home import ClusterRecord, Home, Process
+from ci.home import ClusterRecord, Home, Process, Proven
+from ci.model import Image
 
 
 @pytest.fixture
@@ -56,6 +58,18 @@ def test_a_record_cut_off_counts_as_none(home: Home) -> None:
     (home.state / "clusters").mkdir(parents=True)
     (home.state / "clusters" / "old.json").write_text('{"name": "old"}')
     assert home.clusters() == {}
+
+
+def test_the_newest_proof_comes_first_and_each_checkout_has_its_own(home: Home) -> None:
+    def proven(checkout: str, hour: int) -> Proven:
+        at = datetime(2026, 11, 30, hour, tzinfo=UTC)
+        return Proven("model-engine", checkout, Image("r/x", "t", f"sha256:{hour}"), at, "run")
+
+    for each in (proven("/a", 1), proven("/b", 2), proven("/a", 3)):
+        home.put_proven(each)
+    assert home.proven() == (proven("/a", 3), proven("/b", 2))
+    (home.state / "last-proven" / "old.json").write_text('{"at": "now"}')
+    assert len(home.proven()) == 2
 
 
 def test_a_record_is_readable_by_its_owner_only(home: Home) -> None:

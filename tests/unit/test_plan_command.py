@@ -102,7 +102,9 @@ def test_the_status_says_whether_it_would_be_refused(
         return Plan(CHANGE, differences, (Check("API", kept, "/a is gone"),))
 
     def work(_command: str, _common: object, body: Any, **how: Any) -> None:
-        assert how == {"needs_dagger": None, "record": False}, "it leaves nothing behind"
+        assert how == {"targets": ("prod",), "needs_dagger": None, "record": False}, (
+            "it leaves nothing behind"
+        )
         with cli._told(verbose=False):
             body(None)
 

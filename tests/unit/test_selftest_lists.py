@@ -24,7 +24,7 @@ def test_everything_runs_unless_a_part_is_asked_for() -> None:
     assert names() == [*names(matrix=False), "matrix"]
     assert "matrix" not in names(quick=True)
     assert "matrix" not in names(matrix=False)
-    for real in ("clients", "flow", "parts"):
+    for real in ("compatibility", "flow", "parts"):
         assert real in names()
         assert real not in names(quick=True)
 
@@ -36,8 +36,8 @@ def test_every_tested_case_is_counted_from_its_report() -> None:
 
 
 def test_the_quick_part_of_azures_tests_runs_where_there_is_time() -> None:
-    assert "oracle" in names()
-    assert "oracle" not in names(quick=True)
+    assert "conformance" in names()
+    assert "conformance" not in names(quick=True)
 
 
 class Said(NamedTuple):
@@ -60,12 +60,14 @@ class EndsBadly:
 
 
 def test_a_check_that_ends_badly_has_failed_whatever_its_report_says(tmp_path: Path) -> None:
-    check = selftest.Check("oracle", "a reason", ("program",), counted=True)
+    check = selftest.Check("conformance", "a reason", ("program",), counted=True)
     session = SimpleNamespace(
-        events=Events(SystemClock()), programs=EndsBadly(tmp_path / "oracle.xml"), root=tmp_path
+        events=Events(SystemClock()),
+        programs=EndsBadly(tmp_path / "conformance.xml"),
+        root=tmp_path,
     )
     cases = selftest._run(cast(Session, session), check, tmp_path, "auto")
     assert [(case.name, case.outcome) for case in cases] == [
         ("good", Outcome.PASSED),
-        ("oracle", Outcome.FAILED),
+        ("conformance", Outcome.FAILED),
     ]

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
+import servicebus_emulator
 from ci import standins
 from ci.context import Context
 from ci.errors import BuildFailed, DeployFailed, DiskFull, ForeignCluster, ProofFailed
@@ -18,7 +19,6 @@ from ci.home import Home
 from ci.model import Cluster, Image, Proof, ServiceBusAccess, StandIns
 from ci.promotion import live
 from ci.promotion.rollout import Snapshot
-from ci.servicebus import certificates
 from ci.stages import build, deploy, prove
 from ci.standins import admission
 from ci.tools import chart as charts
@@ -224,7 +224,7 @@ def test_a_connection_string_is_the_sdks() -> None:
 
 def test_the_certificate_holds_for_the_service_for_a_port_forward_and_for_azures_names() -> None:
     _, certificate, _ = deploy._certificate()
-    found = certificates.names_of(certificate.encode())
+    found = servicebus_emulator.names_of(certificate.encode())
     assert {standins.SERVICEBUS_HOST, "localhost", *admission.AZURE_NAMES} <= found
 
 

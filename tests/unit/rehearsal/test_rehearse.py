@@ -35,6 +35,9 @@ from ci.model import (
     Rehearsal,
     Release,
     ReleaseState,
+    Rollback,
+    RollbackOutcome,
+    Served,
     Target,
 )
 from ci.promotion import live
@@ -73,8 +76,10 @@ class Service:
         proof: Proof,
         *,
         after: Callable[[Release], None] | None = None,
+        force: bool = False,
     ) -> Promotion:
         assert (target, proof) == (TARGET, PROOF)
+        assert force, "a promotion of what is served already would rehearse nothing"
         self.promotions.append(context)
         number = len(self.promotions)
         if number in self.fails:
@@ -88,11 +93,12 @@ class Service:
         asked = Check("requests during the change", True, "90 sent, 90 answered, 0 failed")
         return Promotion("prod", OLD, NEW, number, number + 1, Path("backups"), (asked,))
 
-    def roll_back(self, context: Context, target: Target, revision: int) -> int:
+    def roll_back(self, context: Context, target: Target, revision: int) -> Rollback:
         assert revision == 1
         if not self.rolls_back:
             raise RollbackFailed("the old image does not start")
-        return 6
+        sides = (Served(5, NEW, "engine-1"), Served(1, OLD, "engine-1"))
+        return Rollback("prod", *sides, (), (), RollbackOutcome.ROLLED_BACK, 6)
 
     def use(self, context: Context, release: Release, label: str) -> None:
         self.used.append(f"{label} {release.image.tag}")
@@ -332,6 +338,39 @@ def test_a_target_that_asks_for_a_rehearsal_is_not_promoted_without_one(
         with pytest.raises(EvidenceRefused, match="launch needs a passed rehearsal"):
             joints.promote(context, target, PROOF)
     assert asked == [("launch", state)]
+
+
+@pytest.mark.parametrize(
+    ("digest", "force", "asked"),
+    [(NEW.digest, False, True), (NEW.digest, True, False), (OLD.digest, False, False)],
+    ids=["served already", "served already, and forced", "another one serves"],
+)
+def test_what_is_served_already_needs_no_rehearsal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digest: str, force: bool, asked: bool
+) -> None:
+    """The promotion is given the refusal, for it alone knows that nothing is to be changed."""
+    context = machine(tmp_path / "here", {"rehearsal": {"required": True}})
+    refusal = EvidenceRefused("no rehearsal of this release")
+    given: list[tuple[object, bool]] = []
+
+    def rehearsed(*_: object) -> None:
+        raise refusal
+
+    def promoted(*_a: object, refusal: object, force: bool, **_k: object) -> Promotion:
+        given.append((refusal, force))
+        return Promotion("launch", NEW, NEW, 7, 7, None, (), changed=False)
+
+    monkeypatch.setattr(rehearse, "state_of", lambda *_: ReleaseState(7, digest, "e" * 64))
+    monkeypatch.setattr(attest, "rehearsed", rehearsed)
+    monkeypatch.setattr(promote, "promote", promoted)
+    target = replace(TARGET, name="launch")
+    if asked:
+        assert not joints.promote(context, target, PROOF, force=force).changed
+        assert given == [(refusal, False)]
+    else:
+        with pytest.raises(EvidenceRefused, match="no rehearsal of this release"):
+            joints.promote(context, target, PROOF, force=force)
+        assert given == []
 
 
 def test_the_state_of_a_release_is_more_than_its_number() -> None:
