@@ -390,6 +390,30 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What ``pipeline.py test`` ran."""
+
+    cases: tuple[Case, ...]
+    """Of every check; a check without cases of its own counts as one."""
+    outputs: tuple[tuple[str, str], ...] = ()
+    """(check, what its program printed last) of each check that failed."""
+    matrix: str = ""
+    """The table of the failure matrix, as Markdown; empty where it did not run."""
+
+    @property
+    def passed(self) -> bool:
+        return all(case.outcome is not Outcome.FAILED for case in self.cases)
+
+    @property
+    def counts(self) -> str:
+        numbers = {o: sum(case.outcome is o for case in self.cases) for o in Outcome}
+        return (
+            f"{numbers[Outcome.PASSED]} passed, {numbers[Outcome.FAILED]} failed, "
+            f"{numbers[Outcome.SKIPPED]} skipped"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class StepRecord:
     """One step of a run, as the closing summary and the report show it."""
 

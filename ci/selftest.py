@@ -1,14 +1,14 @@
-"""``pipeline.py test``: every check as a program, the counts added up, one closing line."""
+"""``pipeline.py test``: every check as a program, and the counts added up."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ci.errors import CommandFailed
-from ci.model import Case, Outcome
+from ci.model import Case, Outcome, SelfTest
 from ci.report import junit
 from ci.session import Session
 
@@ -130,33 +130,31 @@ def checks(
     )
 
 
-def run(session: Session, origin: str, *, quick: bool, matrix: bool | None = None) -> bool:
-    """Run them all; a failed one does not hide the next. Prints the closing line."""
+def run(session: Session, origin: str, *, quick: bool, matrix: bool | None = None) -> SelfTest:
+    """Run them all; a failed one does not hide the next."""
     reports = session.run_dir / "reports"
     reports.mkdir(parents=True, exist_ok=True)
     cases: list[Case] = []
+    outputs: list[tuple[str, str]] = []
     for check in checks(sys.executable, reports, quick=quick, matrix=matrix):
-        cases += _run(session, check, reports, origin)
-    table = reports / "matrix.md"
-    if table.is_file():
-        print(table.read_text(encoding="utf-8"), flush=True)
+        more, output = _run(session, check, reports, origin)
+        cases += more
+        if output is not None:
+            outputs.append((check.name, output))
     for case in cases:
         if case.outcome is Outcome.FAILED:
-            said = " ".join(case.message.split())[:300]
-            session.events.emit("run.note", f"FAILED {case.name}: {said}")
-    print(closing(cases), flush=True)
-    return all(case.outcome is not Outcome.FAILED for case in cases)
+            message = " ".join(case.message.split())[:300]
+            session.events.emit("run.failed", f"{case.name}: {message}")
+    table = reports / "matrix.md"
+    matrix_table = table.read_text(encoding="utf-8") if table.is_file() else ""
+    return SelfTest(tuple(cases), tuple(outputs), matrix_table)
 
 
-def closing(cases: Sequence[Case]) -> str:
-    counts = {o: sum(case.outcome is o for case in cases) for o in Outcome}
-    return (
-        f"{counts[Outcome.PASSED]} passed, {counts[Outcome.FAILED]} failed, "
-        f"{counts[Outcome.SKIPPED]} skipped"
-    )
-
-
-def _run(session: Session, check: Check, reports: Path, origin: str) -> list[Case]:
+def _run(
+    session: Session, check: Check, reports: Path, origin: str
+) -> tuple[list[Case], str | None]:
+    """Its cases; and what its program printed last, when it failed."""
+    output = None
     report = reports / f"{check.name}.xml"
     try:
         with session.events.step(check.name, check.reason):
@@ -178,15 +176,14 @@ def _run(session: Session, check: Check, reports: Path, origin: str) -> list[Cas
             )
             if said.status != 0:
                 lines = [line for line in said.stdout.splitlines() if line.strip()]
-                tail = "\n".join(lines[-30:] or said.stderr.splitlines()[-30:])
-                print(tail, file=sys.stderr, flush=True)
+                output = "\n".join(lines[-30:] or said.stderr.splitlines()[-30:])
                 raise CommandFailed(f"{check.name} ended with {said.status}", status=said.status)
     except CommandFailed as problem:
         cases = _counted(report, check)
         if any(case.outcome is Outcome.FAILED for case in cases):
-            return cases
-        return [*cases, Case(check.name, Outcome.FAILED, 0.0, str(problem))]
-    return _counted(report, check) or [Case(check.name, Outcome.PASSED, 0.0)]
+            return cases, output
+        return [*cases, Case(check.name, Outcome.FAILED, 0.0, str(problem))], output
+    return _counted(report, check) or [Case(check.name, Outcome.PASSED, 0.0)], None
 
 
 def _counted(report: Path, check: Check) -> list[Case]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ci.context import Context
 from ci.errors import SettingsError, of_exit_code
-from ci.model import Check
+from ci.model import Check, Outcome
 from ci.report.record import TARGETS, TargetOutcome
 from ci.settings import Settings, Wave
 
@@ -123,7 +123,7 @@ def promote(context: Context, chosen: Order, image: str, words: Sequence[str]) -
     results = run(chosen, one)
     _leave(context.run_dir / "tables" / "targets.json", results)
     for result in results:
-        context.events.emit("run.note", line(result))
+        context.events.emit(f"run.{outcome(result)}", line(result))
     first = next((result for result in results if result.code), None)
     if first is not None:
         left = [result.target for result in results if result.code is None]
@@ -131,6 +131,13 @@ def promote(context: Context, chosen: Order, image: str, words: Sequence[str]) -
         kind = of_exit_code(first.code or 1)
         raise kind(f"{first.target}: {first.said}{also}", remedy=f"see {first.folder}")
     return tuple(Check(result.target, True, line(result)) for result in results)
+
+
+def outcome(result: Ended) -> Outcome:
+    """Skipped where it did not begin."""
+    if result.code is None:
+        return Outcome.SKIPPED
+    return Outcome.FAILED if result.code else Outcome.PASSED
 
 
 def line(result: Ended) -> str:

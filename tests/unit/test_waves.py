@@ -183,6 +183,14 @@ def test_a_failure_is_raised_as_what_it_was_and_the_table_shows_all(tmp_path: Pa
     assert "1 of 3 targets serve the image" in verdict.sentence
 
 
+def test_each_target_is_drawn_as_it_ended(tmp_path: Path) -> None:
+    here = context(tmp_path, b=32)
+    with pytest.raises(PromotionFailed):
+        waves.promote(here, Order((("a",), ("b",), ("c",))), "last", [])
+    ended = {e.text.split(":")[0]: e.kind for e in here.events.all if e.kind.startswith("run.")}
+    assert ended == {"a": "run.passed", "b": "run.failed", "c": "run.skipped"}
+
+
 def test_an_exit_code_finds_its_error() -> None:
     assert of_exit_code(31) is PlanRefused
     assert of_exit_code(1).exit_code == of_exit_code(99).exit_code == 1
