@@ -30,6 +30,7 @@ from ci.errors import PipelineError, ToolchainError
 from ci.events import Events, Listener
 from ci.home import Home
 from ci.model import Registry, Tools
+from ci.process_identity import Process
 from ci.runfolder import RunFolder
 from ci.settings import Settings
 from ci.tools.command import Programs
@@ -59,7 +60,7 @@ class Handover:
     """``time.time()`` when the first process started."""
     steps: tuple[tuple[str, float, str], ...]
     """(name, seconds, parent) of the steps that are done."""
-    supervisor: homes.Process
+    supervisor: Process
     """Who takes the signals for this run; when it is gone, the run ends."""
 
     def save(self) -> Path:
@@ -75,7 +76,7 @@ class Handover:
         tools["registry"] = Registry(**tools["registry"])
         tools["versions"] = tuple((name, version) for name, version in tools["versions"])
         steps = tuple((str(n), float(seconds), str(parent)) for n, seconds, parent in raw["steps"])
-        supervisor = homes.Process(**raw["supervisor"])
+        supervisor = Process(**raw["supervisor"])
         return cls(Path(raw["run_dir"]), Tools(**tools), raw["begun"], steps, supervisor)
 
 
@@ -156,7 +157,7 @@ class Session:
         )
         inner = self.run_dir / "pid"
         inner.unlink(missing_ok=True)
-        handover = Handover(self.run_dir, tools, self.begun, done, homes.Process.this()).save()
+        handover = Handover(self.run_dir, tools, self.begun, done, Process.this()).save()
         # --silent: dagger's own view stays away and the terminal is ours; who wants its trace
         # starts with `dagger run python pipeline.py`.
         command: list[str | Path] = [

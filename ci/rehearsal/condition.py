@@ -165,7 +165,7 @@ def checks(
 
 
 def no_trouble(before: Seen, now: Seen) -> Check:
-    """No pod is hopeless, and none restarted since the look before."""
+    """No pod is unrecoverable, and none restarted since the look before."""
     known = restart_counts(before.pods)
     wrong = [str(trouble) for trouble in troubles(now.pods)]
     for pod in now.pods:

@@ -43,7 +43,15 @@ from ci.model import (
 )
 from ci.promotion import live, plan, preflight
 from ci.promotion.change import SETTLE_SECONDS
-from ci.promotion.rollout import Expected, Judgement, Snapshot, Watch, troubles
+from ci.promotion.rollout import (
+    Expected,
+    Judgement,
+    Snapshot,
+    UnrecoverablePod,
+    Watch,
+    fail_fast,
+    troubles,
+)
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token
@@ -270,7 +278,7 @@ def fitted(
 
 
 def install(context: Context, there: Target, image: Image, adapted: Adapted) -> None:
-    """``helm install``, and the wait for every pod; ended at once by one that is hopeless."""
+    """``helm install``, and the wait for every pod; ended at once by one that is unrecoverable."""
     remedy = (
         "see the pods' logs in the run's folder; lead what it needs of the cloud to stand-ins with"
         " rehearsal.values in pipeline.toml"
@@ -278,9 +286,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
     kube, watch = live.private_kube(context, there), Watch()
 
     def look(now: Snapshot, _: Judgement) -> None:
-        trouble = watch.see(context.clock.monotonic(), troubles(now.pods))
-        if trouble is not None:
-            raise RehearsalFailed(f"the live release does not come up: {trouble}", remedy=remedy)
+        fail_fast(watch, context.clock.monotonic(), troubles(now.pods))
 
     expected = Expected(
         there.deployments, there.gateway, image.repository, image.tag, frozenset({image.digest})
@@ -304,7 +310,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
         )
     except Interrupted:
         raise
-    except PipelineError as problem:
+    except (PipelineError, UnrecoverablePod) as problem:
         folder = context.folder.below("evidence", "rehearsal")
         diagnostics.collect(kube, there.namespace, folder)
         raise RehearsalFailed(
