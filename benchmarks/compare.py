@@ -23,12 +23,12 @@ from pathlib import Path
 
 import yaml
 
+import servicebus_emulator
 from ci import home as homes
 from ci import standins
 from ci.events import Events
 from ci.home import Home
 from ci.model import Tools
-from ci.servicebus import certificates
 from ci.settings import load
 from ci.stages import deploy
 from ci.stages.build import EMULATOR_NAME, emulator_tag
@@ -90,9 +90,9 @@ def prepared(tools: Tools, home: Home) -> dict[str, str]:
     settings = load(ROOT / "pipeline.toml")
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
-    authority = certificates.make_authority("benchmark")
-    names = [standins.SERVICEBUS_HOST, standins.SERVICEBUS, *certificates.DEFAULT_NAMES]
-    issued = certificates.issue(authority, names)
+    authority = servicebus_emulator.make_authority("benchmark")
+    names = [standins.SERVICEBUS_HOST, standins.SERVICEBUS, *servicebus_emulator.DEFAULT_NAMES]
+    issued = servicebus_emulator.issue(authority, names)
     secrets = standins.Secrets(
         postgres_password=os.urandom(16).hex(),
         redis_password=os.urandom(16).hex(),
@@ -209,7 +209,8 @@ def main() -> None:
     prove = [*pipeline, "prove", "--keep-cluster"]
     measure(prove, env, WORK / "prove.log")
     loops = [measure(prove, env, WORK / "prove.log") for _ in range(chosen.runs)]
-    subprocess.run([*pipeline, "clean"], stdout=subprocess.DEVNULL, cwd=ROOT, check=False)
+    clean = [*pipeline, "clean", "--demo-target"]
+    subprocess.run(clean, stdout=subprocess.DEVNULL, cwd=ROOT, check=False)
     RESULTS.write_text(
         report(ours, theirs, loops, found, disk(tools, home), os.cpu_count() or 0),
         encoding="utf-8",

@@ -1,30 +1,57 @@
 """The command line. Turns a :class:`ci.errors.PipelineError` into one line, its remedy and its
-exit code; nothing else in ``ci`` prints an error or ends the process."""
+exit code; nothing else in ``ci`` prints an error or ends the process.
+
+A command is a function that takes the common options and its own, and returns an :class:`Answer`:
+it prints nothing itself. The answer is shown when the command has ended, and its live view with
+it, so that neither can overwrite the other.
+"""
 
 from __future__ import annotations
 
-import json
+import functools
+import importlib
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Generic, TypeVar
 
 import typer
 
 from ci import redaction
 from ci import session as sessions
 from ci.context import Context
-from ci.errors import Interrupted, PipelineError, PlanRefused, SettingsError
-from ci.events import Event
+from ci.errors import CommandFailed, Interrupted, PipelineError, PlanRefused, SettingsError
 from ci.model import Outcome, Result, RunRecord, StepRecord
 from ci.report import terminal
 from ci.session import Session
-from ci.settings import DEMO_TARGET, Options, Settings, load
+from ci.settings import DEMO_TARGET, Options, Settings, check_references, load, members
+
+
+class OnFirstUse:
+    """A module that is imported when something of it is used."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> object:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+if TYPE_CHECKING:
+    from ci import flow
+    from ci.promotion.plan import Plan
+else:
+    # It brings all stages along, which --help and a wrong option need not wait for.
+    flow = OnFirstUse("ci.flow")
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,15 +85,6 @@ class Origin(StrEnum):
     SOURCE = "source"
 
 
-@dataclass(frozen=True, slots=True)
-class Common:
-    """Options that every command has."""
-
-    toolchain: Origin
-    config: Path
-    verbose: bool
-
-
 ToolchainOption = Annotated[
     Origin,
     typer.Option(
@@ -97,6 +115,14 @@ ChartChangeOption = Annotated[
         "and allowed, and its new defaults are taken (--reset-then-reuse-values).",
     ),
 ]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Promote an image that the target serves already all the same; without it that is "
+        "verified, and nothing is changed.",
+    ),
+]
 KeepOption = Annotated[
     bool,
     typer.Option("--keep-cluster", help="Keep the gate cluster for the next run, and reuse it."),
@@ -105,53 +131,107 @@ KeepOption = Annotated[
 DEFAULT_CONFIG = Path("pipeline.toml")
 
 
-@app.command()
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The options that every command has; :func:`_command` adds them to each."""
+
+    toolchain: ToolchainOption = Origin.AUTO
+    config: ConfigOption = DEFAULT_CONFIG
+    verbose: VerboseOption = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command made: ``shown`` goes to the standard output, then ``problem`` is raised,
+    which decides the exit status. Both only when no live view is open any more."""
+
+    shown: terminal.Shown | None = None
+    problem: Exception | None = None
+    redact: Callable[[str], str] = redaction.text
+    """Removes the run's secrets from what is said of ``problem``."""
+
+
+def _command(
+    name: str | None = None, *, without: tuple[str, ...] = ()
+) -> Callable[[Callable[Concatenate[Common, ...], Answer]], Callable[..., None]]:
+    """Make a function a command of its name or ``name``: the common options are added to its own,
+    all but those in ``without``, and what it answers is shown when it has returned."""
+
+    def register(body: Callable[Concatenate[Common, ...], Answer]) -> Callable[..., None]:
+        own = list(inspect.signature(body, eval_str=True).parameters.values())[1:]
+        common = [
+            option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for option in inspect.signature(Common, eval_str=True).parameters.values()
+            if option.name not in without
+        ]
+
+        @functools.wraps(body)
+        def command(**given: Any) -> None:
+            options = Common(**{option.name: given.pop(option.name) for option in common})
+            with _told(options.verbose):
+                answer = body(options, **given)
+                if answer.shown is not None:
+                    terminal.show(answer.shown, sys.stdout)
+            if answer.problem is not None:
+                with _told(options.verbose, answer.redact):
+                    raise answer.problem
+
+        # What typer reads the options from.
+        command.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
+        command.__annotations__ = {option.name: option.annotation for option in [*own, *common]}
+        return app.command(name)(command)
+
+    return register
+
+
+@_command()
 def run(
+    common: Common,
     target: TargetOption = DEMO_TARGET,
     keep_cluster: KeepOption = False,
-    toolchain: ToolchainOption = Origin.AUTO,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
+    force: ForceOption = False,
+) -> Answer:
     """Build, prove on a throwaway cluster, promote what was proven, verify. The default."""
-    common = Common(toolchain, config, verbose)
-    _work("run", common, lambda c: _flow().run(c, Options(target, keep_cluster)))
+    return _work(
+        "run",
+        common,
+        lambda c: flow.run(c, Options(target, keep_cluster, force=force)),
+        targets=(target,),
+    )
 
 
-@app.command()
-def build(
-    toolchain: ToolchainOption = Origin.AUTO,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
+@_command()
+def build(common: Common) -> Answer:
     """Build the service's image with Dagger and publish it, nothing else."""
-    _work("build", Common(toolchain, config, verbose), lambda c: _flow().build_only(c, Options()))
+    return _work("build", common, lambda c: flow.build_only(c, Options()))
 
 
-@app.command()
+@_command()
 def prove(
+    common: Common,
     keep_cluster: KeepOption = False,
-    toolchain: ToolchainOption = Origin.AUTO,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
+) -> Answer:
     """Prove the source as it is with the end-to-end tests. Promotes nothing.
 
     An unchanged source is not built again, and a cluster kept by --keep-cluster is used again.
     """
-    _work(
+    return _work(
         "prove",
-        Common(toolchain, config, verbose),
-        lambda c: _flow().prove_only(c, Options(keep_cluster=keep_cluster)),
-        needs_dagger=lambda c: not _flow().builds_nothing(c),
+        common,
+        lambda c: flow.prove_only(c, Options(keep_cluster=keep_cluster)),
+        needs_dagger=lambda c: not flow.builds_nothing(c),
     )
 
 
-@app.command()
+@_command()
 def promote(
+    common: Common,
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ],
     target: Annotated[
         list[str] | None,
@@ -170,200 +250,190 @@ def promote(
         ),
     ] = "",
     chart_change: ChartChangeOption = False,
-    toolchain: ToolchainOption = Origin.AUTO,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
+    force: ForceOption = False,
+) -> Answer:
     """Promote an image whose signed evidence is attached to it in its registry.
 
     It may have been proven on any machine. Evidence that is missing, edited, too old, signed by
     a key that is not trusted, of another image or chart, or without a required case is refused.
-    Of several targets, the first that fails stops those that have not begun.
+    An image that the target serves already is verified, and nothing is changed, unless --force is
+    given. Of several targets, the first that fails stops those that have not begun.
     """
-    words = ["--toolchain", toolchain.value, "--config", str(config)]
+    words = ["--toolchain", common.toolchain.value, "--config", str(common.config)]
     words += ["--approve", approve] if approve else []
     words += ["--chart-change"] if chart_change else []
-    options = Options(approve=approve, chart_change=chart_change)
-    _work(
+    words += ["--force"] if force else []
+    options = Options(approve=approve, chart_change=chart_change, force=force)
+    return _work(
         "promote",
-        Common(toolchain, config, verbose),
-        lambda c: _flow().promote_to(c, target or [DEMO_TARGET], options, image, words),
+        common,
+        lambda c: flow.promote_to(c, target or [DEMO_TARGET], options, image, words),
+        targets=target or [DEMO_TARGET],
+        signs=bool(approve),
         needs_dagger=None,
     )
 
 
-@app.command()
+@_command()
 def rehearse(
+    common: Common,
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ] = "last",
     target: TargetOption = DEMO_TARGET,
     keep_cluster: KeepOption = False,
-    toolchain: ToolchainOption = Origin.AUTO,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
+) -> Answer:
     """Rehearse a promotion on the gate cluster with the target's live release. Changes no target.
 
     The release is upgraded, upgraded again unchanged, made to fail, and rolled back; the signed
     verdict is attached to the image. Status 22 when the change broke it.
     """
-    _work(
+    return _work(
         "rehearse",
-        Common(toolchain, config, verbose),
-        lambda c: _flow().rehearse_only(c, Options(target, keep_cluster), image),
-        needs_dagger=lambda c: not _flow().emulator_built(c),
+        common,
+        lambda c: flow.rehearse_only(c, Options(target, keep_cluster), image),
+        targets=(target,),
+        needs_dagger=lambda c: not flow.emulator_built(c),
     )
 
 
-@app.command()
+@_command()
 def plan(
+    common: Common,
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ],
     target: TargetOption = DEMO_TARGET,
     chart_change: ChartChangeOption = False,
-    toolchain: ToolchainOption = Origin.AUTO,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
+) -> Answer:
     """Show what promoting a proven image would change on a target. Changes nothing.
 
     Rendered by the target's server with the release's live values, hooks included, secrets
     hidden. Status 0 when only the image would change, 31 when the promotion would be refused.
     """
 
-    def body(context: Context) -> Result:
-        found = _flow().plan(context, Options(target, chart_change=chart_change), image)
-        terminal.plan(found)
-        if found.refused:
-            raise PlanRefused(
-                f"the upgrade would change more than the image: {len(found.refused)} of"
-                f" {len(found.differences)} differences do not derive from its tag",
-                remedy="make these changes in a release of their own, then promote the image",
-            )
-        wrong = [check for check in found.checks if not check.ok]
-        if wrong:
-            raise PlanRefused(
-                f"the promotion would be refused: {wrong[0].name}: {wrong[0].evidence}",
-                remedy="see what was asked, above",
-            )
-        return Result()
+    def body(context: Context) -> Plan:
+        return flow.plan(context, Options(target, chart_change=chart_change), image)
 
-    _work("plan", Common(toolchain, config, verbose), body, needs_dagger=None, record=False)
+    found = _ask("plan", common, body, targets=(target,))
+    return Answer(terminal.Planned(found), _refusal(found))
 
 
-@app.command()
+@_command()
 def approve(
+    common: Common,
     image: Annotated[
         str,
-        typer.Option("--image", help="REPOSITORY@sha256:… that was proven, or `last`."),
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
     ],
     by: Annotated[str, typer.Option("--by", help="Who approves; it stands in the statement.")],
     target: TargetOption = DEMO_TARGET,
-    toolchain: ToolchainOption = Origin.AUTO,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
+) -> Answer:
     """Approve a proven image for a target, for a later promotion. Changes no cluster.
 
     The approval is a second signed statement beside the evidence, in the image's registry.
     """
-    _work(
+    return _work(
         "approve",
-        Common(toolchain, config, verbose),
-        lambda c: _flow().approve_only(c, Options(target, approve=by), image),
+        common,
+        lambda c: flow.approve_only(c, Options(target, approve=by), image),
+        targets=(target,),
         needs_dagger=None,
     )
 
 
-@app.command()
-def verify(
-    target: TargetOption = DEMO_TARGET,
-    toolchain: ToolchainOption = Origin.AUTO,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
+@_command()
+def verify(common: Common, target: TargetOption = DEMO_TARGET) -> Answer:
     """Check the success criteria on a target's live state. Changes nothing."""
-    _work(
+    return _work(
         "verify",
-        Common(toolchain, config, verbose),
-        lambda c: _flow().verify_only(c, Options(target)),
+        common,
+        lambda c: flow.verify_only(c, Options(target)),
+        targets=(target,),
         needs_dagger=None,
     )
 
 
-@app.command()
+@_command()
 def rollback(
+    common: Common,
     target: TargetOption = DEMO_TARGET,
     revision: Annotated[
         int | None,
-        typer.Option("--revision", min=1, help="Helm revision; the last good one when left out."),
+        typer.Option(
+            "--revision",
+            min=1,
+            help="Helm revision; when left out, the last that was deployed and serves something "
+            "else than now.",
+        ),
     ] = None,
-    toolchain: ToolchainOption = Origin.AUTO,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
-    """Return a target's release to an earlier revision, and verify it."""
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show from what to what, and change nothing.")
+    ] = False,
+) -> Answer:
+    """Return a target's release to what it served before, and verify it.
+
+    Revisions are compared by what they serve (images, values, chart), not by their number. What
+    differs is shown before anything is done. Status 0 also where the release serves what --revision
+    names already; 31 where there is nothing to return to.
+    """
 
     def body(context: Context) -> Result:
-        now = _flow().roll_back(context, Options(target), revision)
-        context.events.emit("run.note", f"{target} now serves revision {now}")
-        return Result()
+        return flow.roll_back(context, Options(target), revision, dry_run=dry_run)
 
-    _work("rollback", Common(toolchain, config, verbose), body, needs_dagger=None)
+    if not dry_run:
+        return _work("rollback", common, body, targets=(target,), needs_dagger=None)
+    found = _ask("rollback", common, body, targets=(target,)).rollback
+    assert found is not None
+    return Answer(terminal.Returning(found))
 
 
-@app.command()
+@_command()
 def status(
+    common: Common,
     target: TargetOption = DEMO_TARGET,
     as_json: Annotated[bool, typer.Option("--json", help="As data, for other programs.")] = False,
-    toolchain: ToolchainOption = Origin.AUTO,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
+) -> Answer:
     """Show what a target runs: revisions, Deployments, pods, digests."""
 
-    def body(context: Context) -> Result:
-        found = _flow().status(context, Options(target))
-        if as_json:
-            print(json.dumps(asdict(found), indent=1, default=str))
-        else:
-            terminal.status(found)
-        return Result()
-
-    _work("status", Common(toolchain, config, verbose), body, needs_dagger=None, record=False)
+    found = _ask("status", common, lambda c: flow.status(c, Options(target)), targets=(target,))
+    return Answer(terminal.Served(found, as_json))
 
 
-@app.command()
-def doctor(
-    toolchain: ToolchainOption = Origin.AUTO,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
+@_command()
+def doctor(common: Common) -> Answer:
     """Show every tool: pinned and found version, origin, state, remedy. Changes nothing."""
-    common = Common(toolchain, config, verbose)
 
-    def body(session: Session) -> None:
-        from ci.toolchain import inspect
+    def body(session: Session) -> Answer:
+        from ci.toolchain import inspect as inspected
 
-        states = inspect(
+        states = inspected(
             session.home.folder,
             session.programs,
             session.clock,
             session.events,
             session.env,
-            toolchain.value,
+            common.toolchain.value,
         )
-        terminal.doctor(states)
+        return Answer(terminal.Inspected(tuple(states)))
 
-    _quick(common, body, brief=True)
+    return _quick(common, body, brief=True)
 
 
-@app.command("test")
+@_command("test")
 def check(
+    common: Common,
     quick: Annotated[
         bool, typer.Option("--quick", help="Lint, types and unit tests only: no cluster.")
     ] = False,
@@ -375,46 +445,105 @@ def check(
             "a table of how each ended; some 20 minutes), or all but that.",
         ),
     ] = None,
-    toolchain: ToolchainOption = Origin.AUTO,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
+) -> Answer:
     """Run every check: lint, types, unit tests, the whole flow, and the flow that must fail."""
-    common = Common(toolchain, config, verbose)
 
-    def body(session: Session) -> None:
+    def body(session: Session) -> Answer:
         from ci import selftest
 
-        if not selftest.run(session, toolchain.value, quick=quick, matrix=matrix):
-            raise typer.Exit(1)
+        found = selftest.run(session, common.toolchain.value, quick=quick, matrix=matrix)
+        return Answer(found, None if found.passed else typer.Exit(1))
 
-    _quick(common, body, record="test")
+    return _quick(common, body, record="test")
 
 
-@app.command()
+@_command(without=("toolchain",))
 def clean(
+    common: Common,
     everything: Annotated[
         bool,
         typer.Option(
             "--all",
-            help="Also the tools, images and environments: the next run starts from nothing.",
+            help="Also the tools, images and environments: the next run starts from nothing. "
+            "Never the keys.",
         ),
     ] = False,
-    config: ConfigOption = DEFAULT_CONFIG,
-    verbose: VerboseOption = False,
-) -> None:
-    """Remove the clusters and containers that the pipeline made."""
+    demo_target: Annotated[
+        bool,
+        typer.Option(
+            "--demo-target",
+            help=f"Also the demonstration target `{DEMO_TARGET}`; on a terminal it is asked for.",
+        ),
+    ] = False,
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys", help="Also the signing key that was made here; nothing else removes it."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer what would be asked.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")
+    ] = False,
+) -> Answer:
+    """List, then remove the clusters and containers that the pipeline made.
 
-    def body(session: Session) -> None:
-        from ci import cleaning
+    Says what is left behind and how that is removed by hand; docs/uninstall.md has all of it.
+    """
+    from ci import cleaning
 
-        cleaning.clean(session, everything=everything)
+    def session() -> AbstractContextManager[Session]:
+        return sessions.opened(ROOT, os.environ, settings, record=False)
 
-    _quick(Common(Origin.AUTO, config, verbose), body)
+    settings = _settings(common.config)
+    with session() as looking:
+        there = cleaning.survey(looking)
+    chosen = cleaning.Choice(everything, keys, demo_target or yes)
+    plan = cleaning.plan(there, chosen)
+    _print(cleaning.listing(plan, dry_run=dry_run))
+    # No session is open meanwhile: Ctrl-C ends the question.
+    if plan.asks and not dry_run and _on_terminal() and _agreed():
+        plan = cleaning.plan(there, replace(chosen, demo_target=True))
+        _print(cleaning.listing(plan))
+    if dry_run:
+        _print(cleaning.leaving(plan))
+        return Answer()
+    with session() as removing:
+        failures = cleaning.carry_out(removing, plan, lambda line: _print([line]))
+    _print(cleaning.leaving(plan))
+    if not failures:
+        return Answer()
+    first = failures[0]
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    return Answer(
+        problem=CommandFailed(
+            f"{first.item.kind} {first.item.name} was not removed: {first.why}{more}",
+            remedy="see why, and run it again",
+        )
+    )
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _agreed() -> bool:
+    """Raises :class:`ci.errors.Interrupted` for Ctrl-C."""
+    try:
+        return typer.confirm(f"Remove the demonstration target {DEMO_TARGET}, too?")
+    except typer.Abort:
+        raise Interrupted("interrupted", remedy="nothing was removed") from None
 
 
 def main(argv: list[str] | None = None) -> int:
     """The process's exit status. ``pipeline.py`` alone, or with options only, is ``run``."""
+    for stream in (sys.stdout, sys.stderr):
+        terminal.never_fails(stream)
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "run")
@@ -425,10 +554,33 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _flow() -> Any:
-    from ci import flow
+def _refusal(found: Plan) -> PlanRefused | None:
+    """Why the promotion would be refused."""
+    if found.refused:
+        return PlanRefused(
+            f"the upgrade would change more than the image: {len(found.refused)} of"
+            f" {len(found.differences)} differences do not derive from its tag",
+            remedy="make these changes in a release of their own, then promote the image",
+        )
+    wrong = [check for check in found.checks if not check.ok]
+    if wrong:
+        return PlanRefused(
+            f"the promotion would be refused: {wrong[0].name}: {wrong[0].evidence}",
+            remedy="see what was asked, above",
+        )
+    return None
 
-    return flow
+
+@dataclass(slots=True)
+class _Ended(Generic[T]):
+    """How a command that uses the tools ended."""
+
+    session: Session
+    value: T | None = None
+    problem: Exception | None = None
+    supervised: int | None = None
+    """The exit status of the process under ``dagger run``, where one did all of it."""
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 def _work(
@@ -436,26 +588,75 @@ def _work(
     common: Common,
     body: Callable[[Context], Result],
     *,
+    targets: Sequence[str] = (),
+    signs: bool = False,
     needs_dagger: Callable[[Context], bool] | None = lambda _: True,
-    record: bool = True,
-) -> None:
-    """A command that uses the tools: obtain them, continue under ``dagger run`` where it
-    builds, do ``body``, and close with a summary."""
-    with _told(common.verbose):
-        settings = _settings(common.config)
+) -> Answer:
+    """A command that uses the tools and leaves a run folder: look for what the settings name,
+    obtain the tools, continue under ``dagger run`` where it builds, do ``body``, and close with a
+    summary.
+
+    ``targets`` are the targets or waves that it is about; ``signs``: it signs something although
+    the command as such does not."""
+    ended = _with_tools(
+        command, common, body, targets=targets, signs=signs, needs_dagger=needs_dagger, record=True
+    )
+    if ended.supervised is not None:
+        return Answer(problem=typer.Exit(ended.supervised))  # that process has shown everything
+    result = ended.value if ended.value is not None else Result()
+    programs = ended.session.programs
+    finished = programs.redactor.data(
+        _record(command, ended.session, result, ended.problem, ended.versions)
+    )
+    _leave(ended.session, finished)
+    return Answer(finished, ended.problem, programs.redact)
+
+
+def _ask(
+    command: str, common: Common, body: Callable[[Context], T], *, targets: Sequence[str]
+) -> T:
+    """What ``body`` returns, for a command that uses the tools, changes nothing and leaves
+    nothing behind. Raises what it raises."""
+    ended = _with_tools(
+        command, common, body, targets=targets, signs=False, needs_dagger=None, record=False
+    )
+    if ended.problem is not None:
+        with _told(common.verbose, ended.session.programs.redact):
+            raise ended.problem
+    assert ended.value is not None
+    return ended.value
+
+
+def _with_tools(
+    command: str,
+    common: Common,
+    body: Callable[[Context], T],
+    *,
+    targets: Sequence[str],
+    signs: bool,
+    needs_dagger: Callable[[Context], bool] | None,
+    record: bool,
+) -> _Ended[T]:
+    """Do ``body`` with the tools, or all of it again under ``dagger run``. Raises only what goes
+    wrong before there is a session."""
+    settings = _settings(common.config)
+    check_references(settings, command, targets, signs=signs, env=os.environ, root=ROOT)
     view = terminal.view(sys.stderr, verbose=common.verbose, brief=not record)
-    session: Session | None = None
-    result, problem, supervised = Result(), None, None
-    versions: tuple[tuple[str, str], ...] = ()
+    ended: _Ended[T] | None = None
     try:
-        with (
-            sessions.opened(
-                ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=record
-            ) as session,
-        ):
+        with sessions.opened(
+            ROOT,
+            os.environ,
+            settings,
+            listeners=[lambda _: view],
+            record=record,
+            command=command,
+            targets=[name for each in targets for name in members(settings, each)],
+        ) as session:
+            ended = _Ended(session)
             with view:
                 tools = session.tools(common.toolchain.value)
-                versions = tools.versions
+                ended.versions = tools.versions
                 context = session.context(tools)
                 again = (
                     needs_dagger is not None
@@ -463,57 +664,49 @@ def _work(
                     and needs_dagger(context)
                 )
             if again:
-                supervised = session.continue_under_dagger(tools, sys.argv[1:])
+                ended.supervised = session.continue_under_dagger(tools, sys.argv[1:])
             else:
                 with view:
-                    result = body(context)
+                    ended.value = body(context)
     except Exception as error:
-        problem = error
-    if supervised is not None:
-        raise typer.Exit(supervised)  # everything was told by the process under dagger run
-    if session is None:
-        raise problem or AssertionError("a session is opened or refused")
-    if problem is not None and session.programs.cancel.is_set() and _is_interrupt(session):
-        problem = _interrupted(problem)
-    if record:
-        finished = session.programs.redactor.data(
-            _record(command, session, result, problem, versions)
-        )
-        _leave(session, finished)
-        terminal.summary(finished)
-    with _told(common.verbose, session.programs.redact):
-        if problem is not None:
-            raise problem
+        if ended is None:
+            raise
+        ended.problem = error
+        if ended.session.programs.cancel.is_set() and _is_interrupt(ended.session):
+            ended.problem = _interrupted(error)
+    return ended
 
 
 def _quick(
     common: Common,
-    body: Callable[[Session], None],
+    body: Callable[[Session], Answer],
     *,
     record: str = "",
     brief: bool = False,
-) -> None:
+) -> Answer:
     """A command that looks after itself and needs no tools. With ``record``, its name, it leaves
     a run folder."""
-    with _told(common.verbose):
-        settings = _settings(common.config)
-        view = terminal.view(sys.stderr, verbose=common.verbose, brief=brief)
-        with (
-            sessions.opened(
-                ROOT, os.environ, settings, listeners=[lambda _: _shown(view)], record=bool(record)
-            ) as session,
-            view,
-        ):
-            problem: Exception | None = None
-            try:
-                body(session)
-            except Exception as error:
-                problem = error
-                raise
-            finally:
-                if record:
-                    finished = _record(record, session, Result(), problem, ())
-                    _leave(session, session.programs.redactor.data(finished))
+    settings = _settings(common.config)
+    view = terminal.view(sys.stderr, verbose=common.verbose, brief=brief)
+    with (
+        sessions.opened(
+            ROOT,
+            os.environ,
+            settings,
+            listeners=[lambda _: view],
+            record=bool(record),
+            command=record,
+        ) as session,
+        view,
+    ):
+        try:
+            answer = body(session)
+        except Exception as error:
+            answer = Answer(problem=error, redact=session.programs.redact)
+        if record:
+            finished = _record(record, session, Result(), answer.problem, ())
+            _leave(session, session.programs.redactor.data(finished))
+    return answer
 
 
 def _leave(session: Session, finished: RunRecord) -> None:
@@ -536,10 +729,6 @@ def _settings(config: Path) -> Settings:
     elif not path.exists():
         raise SettingsError(f"there is no settings file {config}")
     return load(path)
-
-
-def _shown(view: Any) -> Callable[[Event], None]:
-    return lambda event: view(event)
 
 
 class _told:
@@ -630,6 +819,7 @@ def _record(
         promotion=result.promotion,
         checks=result.checks,
         attempted=problem.found if isinstance(problem, PipelineError) else (),
+        rollback=result.rollback,
         versions=versions,
         error=_said(problem),
         remedy=problem.remedy if isinstance(problem, PipelineError) else "",

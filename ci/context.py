@@ -44,5 +44,5 @@ class Context:
         return Helm(self.tools.helm, cluster, self.programs)
 
     def path(self, relative: Path) -> Path:
-        """A path of the settings, relative to the checkout."""
-        return relative if relative.is_absolute() else self.root / relative
+        """A path of the settings, relative to the checkout; ``~`` is the home folder."""
+        return self.root / relative.expanduser()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 class PipelineError(Exception):
     """A failure the pipeline foresaw. ``str(error)`` is one line; ``remedy`` says what to do.
 
-    ``exit_code`` belongs to the class, so that scripts can tell failures apart; the README
+    ``exit_code`` belongs to the class, so that scripts can tell failures apart; docs/commands.md
     lists every code (a unit test compares the two).
     """
 
@@ -30,7 +30,7 @@ class SettingsError(PipelineError):
     """``pipeline.toml``, an option or an environment variable has an unknown key or a bad value."""
 
     exit_code = 3
-    default_remedy = "correct pipeline.toml; README.md lists every key"
+    default_remedy = "correct pipeline.toml; pipeline.toml.example explains every key"
 
 
 class ToolchainError(PipelineError):

@@ -24,8 +24,12 @@ from ci.tools.wait import Clock
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. ``kind`` is ``step.started``, ``step.finished``,
-    ``step.failed``, ``note`` or ``run.…``; ``at`` is seconds since the run began."""
+    """One thing that happened; ``at`` is seconds since the run began.
+
+    ``kind`` is ``step.started``, ``step.finished`` or ``step.failed``; ``note`` or ``watch`` for
+    what belongs to a step; or of the run itself ``run.cancelled``, ``run.note``, or ``run.`` and
+    an outcome (:class:`ci.model.Outcome`).
+    """
 
     kind: str
     at: float

@@ -85,7 +85,13 @@ def run(context: Context, options: Options) -> Result:
             options,
         )
         promoted = flow.step(
-            "promote", "helm upgrade, only the image", joints.promote, context, goal, proof
+            "promote",
+            "only the image changes; what is served already is verified",
+            joints.promote,
+            context,
+            goal,
+            proof,
+            force=options.force,
         )
         checks = flow.step(
             "verify",
@@ -235,7 +241,13 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
         goal = flow.step("target", "it must be there", places.found_target, context, options.target)
         goal = replace(goal, chart_change=options.chart_change)
         promoted = flow.step(
-            "promote", "helm upgrade, only the image", joints.promote, context, goal, proof
+            "promote",
+            "only the image changes; what is served already is verified",
+            joints.promote,
+            context,
+            goal,
+            proof,
+            force=options.force,
         )
         checks = flow.step(
             "verify",
@@ -256,6 +268,8 @@ def promote_to(
     chosen = waves.order(names, context.settings, known)
     if len(chosen.targets) == 1:
         return promote_only(context, replace(options, target=chosen.targets[0]), image)
+    # Once for all: a proof that ends meanwhile must not send the later targets another image.
+    image = joints.named(context, image)
     return Result(checks=waves.promote(context, chosen, image, words))
 
 
@@ -321,14 +335,24 @@ def verify_only(context: Context, options: Options) -> Result:
         return Result(checks=checks)
 
 
-def roll_back(context: Context, options: Options, revision: int | None) -> int:
-    """Return a target to a recorded revision; gives the revision that is deployed now."""
+def roll_back(
+    context: Context, options: Options, revision: int | None, *, dry_run: bool = False
+) -> Result:
+    """Return a target to an earlier revision; with ``dry_run`` only look up which, and what would
+    change."""
     places.check_target_name(context, options.target)
     with Flow(context.events, context.programs) as flow:
         goal = flow.step("target", "it must be there", places.found_target, context, options.target)
-        return flow.step(
-            "rollback", "to a recorded revision", promotion.rollback, context, goal, revision
+        found = flow.step(
+            "rollback",
+            "to what served before",
+            promotion.rollback,
+            context,
+            goal,
+            revision,
+            dry_run=dry_run,
         )
+        return Result(rollback=found)
 
 
 def status(context: Context, options: Options) -> verification.Status:

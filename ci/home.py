@@ -8,15 +8,19 @@ with it, so that no stale lock exists; who holds it is written inside, for the e
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ci.errors import Locked
+from ci.model import Image
+from ci.process_identity import Process
 
 DEFAULT = "~/.cache/queue-timeout-gate"
 
@@ -24,39 +28,6 @@ DEFAULT = "~/.cache/queue-timeout-gate"
 def path(env: Mapping[str, str]) -> Path:
     """The folder; ``pipeline.py`` computes the same before it can import this."""
     return Path(env.get("PIPELINE_HOME") or DEFAULT).expanduser().absolute()
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process for certain: a pid alone is used again, on this boot or the next."""
-
-    pid: int
-    started: str
-    """Field 22 of ``/proc/PID/stat``: clock ticks since boot."""
-    boot: str
-
-    @classmethod
-    def this(cls, proc: Path = Path("/proc")) -> Process:
-        pid = os.getpid()
-        return cls(pid, _started(pid, proc), _boot(proc))
-
-    def alive(self, proc: Path = Path("/proc")) -> bool:
-        return self.boot == _boot(proc) and self.started == _started(self.pid, proc) != ""
-
-
-def _started(pid: int, proc: Path) -> str:
-    try:
-        stat = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]  # the name in brackets may hold anything
-
-
-def _boot(proc: Path) -> str:
-    try:
-        return (proc / "sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +40,21 @@ class ClusterRecord:
     """Outlives its run on purpose: the demonstration target, or ``--keep-cluster``."""
     determined_by: str
     """Hash of the node image and the configuration it was made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What was proven last in a checkout, of the image that its settings name: a name and no
+    proof, for the evidence is in the registry."""
+
+    name: str
+    """``image.name`` of the settings."""
+    checkout: str
+    """The checkout's folder, links resolved."""
+    image: Image
+    at: datetime
+    """When the proof was finished; UTC."""
+    run: str
 
 
 class Home:
@@ -111,12 +97,36 @@ class Home:
     def put_image(self, source: str, record: Mapping[str, str]) -> None:
         write(self.state / "images" / f"{source}.json", dict(record))
 
-    def put_last_proven(self, image: Mapping[str, str]) -> None:
-        write(self.state / "last-proven.json", dict(image))
+    def put_proven(self, proven: Proven) -> None:
+        of = hashlib.sha256(f"{proven.checkout}\0{proven.name}".encode()).hexdigest()[:16]
+        record = asdict(proven) | {"at": proven.at.isoformat()}
+        write(self.state / "last-proven" / f"{of}.json", record)
 
-    def last_proven(self) -> dict[str, str] | None:
-        """The image that was proven last; a name, for the evidence is in the registry."""
-        return read(self.state / "last-proven.json")
+    def proven(self) -> tuple[Proven, ...]:
+        """What was proven last in every checkout of this machine, the newest first."""
+        found = []
+        for file in (self.state / "last-proven").glob("*.json"):
+            record = read(file)
+            if record is not None:
+                try:
+                    at = datetime.fromisoformat(record.pop("at"))
+                    image = Image(**record.pop("image"))
+                    found.append(Proven(at=at, image=image, **record))
+                except (KeyError, TypeError, ValueError):
+                    continue  # written by another version
+        return tuple(sorted(found, key=lambda proven: proven.at, reverse=True))
+
+    # Packages ------------------------------------------------------------------------------
+
+    def installed(self) -> tuple[str, ...]:
+        """Debian packages that the pipeline installed on this machine."""
+        record = read(self.state / "installed.json") or {}
+        packages = record.get("packages")
+        return tuple(packages) if isinstance(packages, list) else ()
+
+    def put_installed(self, packages: Iterable[str]) -> None:
+        known = [*self.installed(), *packages]
+        write(self.state / "installed.json", {"packages": list(dict.fromkeys(known))})
 
     # Locks ---------------------------------------------------------------------------------
 

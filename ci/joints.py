@@ -82,24 +82,39 @@ def rehearse(
     return found
 
 
-def refuse_unrehearsed(context: Context, target: Target, proof: Proof) -> None:
-    """Raises :class:`EvidenceRefused` where a rehearsal is asked for and no passed one of this
-    image with the target's release as it is now is attached to the image."""
+def unrehearsed(
+    context: Context, target: Target, proof: Proof, *, force: bool = False
+) -> EvidenceRefused | None:
+    """Why the target may not be changed: a rehearsal is asked for, and no passed one of this
+    image with the target's release as it is now is attached to the image. Raised at once, unless
+    the target runs the image already: what changes nothing needs no rehearsal."""
     if not wants_rehearsal(context, target.name):
-        return
+        return None
     wanted = source(context, proof.image.by_digest, target.name)
     state = rehearsing.state_of(context, target)
-    attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, state)
+    try:
+        attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, state)
+    except EvidenceRefused as refusal:
+        if force or state.digest != proof.image.digest:
+            raise
+        return refusal
+    return None
 
 
-def promote(context: Context, target: Target, proof: Proof) -> Promotion:
-    """The promotion, with the plan's own queue-timeout check on the target at its end."""
-    refuse_unrehearsed(context, target, proof)
+def promote(context: Context, target: Target, proof: Proof, *, force: bool = False) -> Promotion:
+    """The promotion, with the plan's own queue-timeout check on the target at its end. An image
+    that is served already is verified only, unless ``force`` wants the upgrade all the same."""
+    refusal = unrehearsed(context, target, proof, force=force)
 
     with ExitStack() as held:
         done = held.enter_context(notices.told(context, target, proof.image))
         promoted = promotion.promote(
-            context, target, proof, after=held.enter_context(tests_of(context, target))
+            context,
+            target,
+            proof,
+            after=held.enter_context(tests_of(context, target)),
+            force=force,
+            refusal=refusal,
         )
         done.append(promoted)
     if promoted.after.repository != proof.image.repository:
@@ -113,9 +128,16 @@ def promote(context: Context, target: Target, proof: Proof) -> Promotion:
 @contextmanager
 def tests_of(context: Context, target: Target) -> Iterator[Callable[[Release], None]]:
     """The queue-timeout flow on the target, as a promotion calls it; its program starts now, and
-    the way to its Service Bus is opened, for that takes seconds. Where the target's Service Bus
-    is not known, a note says so instead."""
+    the way to its Service Bus is opened, for that takes seconds. Where no setting names the
+    target's Service Bus, a note says so instead. Raises :class:`ci.errors.SettingsError` where
+    one does and the variable is not set."""
     connection = context.programs.env.get(target.servicebus_env, "")
+    if target.standins is None and target.servicebus_env and not connection:
+        raise SettingsError(
+            f"the environment variable {target.servicebus_env} is not set"
+            f" (servicebus_connection_string_env of {target.name})",
+            remedy=f"export {target.servicebus_env}",
+        )
     if target.standins is None and not connection:
         yield lambda _: context.events.note(
             "no Service Bus access for the target: the queue-timeout flow is not run there "
@@ -167,21 +189,23 @@ def evidence(context: Context, wanted: attest.Source, options: Options) -> Proof
     return proof
 
 
+def named(context: Context, image: str) -> str:
+    """The image's name by digest, where it was named ``last``: what this checkout proved last.
+    Raises :class:`ci.errors.EvidenceRefused` where it proved none."""
+    return prove.last(context).by_digest if image == "last" else image
+
+
 def source(context: Context, image: str, target: str) -> attest.Source:
-    """Where the image that a person named is looked for: REPOSITORY@DIGEST, or ``last``."""
-    if image == "last":
-        found = prove.last(context)
-        if found is None:
-            raise EvidenceRefused(
-                "nothing was proven on this machine yet",
-                remedy="prove it: `python3 pipeline.py prove`, or name an image by digest",
-            )
-        image = found.by_digest
+    """Where the image that a person named is looked for: REPOSITORY@DIGEST, or ``last``.
+
+    Raises :class:`ci.errors.SettingsError` for what is no such name, and what :func:`named`
+    raises."""
+    image = named(context, image)
     repository, _, digest = image.rpartition("@")
     if not repository or not re.fullmatch("sha256:[0-9a-f]{64}", digest):
         raise SettingsError(
             f"{image!r} is not an image by digest",
-            remedy="give REPOSITORY@sha256:…, or `last` for what was proven last",
+            remedy="give REPOSITORY@sha256:…, or `last` for what this checkout proved last",
         )
     described = context.settings.targets.get(target)
     login = None

@@ -170,10 +170,71 @@ class Promotion:
     after: Image
     from_revision: int
     to_revision: int
-    backups: Path
+    backups: Path | None
+    """``None`` where nothing was changed."""
     checks: tuple[Check, ...]
     checklist: tuple[Check, ...] = ()
     """The upgrade plan's own, before the change."""
+    changed: bool = True
+    """``False`` where the target served the image already: verified, and nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a revision of a release serves."""
+
+    revision: int
+    image: Image
+    """Of the gateway; its digest is empty where nobody knows it."""
+    chart: str
+    """Name and version."""
+
+    def __str__(self) -> str:
+        digest = self.image.digest or "digest unknown"
+        return f"{self.image.by_tag} ({digest}), chart {self.chart}"
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """One thing that differs between two revisions, secrets left out."""
+
+    what: str
+    """A Helm value by its dotted name, or a container as ``KIND/NAME/CONTAINER``."""
+    before: str
+    after: str
+
+
+class RollbackOutcome(StrEnum):
+    PLANNED = "planned"
+    """Shown, and nothing was done."""
+    ALREADY_THERE = "already there"
+    """The release serves it already: verified, and nothing was done."""
+    ROLLED_BACK = "rolled back"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """A way back: from what a release serves to what an earlier revision served."""
+
+    target: str
+    before: Served
+    after: Served
+    """Its revision is the one that is returned to."""
+    values: tuple[Changed, ...]
+    images: tuple[Changed, ...]
+    """Of containers that run another image than the gateway's."""
+    outcome: RollbackOutcome = RollbackOutcome.PLANNED
+    revision: int = 0
+    """The one that is deployed at the end; 0 while it is only planned."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """From what to what, a line per difference."""
+        return (
+            f"from revision {self.before.revision}: {self.before}",
+            f"to   revision {self.after.revision}: {self.after}",
+            *(f"     {c.what}: {c.before} -> {c.after}" for c in (*self.images, *self.values)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +386,31 @@ class Result:
     proof: Proof | None = None
     promotion: Promotion | None = None
     checks: tuple[Check, ...] = ()
+    rollback: Rollback | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What ``pipeline.py test`` ran."""
+
+    cases: tuple[Case, ...]
+    """Of every check; a check without cases of its own counts as one."""
+    outputs: tuple[tuple[str, str], ...] = ()
+    """(check, what its program printed last) of each check that failed."""
+    matrix: str = ""
+    """The table of the failure matrix, as Markdown; empty where it did not run."""
+
+    @property
+    def passed(self) -> bool:
+        return all(case.outcome is not Outcome.FAILED for case in self.cases)
+
+    @property
+    def counts(self) -> str:
+        numbers = {o: sum(case.outcome is o for case in self.cases) for o in Outcome}
+        return (
+            f"{numbers[Outcome.PASSED]} passed, {numbers[Outcome.FAILED]} failed, "
+            f"{numbers[Outcome.SKIPPED]} skipped"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +441,7 @@ class RunRecord:
     checks: tuple[Check, ...] = ()
     attempted: tuple[Check, ...] = ()
     """What a promotion that failed had found out until then."""
+    rollback: Rollback | None = None
     versions: tuple[tuple[str, str], ...] = ()
     error: str = ""
     remedy: str = ""

@@ -102,6 +102,14 @@ def told(context: Context, target: Target, image: Image) -> Iterator[list[Promot
             notices.tell("failure", f"Not promoted: {what}", type(problem).__name__)
             raise
         for moved in done:
+            if not moved.changed:
+                notices.tell(
+                    "success",
+                    f"Already served: {what}",
+                    f"revision {moved.to_revision}, {moved.after.tag}, verified; nothing was"
+                    f" changed\n{moved.after.by_digest}",
+                )
+                continue
             notices.tell(
                 "success",
                 f"Promoted {what}",

@@ -1,18 +1,20 @@
-"""``pipeline.py test``: every check as a program, the counts added up, one closing line."""
+"""``pipeline.py test``: every check as a program, and the counts added up."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ci.errors import CommandFailed
-from ci.model import Case, Outcome
+from ci.model import Case, Outcome, SelfTest
 from ci.report import junit
 from ci.session import Session
 
-LINTED = ("pipeline.py", "ci", "tests", "examples", "benchmarks")
+LINTED = ("pipeline.py", "ci", "packages", "tests", "examples", "benchmarks")
+EMULATOR = Path("packages/servicebus-emulator")
+"""Its checks run in its own folder, where nothing of ``ci`` can be imported."""
 FLOW_SECONDS = 3600
 UNIT_SECONDS = 600
 MATRIX_SECONDS = 3600
@@ -29,6 +31,10 @@ class Check:
     argv: tuple[str, ...]
     timeout: int = 300
     counted: bool = False
+    folder: Path = Path()
+    """Where it runs, below the checkout."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables of its own."""
 
 
 def checks(
@@ -54,7 +60,12 @@ def checks(
     quickly = (
         Check("ruff", "mistakes and style", (python, "-m", "ruff", "check", *LINTED)),
         Check("format", "one layout", (python, "-m", "ruff", "format", "--check", *LINTED)),
-        Check("imports", "the layers hold", (lint_imports, "--no-cache")),
+        Check(
+            "imports",
+            "the layers hold",
+            (lint_imports, "--no-cache"),
+            env={"PYTHONPATH": str(EMULATOR / "src")},
+        ),
         Check("mypy", "strict types: a wrong order is a type error", (python, "-m", "mypy")),
         Check(
             "unit",
@@ -63,27 +74,43 @@ def checks(
             UNIT_SECONDS,
             counted=True,
         ),
+        Check(
+            "emulator-mypy",
+            "strict types: the emulator's package by itself",
+            (python, "-m", "mypy"),
+            folder=EMULATOR,
+        ),
+        Check(
+            "emulator",
+            "the emulator's rules, without the pipeline",
+            tests("emulator", "-q", "-n", "2", "tests/unit"),
+            UNIT_SECONDS,
+            counted=True,
+            folder=EMULATOR,
+        ),
     )
     if quick:
         return quickly
     return (
         *quickly,
         Check(
-            "oracle",
+            "conformance",
             "Azure's own tests of its SDK, the part that is quick, against the emulator",
             (
-                *(python, "tests/oracle/run.py", "--part", "ci", "--workers", "4"),
-                f"--junitxml={reports / 'oracle.xml'}",
+                *(python, "tests/conformance/run.py", "--part", "ci", "--workers", "4"),
+                f"--junitxml={reports / 'conformance.xml'}",
             ),
             UNIT_SECONDS,
             counted=True,
+            folder=EMULATOR,
         ),
         Check(
-            "clients",
+            "compatibility",
             "Azure's clients in four languages, kombu and Celery, against the emulator",
-            tests("clients", "-v", "tests/clients"),
+            tests("compatibility", "-v", "tests/compatibility"),
             UNIT_SECONDS,
             counted=True,
+            folder=EMULATOR,
         ),
         Check(
             "flow",
@@ -103,42 +130,41 @@ def checks(
     )
 
 
-def run(session: Session, origin: str, *, quick: bool, matrix: bool | None = None) -> bool:
-    """Run them all; a failed one does not hide the next. Prints the closing line."""
+def run(session: Session, origin: str, *, quick: bool, matrix: bool | None = None) -> SelfTest:
+    """Run them all; a failed one does not hide the next."""
     reports = session.folder.below("reports").make()
     cases: list[Case] = []
+    outputs: list[tuple[str, str]] = []
     for check in checks(sys.executable, reports, quick=quick, matrix=matrix):
-        cases += _run(session, check, reports, origin)
-    table = reports / "matrix.md"
-    if table.is_file():
-        print(table.read_text(encoding="utf-8"), flush=True)
+        more, output = _run(session, check, reports, origin)
+        cases += more
+        if output is not None:
+            outputs.append((check.name, output))
     for case in cases:
         if case.outcome is Outcome.FAILED:
-            said = " ".join(case.message.split())[:300]
-            session.events.emit("run.note", f"FAILED {case.name}: {said}")
-    print(closing(cases), flush=True)
-    return all(case.outcome is not Outcome.FAILED for case in cases)
+            message = " ".join(case.message.split())[:300]
+            session.events.emit("run.failed", f"{case.name}: {message}")
+    table = reports / "matrix.md"
+    matrix_table = table.read_text(encoding="utf-8") if table.is_file() else ""
+    return SelfTest(tuple(cases), tuple(outputs), matrix_table)
 
 
-def closing(cases: Sequence[Case]) -> str:
-    counts = {o: sum(case.outcome is o for case in cases) for o in Outcome}
-    return (
-        f"{counts[Outcome.PASSED]} passed, {counts[Outcome.FAILED]} failed, "
-        f"{counts[Outcome.SKIPPED]} skipped"
-    )
-
-
-def _run(session: Session, check: Check, reports: Path, origin: str) -> list[Case]:
+def _run(
+    session: Session, check: Check, reports: Path, origin: str
+) -> tuple[list[Case], str | None]:
+    """Its cases; and what its program printed last, when it failed."""
+    output = None
     report = reports / f"{check.name}.xml"
     try:
         with session.events.step(check.name, check.reason):
             said = session.programs.run(
                 check.argv,
                 log=check.name,
-                cwd=session.root,
+                cwd=session.root / check.folder,
                 # Where the flow tests' own runs put their JUnit and the matrix its table, and
                 # where tools come from.
                 env={
+                    **check.env,
                     "FLOW_REPORTS": str(reports),
                     "FLOW_TOOLCHAIN": origin,
                     "MATRIX_REPORTS": str(reports),
@@ -149,15 +175,14 @@ def _run(session: Session, check: Check, reports: Path, origin: str) -> list[Cas
             )
             if said.status != 0:
                 lines = [line for line in said.stdout.splitlines() if line.strip()]
-                tail = "\n".join(lines[-30:] or said.stderr.splitlines()[-30:])
-                print(tail, file=sys.stderr, flush=True)
+                output = "\n".join(lines[-30:] or said.stderr.splitlines()[-30:])
                 raise CommandFailed(f"{check.name} ended with {said.status}", status=said.status)
     except CommandFailed as problem:
         cases = _counted(report, check)
         if any(case.outcome is Outcome.FAILED for case in cases):
-            return cases
-        return [*cases, Case(check.name, Outcome.FAILED, 0.0, str(problem))]
-    return _counted(report, check) or [Case(check.name, Outcome.PASSED, 0.0)]
+            return cases, output
+        return [*cases, Case(check.name, Outcome.FAILED, 0.0, str(problem))], output
+    return _counted(report, check) or [Case(check.name, Outcome.PASSED, 0.0)], None
 
 
 def _counted(report: Path, check: Check) -> list[Case]:

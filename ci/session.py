@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -25,12 +24,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ci import home as homes
-from ci import redaction
+from ci import redaction, retention
 from ci.context import Context
 from ci.errors import PipelineError, ToolchainError
 from ci.events import Events, Listener
 from ci.home import Home
 from ci.model import Registry, Tools
+from ci.process_identity import Process
 from ci.runfolder import RunFolder
 from ci.settings import Settings
 from ci.tools.command import Programs
@@ -40,7 +40,6 @@ Origin = Literal["auto", "download", "source"]
 
 HANDOVER = "_QUEUE_TIMEOUT_GATE_RUN"
 """Environment variable with the path of the handover file."""
-RUNS_KEPT = 50
 EXPORT_SECONDS = 2
 CLEANUP_TIMEOUT = "180s"
 """How long ``dagger run`` lets us clean up after Ctrl-C before it kills us."""
@@ -49,14 +48,6 @@ CLEANUP_TIMEOUT = "180s"
 def run_id(now: datetime) -> str:
     """Sorts by time; the random end keeps two runs of one second apart."""
     return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def prune(runs: Path, keep: int = RUNS_KEPT) -> None:
-    """Remove the oldest run folders beyond ``keep``."""
-    if runs.is_dir():
-        folders = sorted(p for p in runs.iterdir() if p.is_dir() and not p.is_symlink())
-        for folder in folders[: max(0, len(folders) - keep)]:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +60,7 @@ class Handover:
     """``time.time()`` when the first process started."""
     steps: tuple[tuple[str, float, str], ...]
     """(name, seconds, parent) of the steps that are done."""
-    supervisor: homes.Process
+    supervisor: Process
     """Who takes the signals for this run; when it is gone, the run ends."""
 
     def save(self) -> Path:
@@ -85,7 +76,7 @@ class Handover:
         tools["registry"] = Registry(**tools["registry"])
         tools["versions"] = tuple((name, version) for name, version in tools["versions"])
         steps = tuple((str(n), float(seconds), str(parent)) for n, seconds, parent in raw["steps"])
-        supervisor = homes.Process(**raw["supervisor"])
+        supervisor = Process(**raw["supervisor"])
         return cls(Path(raw["run_dir"]), Tools(**tools), raw["begun"], steps, supervisor)
 
 
@@ -166,7 +157,7 @@ class Session:
         )
         inner = self.run_dir / "pid"
         inner.unlink(missing_ok=True)
-        handover = Handover(self.run_dir, tools, self.begun, done, homes.Process.this()).save()
+        handover = Handover(self.run_dir, tools, self.begun, done, Process.this()).save()
         # --silent: dagger's own view stays away and the terminal is ours; who wants its trace
         # starts with `dagger run python pipeline.py`.
         command: list[str | Path] = [
@@ -214,10 +205,13 @@ def opened(
     *,
     listeners: Sequence[Callable[[Session], Listener]] = (),
     record: bool = True,
+    command: str = "",
+    targets: Sequence[str] = (),
 ) -> Iterator[Session]:
     """A session whose signals are caught: Ctrl-C cancels, and everything then cleans up.
 
-    ``record`` false leaves no run folder (``status``, ``doctor``).
+    ``record`` false leaves no run folder (``status``, ``doctor``); with it, ``command`` and
+    ``targets`` say what the run is, which decides how long its folder is kept.
     """
     handed = None
     if file := env.get(HANDOVER):
@@ -231,8 +225,9 @@ def opened(
     runs = root / "runs"
     run_dir = handed.run_dir if handed else runs / run_id(datetime.now(UTC))
     if record:
-        prune(runs, RUNS_KEPT - 1)
         RunFolder(run_dir).make()
+        retention.begin(run_dir, command, targets)
+        retention.prune(runs, without=run_dir.name)
     cancel = threading.Event()
     clock = SystemClock(cancel)
     clean = {

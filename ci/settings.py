@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ci import references
 from ci.errors import SettingsError
+from ci.references import (
+    Command,
+    EnvName,
+    ExistingFile,
+    ExistingFolder,
+    Feature,
+    Kind,
+    Kubeconfig,
+    Reference,
+)
 
 DEMO_TARGET = "launch"
 """The default target: a second kind cluster that the pipeline makes itself."""
@@ -30,6 +42,8 @@ class Options:
     """Who approves the promotion, where the target asks for it."""
     chart_change: bool = False
     """Whether the chart may be another than the live one, on purpose."""
+    force: bool = False
+    """Whether an image that is served already is promoted all the same."""
 
 
 Seconds = Annotated[int, Field(gt=0, le=7200)]
@@ -40,13 +54,13 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_len
 class Block(BaseModel):
     """A block of ``pipeline.toml``: unknown keys and wrong types are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class ImageSettings(Block):
     """What is built."""
 
-    context: Annotated[Path, Field(strict=False)] = Path("examples/model-engine")
+    context: ExistingFolder = Path("examples/model-engine")
     dockerfile: str = "Dockerfile"
     """Relative to ``context``."""
     name: Name = "model-engine"
@@ -114,7 +128,7 @@ class GateSettings(Block):
     """The throwaway cluster and the release on it."""
 
     name: Name = "gate"
-    chart: Annotated[Path, Field(strict=False)] = Path("examples/model-engine/chart")
+    chart: ExistingFolder = Path("examples/model-engine/chart")
     namespace: Name = "launch"
     release: Name = "launch-inference"
     values: dict[str, Any] = Field(default_factory=lambda: {"replicaCount": {"cacher": 1}})
@@ -122,11 +136,19 @@ class GateSettings(Block):
     deploy_timeout_seconds: Seconds = 180
     cloud: CloudSettings = CloudSettings()
 
+    @field_validator("name")
+    @classmethod
+    def _no_target(cls, name: str) -> str:
+        """The gate's cluster is removed and made anew, and what is not proven runs on it."""
+        if name == DEMO_TARGET:
+            raise ValueError(f"{name!r} is the demonstration target's cluster; choose another")
+        return name
+
 
 class ProveSettings(Block):
     """The end-to-end tests."""
 
-    tests: Annotated[Path, Field(strict=False)] = Path("tests/e2e")
+    tests: ExistingFolder = Path("tests/e2e")
     workers: Annotated[int, Field(ge=1, le=32)] = 10
     timeout_seconds: Seconds = 600
 
@@ -134,15 +156,17 @@ class ProveSettings(Block):
 class EvidenceSettings(Block):
     """Who signs what was proven, and what a promotion asks of it."""
 
-    key_file: Annotated[Path | None, Field(strict=False)] = None
+    key_file: Annotated[
+        ExistingFile | None, Reference(Kind.FILE, Feature.SIGN, instead="key_env")
+    ] = None
     """Private key (PEM, Ed25519 or ECDSA P-256). Without it and ``key_env`` a key pair is made
     on first use under ``$PIPELINE_HOME/state/keys``."""
-    key_env: str = ""
+    key_env: Annotated[EnvName, Reference(Kind.VARIABLE, Feature.SIGN)] = ""
     """Environment variable that holds the private key's PEM; it goes before ``key_file``."""
-    public_keys: tuple[Annotated[Path, Field(strict=False)], ...] = ()
+    public_keys: tuple[ExistingFile, ...] = ()
     """Keys whose evidence is relied on; the signing key's own when empty. A machine that only
     promotes needs these and no private key."""
-    approver_keys: tuple[Annotated[Path, Field(strict=False)], ...] = ()
+    approver_keys: tuple[ExistingFile, ...] = ()
     """Keys whose approvals count; ``public_keys`` when empty."""
     max_age_hours: Annotated[float, Field(gt=0, le=8760, strict=False)] = 24
     """Evidence older than this is refused: what surrounds an image changes, too."""
@@ -192,8 +216,8 @@ class RegistryLogin(Block):
     ``aws ecr get-login-password``), or an environment variable that holds it."""
 
     username: str = "AWS"
-    password_command: tuple[str, ...] = ()
-    password_env: str = ""
+    password_command: Annotated[Command, Reference(Kind.COMMAND, instead="password_env")] = ()
+    password_env: EnvName = ""
 
 
 class ProbingSettings(Block):
@@ -231,7 +255,7 @@ class GatesSettings(Block):
     restarts: Annotated[int, Field(ge=0)] = 0
     prometheus_url: Annotated[str, Field(pattern=r"^(https?://[^\s@]+)?$")] = ""
     """Without credentials, which would end in logs: a token goes into an environment variable."""
-    prometheus_token_env: str = ""
+    prometheus_token_env: Annotated[EnvName, Reference(Kind.VARIABLE, Feature.CHANGE)] = ""
     queries: tuple[QuerySettings, ...] = ()
 
     @model_validator(mode="after")
@@ -244,11 +268,11 @@ class GatesSettings(Block):
 class TargetSettings(Block):
     """A release to promote to. It is never used unless it is named."""
 
-    kubeconfig: Annotated[Path, Field(strict=False)]
+    kubeconfig: Kubeconfig
     context: str
     namespace: Name = "launch"
     release: Name = "launch-inference"
-    chart: Annotated[Path, Field(strict=False)] = Path("examples/model-engine/chart")
+    chart: ExistingFolder = Path("examples/model-engine/chart")
     image_repository: str
     registry_login: RegistryLogin | None = None
     timeout_seconds: Seconds = 600
@@ -263,7 +287,7 @@ class TargetSettings(Block):
     """Whether its scheduler has to find room for the pods that a roll-over adds, before it."""
     allow_migrations: bool = False
     """Whether the chart may have hooks that migrate a database."""
-    migration_command: tuple[str, ...] = ()
+    migration_command: Command = ()
     """Program that ends with another status than 0 when the image needs a database migration."""
     repository_values: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Helm values that hold the image repository, where a chart has several;
@@ -272,7 +296,9 @@ class TargetSettings(Block):
     """Whether an image needs a passed rehearsal; ``rehearsal.required`` when left out."""
     approval: bool = False
     """Whether a person has to approve each image before it is promoted there."""
-    servicebus_connection_string_env: str = ""
+    servicebus_connection_string_env: Annotated[
+        EnvName, Reference(Kind.VARIABLE, Feature.CHANGE)
+    ] = ""
     """Environment variable with a connection string, for the canary queue and the end-to-end
     tests on this target."""
     canary_per_second: Annotated[float, Field(ge=0, le=50, strict=False)] = 2
@@ -286,8 +312,8 @@ class Notify(Block):
     """Somebody who is told how promotions go, by an apprise URL. URLs hold tokens, so that none
     stands in a file: an environment variable holds it, or a program prints it."""
 
-    url_env: str = ""
-    url_command: tuple[str, ...] = ()
+    url_env: EnvName = ""
+    url_command: Command = ()
     on: tuple[Occasion, ...] = ("start", "success", "failure", "rollback")
 
     @model_validator(mode="after")
@@ -369,7 +395,69 @@ def parse(raw: dict[str, Any], *, origin: str) -> Settings:
             "missing": "is missing",
         }.get(first["type"], first["msg"])
         more = f" (and {problem.error_count() - 1} more)" if problem.error_count() > 1 else ""
-        raise SettingsError(f"{origin}: {key}: {reason}{more}") from problem
+        remedy = references.REMEDY_SECRET if first["type"] == references.SECRET else None
+        raise SettingsError(f"{origin}: {key}: {reason}{more}", remedy=remedy) from problem
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What a command uses of the settings: the blocks (``*`` stands for each of its targets), and
+    what it does with them."""
+
+    blocks: tuple[str, ...]
+    features: frozenset[Feature] = frozenset()
+
+
+PROVING = ("image", "gate", "prove", "evidence")
+LOOKING = Uses(("targets.*.kubeconfig",))
+"""No more: whoever has to return a target to its old image at night needs no token for that."""
+USES: Mapping[str, Uses] = {
+    "run": Uses((*PROVING, "notify", "targets.*"), frozenset(Feature)),
+    "build": Uses(("image",)),
+    "prove": Uses(PROVING, frozenset({Feature.SIGN})),
+    "promote": Uses(("evidence", "notify", "targets.*"), frozenset({Feature.CHANGE})),
+    "rehearse": Uses(("gate", "prove", "evidence", "targets.*"), frozenset({Feature.SIGN})),
+    "plan": Uses(("evidence", "targets.*")),
+    "approve": Uses(("evidence", "targets.*"), frozenset({Feature.SIGN})),
+    "verify": LOOKING,
+    "status": LOOKING,
+    "rollback": LOOKING,
+}
+"""By command."""
+
+
+def check_references(
+    settings: Settings,
+    command: str,
+    targets: Sequence[str],
+    *,
+    signs: bool = False,
+    env: Mapping[str, str],
+    root: Path,
+) -> None:
+    """Whether every variable, program and file is there that ``command`` on ``targets`` (names of
+    targets or waves) will ask for; ``signs``: it signs though the command as such does not.
+
+    Raises :class:`ci.errors.SettingsError` and, for a kubeconfig,
+    :class:`ci.errors.TargetNotFound`. A target that no block describes is not looked at.
+    """
+    uses = USES[command]
+    named = [each for name in targets for each in members(settings, name)]
+    used = {block for block in uses.blocks if "*" not in block}
+    for block in (block for block in uses.blocks if "*" in block):
+        used |= {block.replace("*", name) for name in named}
+        if block == "targets.*" and DEMO_TARGET in named:
+            used.add("gate.chart")
+    features = uses.features
+    if signs or not settings.evidence.public_keys:
+        features |= {Feature.SIGN}  # without them, the signing key's own evidence is relied on
+    references.check(settings, used, features, env=env, root=root)
+
+
+def members(settings: Settings, name: str) -> tuple[str, ...]:
+    """The targets of a wave by its name; of a target, itself."""
+    wave = settings.waves.get(name)
+    return tuple(target for each in wave.order for target in each) if wave else (name,)
 
 
 def _tuples(value: Any) -> Any:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ci.context import Context
 from ci.errors import SettingsError, of_exit_code
-from ci.model import Check
-from ci.report.record import TARGETS
+from ci.model import Check, Outcome
+from ci.report.record import TARGETS, TargetOutcome
 from ci.settings import Settings, Wave
 
 Waves = tuple[tuple[str, ...], ...]
@@ -46,6 +46,16 @@ class Ended:
     said: str
     folder: str = ""
     seconds: float = 0.0
+    changed: bool = True
+    """``False`` where the target served the image already."""
+
+    @property
+    def outcome(self) -> TargetOutcome:
+        if self.code is None:
+            return TargetOutcome.NOT_BEGUN
+        if self.code:
+            return TargetOutcome.FAILED
+        return TargetOutcome.PROMOTED if self.changed else TargetOutcome.ALREADY_SERVED
 
 
 def order(names: Sequence[str], settings: Settings, known: Sequence[str]) -> Order:
@@ -104,14 +114,16 @@ def promote(context: Context, chosen: Order, image: str, words: Sequence[str]) -
             folder = re.search(r"^run {2,}(\S+)$", said.stdout, re.MULTILINE)
             error = re.findall(r"^error: (.*)$", said.stderr, re.MULTILINE)
             where = folder[1] if folder else ""
-            text = error[-1] if error else _promoted(Path(where) / "summary.json")
+            text, changed = _promoted(Path(where) / "summary.json")
+            text = error[-1] if error else text
             context.events.note(text)
-            return Ended(name, said.status, text, where, context.clock.monotonic() - begun)
+            seconds = context.clock.monotonic() - begun
+            return Ended(name, said.status, text, where, seconds, changed)
 
     results = run(chosen, one)
     context.folder.json("tables/targets.json", _table(results))
     for result in results:
-        context.events.emit("run.note", line(result))
+        context.events.emit(f"run.{outcome(result)}", line(result))
     first = next((result for result in results if result.code), None)
     if first is not None:
         left = [result.target for result in results if result.code is None]
@@ -121,26 +133,39 @@ def promote(context: Context, chosen: Order, image: str, words: Sequence[str]) -
     return tuple(Check(result.target, True, line(result)) for result in results)
 
 
+def outcome(result: Ended) -> Outcome:
+    """Skipped where it did not begin."""
+    if result.code is None:
+        return Outcome.SKIPPED
+    return Outcome.FAILED if result.code else Outcome.PASSED
+
+
 def line(result: Ended) -> str:
     """One target in one line."""
-    how = {0: "promoted", None: "stopped"}.get(result.code, f"failed ({result.code})")
+    how: str = result.outcome
+    how += f" ({result.code})" if result.code else ""
     return f"{result.target}: {how}: {result.said}"
 
 
-def _promoted(summary: Path) -> str:
+def _promoted(summary: Path) -> tuple[str, bool]:
+    """What a promotion did, in a few words, and whether it changed anything."""
     try:
         moved = json.loads(summary.read_text(encoding="utf-8"))["promotion"]
-        return (
-            f"revision {moved['from_revision']} -> {moved['to_revision']}, {moved['after']['tag']}"
-        )
+        tag, number = moved["after"]["tag"], moved["to_revision"]
+        if not moved.get("changed", True):
+            return f"revision {number}, {tag}, verified, nothing to do", False
+        return f"revision {moved['from_revision']} -> {number}, {tag}", True
     except (OSError, ValueError, KeyError, TypeError):
-        return "it left no summary"
+        return "it left no summary", True
 
 
 def _table(results: Sequence[Ended]) -> dict[str, object]:
     return {
         "title": TARGETS,
         "note": "In the order they were to be promoted; each has a run and a report of its own.",
-        "columns": ("target", "how it ended", "seconds", "run", "ok"),
-        "rows": [[r.target, r.said, f"{r.seconds:.0f}", r.folder, r.code == 0] for r in results],
+        "columns": ("target", "outcome", "how it ended", "seconds", "run", "ok"),
+        "rows": [
+            [r.target, r.outcome, r.said, f"{r.seconds:.0f}", r.folder, r.code == 0]
+            for r in results
+        ],
     }

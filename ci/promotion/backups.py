@@ -194,6 +194,11 @@ def quick_rollback(recorded: Recorded) -> str:
         ' --timeout "${timeout}s"'
         for name in by_deployment
     ]
+    served = "\n".join(
+        f"  {name}/{container}  {image}"
+        for name, containers in by_deployment.items()
+        for container, image in containers.items()
+    )
     plain = {
         "DATE": recorded.date,
         "RELEASE": recorded.release,
@@ -201,18 +206,17 @@ def quick_rollback(recorded: Recorded) -> str:
         "CONTEXT": recorded.context,
         "KUBECONFIG": recorded.kubeconfig,
         "REVISION": str(recorded.revision),
+        "DIGEST": recorded.digest or "unknown",
         "TIMEOUT": str(recorded.timeout_seconds),
-        "IMAGES_TEXT": "\n".join(
-            f"  {name}/{container}  {image}"
-            for name, containers in by_deployment.items()
-            for container, image in containers.items()
-        ),
+        "IMAGES_TEXT": served,
+        "GOAL": f"to revision {recorded.revision}, recorded on {recorded.date}, whose gateway runs"
+        f" {recorded.digest or 'an unknown digest'}:\n{served}",
         "SET_IMAGES": "\n".join(set_images) or "        :",
         "ROLLOUTS": "\n".join(rollouts) or "        :",
     }
     quoted = {
         f"Q_{key}": shlex.quote(plain[key])
-        for key in ("RELEASE", "NAMESPACE", "CONTEXT", "KUBECONFIG")
+        for key in ("RELEASE", "NAMESPACE", "CONTEXT", "KUBECONFIG", "GOAL")
     }
     script = _SCRIPT.read_text(encoding="utf-8")
     for key, value in {**plain, **quoted}.items():

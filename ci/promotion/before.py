@@ -159,18 +159,7 @@ def as_released(
 ) -> Check:
     """Raise :class:`PlanRefused` when somebody changed a live object of the release by hand: the
     upgrade would take that back. What controllers write is named and no reason to refuse."""
-    drifted: list[str] = []
-    written: list[str] = []
-    for key, released in rendered.objects.items():
-        version, kind, _, name = key
-        found = present.objects.get(key)
-        if found is not None:
-            paths = [f"{kind}/{name} {path}" for path in preflight.drift(released, found)]
-        elif key in present.unread or kind in ("Job", "Pod"):  # these come to an end
-            paths = []
-        else:
-            paths = [f"{kind}/{name} is gone"]
-        (drifted if preflight.by_hand(kind, version) else written).extend(paths)
+    drifted, written = changed_since(rendered, present)
     if drifted:
         raise PlanRefused(
             f"live objects were changed by hand since the release: {'; '.join(drifted[:4])}",
@@ -183,6 +172,43 @@ def as_released(
     if written:
         said += f"; written by controllers: {', '.join(written[:4])}"
     return Check("live objects are as released", True, said)
+
+
+def changed_since(rendered: plan.Rendered, present: live.Present) -> tuple[list[str], list[str]]:
+    """Fields of live objects that are not as released: changed by hand, and written by
+    controllers."""
+    by_hand: list[str] = []
+    written: list[str] = []
+    for key, released in rendered.objects.items():
+        version, kind, _, name = key
+        found = present.objects.get(key)
+        if found is not None:
+            paths = [f"{kind}/{name} {path}" for path in preflight.drift(released, found)]
+        elif key in present.unread or kind in ("Job", "Pod"):  # these come to an end
+            paths = []
+        else:
+            paths = [f"{kind}/{name} is gone"]
+        (by_hand if preflight.by_hand(kind, version) else written).extend(paths)
+    return by_hand, written
+
+
+def served_already(
+    context: Context, target: Target, before: Before, image: Image, accepted: frozenset[str]
+) -> bool:
+    """Whether the release serves ``image`` as it is: its tag value and every Deployment name it,
+    and every pod runs one of the ``accepted`` digests. A chart that is changed on purpose is a
+    change, whatever the image."""
+    if target.chart_change or not before.digests:
+        return False
+    tag = live.value_at(before.values, target.tag_value)
+    if tag is None:  # the release has the chart's default
+        helm = live.private_helm(context, target)
+        every = helm.values(target.release, target.namespace, all=True)
+        tag = live.value_at(every, target.tag_value)
+    if str(tag) != image.tag:
+        return False
+    expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
+    return judge(before.snapshot, expected).complete
 
 
 def back_up(context: Context, target: Target, before: Before, folder: Path) -> Check:

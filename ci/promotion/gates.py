@@ -16,7 +16,7 @@ from typing import Any
 
 from ci.model import Gates, Query
 from ci.promotion.prober import Account, quantile
-from ci.promotion.rollout import restarts
+from ci.promotion.rollout import restarts_since
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +88,20 @@ def latency(before: Span, soak: Span, gates: Gates) -> str:
     )
 
 
-def restarted(pods: Sequence[Mapping[str, Any]], gates: Gates) -> str:
-    """Restarts of the new pods' containers, with how the last one ended."""
-    count = sum(restarts(pod) for pod in pods)
+def restarted(
+    pods: Sequence[Mapping[str, Any]], gates: Gates, before: Mapping[str, int] | None = None
+) -> str:
+    """Restarts of the new pods' containers, with how the last one ended. ``before`` has those that
+    pods had before the change (see :func:`ci.promotion.rollout.restart_counts`): where the image
+    stays, so may the pods."""
+    since = [restarts_since(before or {}, pod) for pod in pods]
+    count = sum(since)
     if count <= gates.restarts:
         return ""
     how = ""
-    for pod in pods:
+    for pod, often in zip(pods, since, strict=True):
+        if not often:
+            continue
         for status in (pod.get("status") or {}).get("containerStatuses") or []:
             if status.get("restartCount"):
                 last = (status.get("lastState") or {}).get("terminated") or {}

@@ -27,12 +27,13 @@ from ci.promotion.rollout import (
     digests_of,
     judge,
     service_containers,
+    unsettled,
 )
 from ci.tools.api import Answer
 from ci.tools.command import Programs
 from ci.tools.helm import Helm, Revision, reason
 from ci.tools.kube import Kube
-from ci.tools.wait import Clock, SystemClock, wait_until
+from ci.tools.wait import Clock, Pending, SystemClock, wait_until
 
 KINDS = ("deployments", "replicasets", "pods", "endpointslices")
 LOOK_SECONDS = 10
@@ -219,31 +220,64 @@ def wait_complete(
     look: Callable[[Snapshot, Judgement], None] | None = None,
 ) -> tuple[Judgement, Snapshot]:
     """Wait until the roll-over is complete by our own judgement. ``look`` may raise to give up.
-
-    An API that does not answer (its server restarts, the network is cut for a moment) is waited
-    for like everything else.
-    """
-    last: list[Judgement] = []
-
-    def probe() -> tuple[Judgement, Snapshot] | None:
-        try:
-            now = snapshot(kube, target.namespace)
-        except CommandFailed as problem:
-            last[:] = [Judgement((f"the API does not answer: {failed_to_text(problem)}",))]
-            return None
-        last[:] = [judge(now, expected)]
-        if look is not None:
-            look(now, last[0])
-        return (last[0], now) if last[0].complete else None
-
-    return wait_until(
+    ``timeout`` in seconds. Raises :class:`ci.errors.WaitTimeout`."""
+    return wait_judged(
         f"the roll-over of {target.release} to {expected.tag}",
-        probe,
+        kube,
+        target.namespace,
+        lambda now: judge(now, expected),
         timeout=timeout,
         clock=clock,
-        interval=0.3,
-        diagnose=lambda: str(last[0]) if last else "nothing",
+        look=look,
     )
+
+
+def wait_settled(
+    kube: Kube, target: Target, deployments: Sequence[str], *, timeout: float, clock: Clock
+) -> Snapshot:
+    """Wait until nothing of any earlier change is under way (old pods drained and gone), so that
+    what is seen is what stays and may be compared with another look. ``timeout`` in seconds.
+    Raises :class:`ci.errors.WaitTimeout`."""
+    _, now = wait_judged(
+        f"the pods of {target.release} to settle",
+        kube,
+        target.namespace,
+        lambda now: Judgement(unsettled(now, deployments)),
+        timeout=timeout,
+        clock=clock,
+    )
+    return now
+
+
+def wait_judged(
+    what: str,
+    kube: Kube,
+    namespace: str,
+    assess: Callable[[Snapshot], Judgement],
+    *,
+    timeout: float,
+    clock: Clock,
+    look: Callable[[Snapshot, Judgement], None] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Judgement, Snapshot]:
+    """Wait until ``assess`` finds nothing missing. ``look`` is told each judgement and may raise
+    to give up, ``progress`` what is missing when it changes. ``timeout`` in seconds.
+
+    An API that does not answer (its server restarts, the network is cut for a moment) is waited
+    for like everything else. Raises :class:`ci.errors.WaitTimeout`.
+    """
+
+    def probe() -> tuple[Judgement, Snapshot] | Pending:
+        try:
+            now = snapshot(kube, namespace)
+        except CommandFailed as problem:
+            return Pending(f"the API does not answer: {failed_to_text(problem)}")
+        judged = assess(now)
+        if look is not None:
+            look(now, judged)
+        return (judged, now) if judged.complete else Pending(str(judged))
+
+    return wait_until(what, probe, timeout=timeout, clock=clock, interval=0.3, progress=progress)
 
 
 # -- answering ------------------------------------------------------------------------------------
@@ -390,14 +424,14 @@ def stored(kube: Kube, helm: Helm, target: Target, revision: int) -> Stored:
         rendered = parse(record.get("manifest", ""), hooks)
         return Stored(record.get("config") or {}, rendered, record["chart"])
     except (PipelineError, KeyError, ValueError, OSError, yaml.YAMLError):
-        values = helm.values(target.release, target.namespace)
-        manifest = helm.manifest(target.release, target.namespace)
-        texts = helm.hooks(target.release, target.namespace)
+        values = helm.values(target.release, target.namespace, revision)
+        manifest = helm.manifest(target.release, target.namespace, revision)
+        texts = helm.hooks(target.release, target.namespace, revision)
         return Stored(values, parse(manifest, texts), None)
 
 
 def running_image(target: Target, now: Snapshot) -> tuple[Image, frozenset[str]]:
-    """The image the gateway asks for, and every digest the service's pods run."""
+    """The image the gateway asks for, and every digest the service's live pods run."""
     gateway = now.deployments.get(target.gateway)
     if gateway is None:
         raise TargetNotFound(
@@ -408,7 +442,7 @@ def running_image(target: Target, now: Snapshot) -> tuple[Image, frozenset[str]]
     digests = [
         digest
         for name in (target.gateway, *target.deployments)
-        for pod in now.pods_of(name)
+        for pod in now.live_pods_of(name)
         for digest in digests_of(pod, repository).values()
     ]
     return Image(repository, tag, digests[0] if digests else ""), frozenset(digests)

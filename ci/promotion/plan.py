@@ -33,7 +33,7 @@ from typing import Any
 import yaml
 
 from ci import redaction
-from ci.model import Check
+from ci.model import Changed, Check
 
 Path = tuple[str, ...]
 Key = tuple[str, str, str, str]
@@ -167,6 +167,14 @@ def make(change: Change, *, live: Rendered, same: Rendered, new: Rendered, again
         if (difference.object, difference.path) not in random:
             found.append(difference)
     return Plan(change, tuple(sorted(found, key=lambda d: (d.allowed, d.object, d.path))))
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Changed, ...]:
+    """The values in which two trees of Helm values differ, secrets left out."""
+    return tuple(
+        Changed(_dotted(path), _shown("", path, one), _shown("", path, other))
+        for path, one, other in _leaves((), before, after)
+    )
 
 
 # -- the rules: each answers whether a difference is allowed, and why or why not ----------------

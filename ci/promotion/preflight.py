@@ -58,15 +58,21 @@ def deployed_revision(history: Sequence[Revision], *, rollback: str) -> Revision
     )
 
 
+def returned_to(revision: Revision) -> int | None:
+    """The revision that a rollback made this one of, as Helm describes it; ``None`` else."""
+    match = re.fullmatch(r"Rollback to (\d+)", revision.description)
+    return int(match[1]) if match else None
+
+
 def origin(history: Sequence[Revision], revision: Revision) -> int:
     """The revision a rollback (of a rollback …) leads back to; a revision's own number else."""
     by_number = {r.number: r for r in history}
     number, seen = revision.number, {revision.number}
     while number in by_number:
-        match = re.fullmatch(r"Rollback to (\d+)", by_number[number].description)
-        if not match or int(match[1]) in seen:
+        goal = returned_to(by_number[number])
+        if goal is None or goal in seen:
             break
-        number = int(match[1])
+        number = goal
         seen.add(number)
     return number
 

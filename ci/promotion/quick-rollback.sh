@@ -30,7 +30,7 @@ deployed before the promotion, and waits until its pods are ready.
                      newer revision until `helm rollback` is run
   --help             this text
 
-Recorded images:
+Revision @REVISION@ serves (digest of the gateway's pods: @DIGEST@):
 @IMAGES_TEXT@
 TEXT
 }
@@ -88,6 +88,9 @@ with_kubectl() {
         run kubectl --context "$context" --namespace "$namespace" "$@"
     fi
 }
+
+# printf is the shell's own: nothing but helm or kubectl needs to be on the PATH.
+printf '%s\n' @Q_GOAL@
 
 case $with in
     helm)

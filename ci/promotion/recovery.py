@@ -22,7 +22,7 @@ from ci.promotion.canary import queue_states
 from ci.promotion.cause import cause, with_last_words
 from ci.promotion.change import SETTLE_SECONDS
 from ci.promotion.prober import Counting
-from ci.promotion.rollout import Expected, Snapshot
+from ci.promotion.rollout import Expected, Judgement, Snapshot
 from ci.redaction import Redactor
 from ci.tools import diagnostics
 from ci.tools.helm import Helm, Revision
@@ -30,6 +30,8 @@ from ci.tools.wait import SystemClock, wait_until
 
 AWAY_SECONDS = 60
 """How long the cluster's API may be away before a rollback is given up."""
+ANSWER_SECONDS = 30
+"""How long the old version may take to answer once its pods are ready."""
 
 
 def recover(
@@ -79,7 +81,7 @@ def recover(
             changed = roll_back(context, target, before.revision)
             restart_refused(context, target, before)
         with step("verify the rollback", "the old digest on every pod, and it answers"):
-            verified = verify_old(context, target, before.expected(target))
+            judged, _ = verify_old(context, target, before.expected(target))
             verify_restored(context, target, before)
     except BaseException as second:
         worst = RollbackFailed(
@@ -94,7 +96,7 @@ def recover(
     with suppress(PipelineError):
         lock.note(step="rolled back")
     did = f"rolled back to revision {before.revision.number}" if changed else "nothing was changed"
-    context.events.note(verified)
+    context.events.note("; ".join(judged.evidence))
     failure = PromotionFailed(
         f"{because}; {did}: {before.image.tag} ({_short(before.image.digest)}) serves again",
         remedy=f"the evidence is in {where}, and as one archive beside it",
@@ -188,10 +190,10 @@ def restart_refused(context: Context, target: Target, before: Before) -> None:
         )  # fmt: skip
 
 
-def verify_old(context: Context, target: Target, expected: Expected) -> str:
-    """Wait until the old digest serves from every pod; the evidence in short."""
+def verify_old(context: Context, target: Target, expected: Expected) -> tuple[Judgement, Snapshot]:
+    """Wait until what is expected serves from every pod, and answers."""
     kube = live.private_kube(context, target, during_cleanup=True)
-    judged, _ = live.wait_complete(
+    judged, now = live.wait_complete(
         kube, target, expected, timeout=SETTLE_SECONDS, clock=SystemClock()
     )
 
@@ -201,13 +203,13 @@ def verify_old(context: Context, target: Target, expected: Expected) -> str:
     wait_until(
         f"{', '.join(target.health_paths)} of the old version",
         answers,
-        timeout=30,
+        timeout=ANSWER_SECONDS,
         clock=SystemClock(),
         diagnose=lambda: "; ".join(
             f"{c.name}: {c.evidence}" for c in live.health_without_forward(kube, target) if not c.ok
         ),
     )
-    return "; ".join(judged.evidence)
+    return judged, now
 
 
 def verify_restored(context: Context, target: Target, before: Before) -> None:

@@ -9,20 +9,26 @@ ready new pods only.
 Digests: a container runtime reports as ``imageID`` the digest the reference resolved to, which
 for a multi-platform image is the index; some report the platform's manifest. ``accepted``
 holds all of them.
+
+Two looks at the same pods must not differ by how fast the machine is. A pod that terminates
+(``deletionTimestamp``) stays in the API for as long as its containers take to drain, and a pod
+that finished (evicted, completed) stays until it is garbage collected, so neither counts when
+looks are compared; and looks are only compared once :func:`unsettled` has nothing left to name.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Object = Mapping[str, Any]
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_REVISION = "deployment.kubernetes.io/revision"
 
-HOPELESS = frozenset(
+UNRECOVERABLE = frozenset(
     {
         "CrashLoopBackOff",
         "ImagePullBackOff",
@@ -61,9 +67,67 @@ class Snapshot:
         )
 
     def pods_of(self, deployment: str) -> list[Object]:
-        """Every pod of a Deployment, old and new, the ones that are ending included."""
-        owned = {r["metadata"]["name"] for r in self.replicasets if _owner(r) == deployment}
-        return [p for p in self.pods if _owner(p) in owned and not _finished(p)]
+        """Every pod of a Deployment that may still run something: old and new, those that
+        terminate included, those that finished not."""
+        return [pod for pod in self._owned_by(deployment) if not finished(pod)]
+
+    def live_pods_of(self, deployment: str) -> list[Object]:
+        """The pods of a Deployment that run on: neither terminating nor finished."""
+        return [pod for pod in self.pods_of(deployment) if not terminating(pod)]
+
+    def finished_pods_of(self, deployment: str) -> list[Object]:
+        """Records of a Deployment's pods that were evicted, or came to an end."""
+        return [pod for pod in self._owned_by(deployment) if finished(pod)]
+
+    def replicaset_of(self, deployment: str) -> str:
+        """Name of the ReplicaSet of the Deployment's newest revision; empty when there is none.
+
+        The pods are listed after the ReplicaSets, so a live pod may be of one that did not exist
+        yet when these were listed: it is the newest then.
+        """
+        listed = self._replicasets_of(deployment)
+        late = [_owner(p) for p in self.live_pods_of(deployment) if _owner(p) not in listed]
+        newest = max(listed, key=lambda name: listed[name], default="")
+        return late[0] if late else newest
+
+    def without_terminating(self) -> Snapshot:
+        """As it will be once every pod that terminates has gone, its endpoints with it."""
+        ending = {pod["metadata"]["name"] for pod in self.pods if terminating(pod)}
+
+        def kept(piece: Object) -> list[Object]:
+            return [
+                endpoint
+                for endpoint in piece.get("endpoints") or []
+                if (endpoint.get("targetRef") or {}).get("name") not in ending
+            ]
+
+        return replace(
+            self,
+            pods=[pod for pod in self.pods if not terminating(pod)],
+            slices=[{**piece, "endpoints": kept(piece)} for piece in self.slices],
+        )
+
+    def _replicasets_of(self, deployment: str) -> dict[str, int]:
+        """Revision of each of the Deployment's ReplicaSets, by name."""
+        return {
+            str(item["metadata"]["name"]): int(
+                (item["metadata"].get("annotations") or {}).get(_REVISION, 0)
+            )
+            for item in self.replicasets
+            if _owner(item) == deployment
+        }
+
+    def _owned_by(self, deployment: str) -> list[Object]:
+        """Every pod of a Deployment: by its ReplicaSets, or by their name where one is not in the
+        list (it was made since, or went before its last pod: ``revisionHistoryLimit: 0``)."""
+        listed = self._replicasets_of(deployment)
+
+        def owned(pod: Object) -> bool:
+            owner = _owner(pod)
+            own = (pod["metadata"].get("labels") or {}).get("pod-template-hash")
+            return owner in listed or (bool(own) and owner == f"{deployment}-{own}")
+
+        return [pod for pod in self.pods if owned(pod)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,30 +184,19 @@ def judge(now: Snapshot, expected: Expected) -> Judgement:
 
 
 def _deployment(now: Snapshot, name: str, deployment: Object, expected: Expected) -> list[str]:
-    waiting: list[str] = []
-    spec, status = deployment["spec"], deployment.get("status") or {}
-    desired = int(spec.get("replicas", 1))
-    if int(status.get("observedGeneration", 0)) < int(deployment["metadata"].get("generation", 0)):
-        waiting.append(f"{name}: the controller has not seen the change yet")
-    containers = service_containers(spec["template"]["spec"], expected.repository)
+    waiting = _not_observed(name, deployment)
+    containers = service_containers(deployment["spec"]["template"]["spec"], expected.repository)
     wanted = f"{expected.repository}:{expected.tag}"
     if not containers:
         waiting.append(f"{name}: no container runs {expected.repository}")
     for container, image in containers.items():
         if image != wanted:
             waiting.append(f"{name}: container {container} asks for {image}")
-    counts = {
-        "updated": int(status.get("updatedReplicas", 0)),
-        "available": int(status.get("availableReplicas", 0)),
-        "present": int(status.get("replicas", 0)),
-    }
-    waiting += [
-        f"{name}: {count} of {desired} replicas {what}"
-        for what, count in counts.items()
-        if count != desired
-    ]
+    waiting += _replicas_missing(name, deployment)
     pods = now.pods_of(name)
     current = {p["metadata"]["name"] for p in current_pods(now, name, expected)}
+    if len(current) != _desired(deployment):
+        waiting.append(f"{name}: {len(current)} of {_desired(deployment)} pods are new")
     if old := [p["metadata"]["name"] for p in pods if p["metadata"]["name"] not in current]:
         waiting.append(_not_gone(name, old))
     for pod in pods:
@@ -162,6 +215,31 @@ def _deployment(now: Snapshot, name: str, deployment: Object, expected: Expected
     return waiting
 
 
+def _not_observed(name: str, deployment: Object) -> list[str]:
+    status = deployment.get("status") or {}
+    if int(status.get("observedGeneration", 0)) < int(deployment["metadata"].get("generation", 0)):
+        return [f"{name}: the controller has not seen the change yet"]
+    return []
+
+
+def _replicas_missing(name: str, deployment: Object) -> list[str]:
+    desired, status = _desired(deployment), deployment.get("status") or {}
+    counts = {
+        "updated": int(status.get("updatedReplicas", 0)),
+        "available": int(status.get("availableReplicas", 0)),
+        "present": int(status.get("replicas", 0)),
+    }
+    return [
+        f"{name}: {count} of {desired} replicas {what}"
+        for what, count in counts.items()
+        if count != desired
+    ]
+
+
+def _desired(deployment: Object) -> int:
+    return int(deployment["spec"].get("replicas", 1))
+
+
 def current_pods(now: Snapshot, deployment: str, expected: Expected) -> list[Object]:
     """Pods of the Deployment made from the expected image and not ending."""
     new = {pod["metadata"]["name"] for pod in new_pods(now, expected)}
@@ -169,19 +247,18 @@ def current_pods(now: Snapshot, deployment: str, expected: Expected) -> list[Obj
 
 
 def new_pods(now: Snapshot, expected: Expected) -> list[Object]:
-    """Every pod made from the expected image and not ending, those of hook jobs included."""
+    """Every live pod made from the expected image, those of hook jobs included."""
     wanted = f"{expected.repository}:{expected.tag}"
     return [
         pod
         for pod in now.pods
-        if not pod["metadata"].get("deletionTimestamp")
-        and wanted in service_containers(pod["spec"], expected.repository).values()
+        if is_live(pod) and wanted in service_containers(pod["spec"], expected.repository).values()
     ]
 
 
 def _slices(now: Snapshot, expected: Expected) -> list[str]:
     gateway = now.deployments.get(expected.gateway)
-    if gateway is None or not int(gateway["spec"].get("replicas", 1)):
+    if gateway is None or not _desired(gateway):
         return []
     new = {p["metadata"]["name"] for p in current_pods(now, expected.gateway, expected)}
     serving = {
@@ -219,11 +296,7 @@ def _draining(now: Snapshot, expected: Expected) -> tuple[str, ...]:
     (KEP-1669), so these serve nobody but whom they have served already.
     """
     gateway = expected.gateway
-    ending = {
-        pod["metadata"]["name"]
-        for pod in now.pods_of(gateway)
-        if pod["metadata"].get("deletionTimestamp")
-    }
+    ending = {pod["metadata"]["name"] for pod in now.pods_of(gateway) if terminating(pod)}
     endpoints = _endpoints(now, gateway)
     left = {
         name
@@ -283,12 +356,131 @@ def _owner(item: Object) -> str:
     return ""
 
 
-def _finished(pod: Object) -> bool:
+def finished(pod: Object) -> bool:
     """Evicted and completed pods stay as records; they serve and consume nothing."""
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
-# -- hopeless pods --------------------------------------------------------------------------------
+def terminating(pod: Object) -> bool:
+    """Whether somebody has deleted the pod; it drains for up to its grace period."""
+    return bool(pod["metadata"].get("deletionTimestamp"))
+
+
+def is_live(pod: Object) -> bool:
+    """Whether the pod runs on, or is about to: neither terminating nor finished."""
+    return not terminating(pod) and not finished(pod)
+
+
+# -- two looks at the same pods --------------------------------------------------------------------
+
+
+def unsettled(now: Snapshot, deployments: Iterable[str]) -> tuple[str, ...]:
+    """What is still under way of any earlier change, whatever the image; nothing once every
+    Deployment is as it will stay: the controller has seen the specification, updated = available =
+    present = desired, every live pod is ready and of the newest ReplicaSet, and none terminates."""
+    waiting: list[str] = []
+    for name in deployments:
+        deployment = now.deployments.get(name)
+        if deployment is None:
+            waiting.append(f"{name}: no such Deployment")
+            continue
+        # What the controller has counted already need not be told pod by pod.
+        waiting += (
+            _not_observed(name, deployment)
+            or _replicas_missing(name, deployment)
+            or _pods_unsettled(now, name, deployment)
+        )
+    return tuple(waiting)
+
+
+def _pods_unsettled(now: Snapshot, name: str, deployment: Object) -> list[str]:
+    newest, live = now.replicaset_of(name), now.live_pods_of(name)
+    ending = _names(pod for pod in now.pods_of(name) if terminating(pod))
+    older = _names(pod for pod in live if _owner(pod) != newest)
+    starting = _names(pod for pod in live if not ready(pod))
+    waiting = []
+    if ending:
+        waiting.append(f"{name}: pods still terminate: {ending}")
+    if older:
+        waiting.append(f"{name}: pods of an older ReplicaSet still run: {older}")
+    if starting:
+        waiting.append(f"{name}: pods are not ready: {starting}")
+    if len(live) != _desired(deployment):
+        waiting.append(f"{name}: {len(live)} of {_desired(deployment)} pods run")
+    return waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """How the pods of one Deployment differ between two looks."""
+
+    template: bool
+    """Whether the Deployment's pod template is another."""
+    replicasets: tuple[str, str] | None
+    """The ReplicaSets of the newest revision before and now, where they are not the same."""
+    gone: tuple[str, ...]
+    """Live pods of the same ReplicaSet that do not run any more, by name; without ``evicted``."""
+    evicted: tuple[str, ...]
+    """Such whose record says that they finished: their node ended them, not a change."""
+
+    @property
+    def by_rollout(self) -> bool:
+        """Whether the Deployment itself replaced its pods, or is about to."""
+        return self.template or self.replicasets is not None
+
+    @property
+    def replaced(self) -> bool:
+        """Whether pods were replaced by something other than their node."""
+        return self.by_rollout or bool(self.gone)
+
+
+def replacement(before: Snapshot, now: Snapshot, deployment: str) -> Replacement:
+    """Compare two looks at a Deployment's pods. Pods that terminate or finished do not count, and
+    of an older ReplicaSet's none, so that a look at a slow roll-over and one at its end compare
+    alike."""
+    was, is_ = (_template(seen, deployment) for seen in (before, now))
+    old, new = before.replicaset_of(deployment), now.replicaset_of(deployment)
+    if old != new:
+        return Replacement(was != is_, (old, new), (), ())
+    alive = {_uid(pod) for pod in now.live_pods_of(deployment)}
+    records = {_uid(pod) for pod in now.finished_pods_of(deployment)}
+    lost = [
+        pod
+        for pod in before.live_pods_of(deployment)
+        if _owner(pod) == old and _uid(pod) not in alive
+    ]
+    return Replacement(
+        was != is_,
+        None,
+        tuple(pod["metadata"]["name"] for pod in lost if _uid(pod) not in records),
+        tuple(pod["metadata"]["name"] for pod in lost if _uid(pod) in records),
+    )
+
+
+def restarts_since(before: Mapping[str, int], pod: Object) -> int:
+    """Restarts of a pod's containers since ``before`` (see :func:`restart_counts`); all of them
+    where the pod is new since."""
+    return max(0, restarts(pod) - before.get(_uid(pod), 0))
+
+
+def restart_counts(pods: Iterable[Object]) -> dict[str, int]:
+    """How often each pod's containers have restarted, by the pod's UID."""
+    return {_uid(pod): restarts(pod) for pod in pods}
+
+
+def _template(seen: Snapshot, deployment: str) -> Any:
+    return (seen.deployments.get(deployment) or {}).get("spec", {}).get("template")
+
+
+def _uid(pod: Object) -> str:
+    return str(pod["metadata"]["uid"])
+
+
+def _names(pods: Iterable[Object]) -> str:
+    return ", ".join(str(pod["metadata"]["name"]) for pod in pods)
+
+
+# -- unrecoverable pods ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +513,7 @@ def misplaced(now: Snapshot, deployments: Iterable[str]) -> list[Trouble]:
             for c in conditions
             if c.get("type") == "ReplicaFailure" and c.get("status") == "True"
         ]
-        found += [trouble for pod in now.pods_of(name) for trouble in unscheduled(pod)]
+        found += [trouble for pod in now.live_pods_of(name) for trouble in unscheduled(pod)]
     return found
 
 
@@ -338,17 +530,23 @@ def _one_line(message: Any) -> str:
     return " ".join(str(message or "").split())[:300]
 
 
-def troubles(pods: Iterable[Object]) -> list[Trouble]:
-    """Every hopeless container, init containers included."""
+def troubles(pods: Iterable[Object], *, forgiven_restarts: int = 0) -> list[Trouble]:
+    """Every unrecoverable container of the live pods, init containers included. A crash loop of
+    fewer than ``forgiven_restarts`` is none: the container may wait for one that starts beside
+    it."""
     found: list[Trouble] = []
-    for pod in pods:
+    for pod in filter(is_live, pods):
         status = pod.get("status") or {}
         for container in [
             *(status.get("initContainerStatuses") or []),
             *(status.get("containerStatuses") or []),
         ]:
             waiting = (container.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") not in HOPELESS:
+            if waiting.get("reason") not in UNRECOVERABLE:
+                continue
+            if waiting["reason"] == "CrashLoopBackOff" and (
+                int(container.get("restartCount", 0)) < forgiven_restarts
+            ):
                 continue
             last = (container.get("lastState") or {}).get("terminated") or {}
             message = _one_line(waiting.get("message"))
@@ -363,27 +561,49 @@ def troubles(pods: Iterable[Object]) -> list[Trouble]:
 
 
 class Watch:
-    """Remembers since when each container has been hopeless.
+    """Remembers since when each container has been unrecoverable.
 
     A reason comes and goes between attempts (a crash loop runs in between, a pull is tried
-    again), so a gap of up to ``gap`` seconds does not forgive; ``patience`` seconds of it is
-    enough to give up.
+    again), so looks without it over up to ``gap`` seconds do not forgive; ``patience`` seconds of
+    it is enough to give up. How far apart the looks are does not matter: where none of them found
+    the container well, it did not recover.
     """
 
     def __init__(self, *, patience: float = 5.0, gap: float = 3.0) -> None:
         self._patience = patience
         self._gap = gap
-        self._since: dict[tuple[str, str], tuple[float, float]] = {}
+        self._since: dict[tuple[str, str], float] = {}
+        self._well: dict[tuple[str, str], float] = {}
+        """Since when the looks have found a container well again."""
 
     def see(self, now: float, found: Iterable[Trouble]) -> Trouble | None:
-        """Take in one look at the pods; the trouble to give up for, if any."""
-        worst: Trouble | None = None
+        """Take in one look at the pods; the trouble to give up for, if any. ``now`` in seconds."""
+        troubled: dict[tuple[str, str], Trouble] = {}
         for trouble in found:
-            key = (trouble.pod, trouble.container)
-            since, last = self._since.get(key, (now, now))
-            if now - last > self._gap:
-                since = now
-            self._since[key] = (since, now)
+            troubled.setdefault((trouble.pod, trouble.container), trouble)
+        for key in self._since.keys() - troubled.keys():
+            self._well.setdefault(key, now)
+        worst: Trouble | None = None
+        for key, trouble in troubled.items():
+            if now - self._well.pop(key, now) > self._gap:
+                self._since.pop(key)
+            since = self._since.setdefault(key, now)
             if now - since >= self._patience and worst is None:
                 worst = trouble
         return worst
+
+
+class UnrecoverablePod(Exception):
+    """A pod is in a state that waiting does not heal. Whoever waits says what that means."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
+
+
+def fail_fast(watch: Watch, now: float, found: Iterable[Trouble]) -> None:
+    """Raise :class:`UnrecoverablePod` when ``watch`` has seen one of the troubles for long enough.
+    ``now`` in seconds."""
+    trouble = watch.see(now, found)
+    if trouble is not None:
+        raise UnrecoverablePod(trouble)

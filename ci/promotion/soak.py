@@ -13,7 +13,7 @@ from ci.errors import CommandFailed, PromotionFailed
 from ci.model import Check, Image, Query, Target
 from ci.promotion import gates, live
 from ci.promotion.prober import Account, Counting
-from ci.promotion.rollout import Expected, new_pods
+from ci.promotion.rollout import Expected, new_pods, restart_counts
 from ci.tools.prometheus import Prometheus
 
 LOOK_SECONDS = 5.0
@@ -42,6 +42,7 @@ class Soak:
     ) -> None:
         self._context, self._target, self._probers = context, target, probers
         self._kube = live.private_kube(context, target)
+        self._restarts = restart_counts(pods)
         self._old_lines = gates.Lines((), 0.0)
         self._before: Accounts = (None,) * len(probers)
         self._answers: dict[Query, tuple[float | None, str]] = {}
@@ -100,7 +101,7 @@ class Soak:
                 target.deployments, target.gateway, image.repository, image.tag, frozenset()
             )
             pods = new_pods(snapshot, expected)
-            breaches.append(gates.restarted(pods, limits))
+            breaches.append(gates.restarted(pods, limits, self._restarts))
             lines = gates.Lines(
                 tuple(live.error_lines(self._kube, target, pods)),
                 listened(pods, datetime.now(UTC), longest=None),

@@ -13,7 +13,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,15 @@ from ci import redaction
 from ci.model import Check
 from ci.promotion import plan, preflight
 from ci.promotion.plan import Rendered
-from ci.promotion.rollout import Object, Snapshot, restarts, troubles
+from ci.promotion.rollout import (
+    Object,
+    Replacement,
+    Snapshot,
+    replacement,
+    restart_counts,
+    restarts_since,
+    troubles,
+)
 
 CURE = (
     "the cure is the annotation helm.sh/hook: pre-install alone (without pre-upgrade), or none;"
@@ -67,7 +75,8 @@ class Seen:
 
     @property
     def pods(self) -> list[Object]:
-        return [pod for name in self.deployments for pod in self.now.pods_of(name)]
+        """Those that run on; what terminates or finished is no part of what a change came to."""
+        return [pod for name in self.deployments for pod in self.now.live_pods_of(name)]
 
     @property
     def uids(self) -> dict[str, str]:
@@ -156,12 +165,11 @@ def checks(
 
 
 def no_trouble(before: Seen, now: Seen) -> Check:
-    """No pod is hopeless, and none restarted since the look before."""
-    known = {pod["metadata"]["uid"]: restarts(pod) for pod in before.pods}
+    """No pod is unrecoverable, and none restarted since the look before."""
+    known = restart_counts(before.pods)
     wrong = [str(trouble) for trouble in troubles(now.pods)]
     for pod in now.pods:
-        since = restarts(pod) - known.get(pod["metadata"]["uid"], 0)
-        if since > 0:
+        if since := restarts_since(known, pod):
             wrong.append(f"pod {pod['metadata']['name']} restarted {_times(since)}")
     if not now.pods:
         wrong.append("there is no pod")
@@ -229,34 +237,55 @@ def nothing_denied(first: Seen, now: Seen) -> Check:
 def unchanged(before: Seen, now: Seen, change: plan.Change) -> Check:
     """An upgrade that changes nothing replaced no pod, and no object differs by more than the
     release's revision."""
-    wrong = []
+    wrong: list[str] = []
+    evicted: list[str] = []
+    by_rollout = False
     differences = plan.make(
         change, live=before.objects, same=now.objects, new=now.objects, again=now.objects
     ).differences
     for name in now.deployments:
-        old, new = (_uids(seen.now.pods_of(name)) for seen in (before, now))
-        if old != new:
-            why = [
+        compared = replacement(before.now, now.now, name)
+        evicted += compared.evicted
+        if compared.replaced:
+            template = [
                 f"{d.path} {d.before} -> {d.after}"
                 for d in differences
                 if d.object == f"Deployment/{name}" and d.path.startswith("spec.template")
             ]
-            wrong.append(
-                f"the pods of Deployment/{name} were replaced{': ' if why else ''}{'; '.join(why)}"
-            )
-    wrong += [
+            by_rollout |= compared.by_rollout or bool(template)
+            why = "; ".join(template) or _why_replaced(compared)
+            wrong.append(f"the pods of Deployment/{name} were replaced: {why}")
+    differs = [
         f"{d.object} {d.path} {d.before} -> {d.after}".replace("  ", " ")
         for d in differences
         if not d.allowed
     ]
+    wrong += differs
     if not wrong:
-        return Check(UNCHANGED, True, f"{len(now.pods)} pods are the same, and all objects")
-    cure = "take out of the pod template what differs at every upgrade (a revision, a date)"
-    return Check(UNCHANGED, False, f"{'; '.join(wrong[:4])}; the cure: {cure}")
+        same = f"{len(now.pods) - len(evicted)} pods are the same, and all objects"
+        if evicted:
+            same += f"; evicted by their node, not by the upgrade: {', '.join(evicted)}"
+        return Check(UNCHANGED, True, same)
+    evidence = "; ".join(wrong[:4])
+    if by_rollout or differs:
+        evidence += (
+            "; the cure: take out of the pod template what differs at every upgrade (a revision,"
+            " a date)"
+        )
+    return Check(UNCHANGED, False, evidence)
 
 
-def _uids(pods: Sequence[Object]) -> set[str]:
-    return {pod["metadata"]["uid"] for pod in pods}
+def _why_replaced(compared: Replacement) -> str:
+    """Where no difference of the live objects' templates tells."""
+    if compared.replicasets is not None:
+        return f"ReplicaSet {compared.replicasets[0]} -> {compared.replicasets[1]}"
+    if compared.template:
+        return "the Deployment's pod template is another"
+    return (
+        f"{', '.join(compared.gone)} no longer run, and the pod template and the ReplicaSet are"
+        " the same: they were deleted (by a hook of the chart, a node drain, or by hand);"
+        " `kubectl get events` says when"
+    )
 
 
 def _times(number: int) -> str:

@@ -20,8 +20,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ci.errors import PipelineError, of_exit_code
-from ci.model import Case, Check, Outcome
-from ci.report.record import TARGETS, Change, Record, Step, Suite, read
+from ci.model import Case, Check, Outcome, RollbackOutcome, Served
+from ci.report.record import TARGETS, Change, Record, Step, Suite, TargetOutcome, read
 from ci.report.terminal import wall
 from ci.runfolder import RunFolder
 
@@ -154,13 +154,16 @@ def verdict(record: Record) -> Verdict:
     run, name = record.run, target(record)
     if several := [table for table in record.tables if table.title == TARGETS]:
         ended = [row[-1] for row in several[0].rows]
-        say = f"{ended.count(True)} of {len(ended)} targets were promoted; each has its own report."
+        say = (
+            f"{ended.count(True)} of {len(ended)} targets serve the image; each has its own report."
+        )
         if all(ended):
-            return Verdict(Tone.GOOD, "Promoted", say)
+            moved = any(row[1] == TargetOutcome.PROMOTED for row in several[0].rows)
+            return Verdict(Tone.GOOD, "Promoted" if moved else "Already served", say)
         return Verdict(Tone.BAD, "Not everywhere", say)
     before, after = sides(record)
     upgraded = record.step("upgrade") is not None
-    promoted = (done := record.step("promote")) is not None and _passed(done)
+    promoted = upgraded and (done := record.step("promote")) is not None and _passed(done)
     back = (undone := record.step("verify the rollback")) is not None and _passed(undone)
     old, new = _tag(before) or "the previous image", _tag(after) or "the new image"
     promotes = run.command in ("run", "promote")
@@ -218,6 +221,12 @@ def verdict(record: Record) -> Verdict:
                 f"The promotion to {new} failed and was rolled back: {name} serves {old}{again}"
                 " again, verified.",
             )
+        case 33 if run.command == "rollback":
+            return Verdict(
+                Tone.ALARM,
+                "Act now",
+                f"The rollback failed: nobody has verified what {name} serves.",
+            )
         case 33:
             return Verdict(
                 Tone.ALARM,
@@ -261,6 +270,12 @@ def _broken(record: Record) -> list[Step]:
 
 def _success(record: Record, name: str, before: Side, after: Side) -> tuple[str, str]:
     run = record.run
+    if run.promotion is not None and not run.promotion.changed:
+        return (
+            "Already served",
+            f"{name} serves {after.tag} (revision {after.revision}) already, the digest that was"
+            " proven: it was verified, and nothing was changed.",
+        )
     if run.promotion is not None:
         return (
             "Promoted",
@@ -276,9 +291,18 @@ def _success(record: Record, name: str, before: Side, after: Side) -> tuple[str,
             return "Proven", f"{tag} passed the end-to-end tests; nothing was promoted."
         case "verify":
             return "Verified", "The target's live state meets every criterion."
-        case "rollback":
-            said = next((n.text for n in record.notes if "serves revision" in n.text), "")
-            return "Rolled back", f"{said or 'The release serves an earlier revision'}."
+        case "rollback" if run.rollback is not None:
+            back, what = run.rollback, f"{after.tag} (revision {after.revision})"
+            if back.outcome is RollbackOutcome.ALREADY_THERE:
+                return (
+                    "Already there",
+                    f"{name} serves {what} already: it was verified, and nothing was changed.",
+                )
+            return (
+                "Rolled back",
+                f"{name} was returned from {before.tag} (revision {before.revision}) to {what}, as"
+                f" revision {back.after.revision} had it; verified.",
+            )
         case "test":
             return "Passed", "Every check passed."
         case _:
@@ -289,6 +313,8 @@ def target(record: Record) -> str:
     """What the release is called here."""
     if record.run.promotion is not None:
         return record.run.promotion.target
+    if record.run.rollback is not None:
+        return record.run.rollback.target
     if record.backups is not None and record.backups.release:
         return record.backups.release
     return "the target"
@@ -296,7 +322,18 @@ def target(record: Record) -> str:
 
 def sides(record: Record) -> tuple[Side, Side]:
     """The release before and after, as far as the run's files say it. Pure."""
-    moved = record.run.promotion
+    moved, back = record.run.promotion, record.run.rollback
+    if back is not None:
+        here = _side(back.after, back.revision)
+        if back.outcome is RollbackOutcome.ALREADY_THERE:
+            return Side("", "", ""), here
+        return _side(back.before, back.before.revision), here
+    if moved is not None and not moved.changed:
+        image = moved.after
+        return (
+            Side("", "", ""),
+            Side(image.tag, image.digest, str(moved.to_revision), image.repository),
+        )
     if moved is not None:
         return (
             Side(
@@ -330,6 +367,11 @@ def sides(record: Record) -> tuple[Side, Side]:
             new_repository or (built.repository if built else ""),
         ),
     )
+
+
+def _side(served: Served, revision: int) -> Side:
+    image = served.image
+    return Side(image.tag, image.digest, str(revision), image.repository)
 
 
 def meaning(exit_code: int) -> str:
@@ -460,8 +502,12 @@ def checks(record: Record) -> list[tuple[str, tuple[Check, ...]]]:
     if not after and (step := record.step("verify")) is not None:
         found = (re.match(r"(ok|FAILED): ([^:]+): (.*)", n.text, re.S) for n in step.notes)
         after = tuple(Check(m[2], m[1] == "ok", m[3]) for m in found if m)
+    changed = run.promotion is not None and run.promotion.changed
     groups = [
-        ("Before and during the change", run.promotion.checks if run.promotion else ()),
+        (
+            "Before and during the change" if changed else "What was served already",
+            run.promotion.checks if run.promotion else (),
+        ),
         ("Until it failed", run.attempted),
         ("On the live state", after),
     ]

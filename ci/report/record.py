@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,13 +20,36 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, parse
 
 from ci import redaction
-from ci.model import Case, Check, Image, Outcome, Promotion, RunRecord, StepRecord
+from ci.model import (
+    Case,
+    Changed,
+    Check,
+    Image,
+    Outcome,
+    Promotion,
+    Rollback,
+    RollbackOutcome,
+    RunRecord,
+    Served,
+    StepRecord,
+)
 from ci.report import junit
 
 T = TypeVar("T")
 
 TARGETS = "Targets"
 """Title of the table that a promotion of several targets leaves."""
+
+
+class TargetOutcome(StrEnum):
+    """How the promotion to one of several targets ended: the second column of that table."""
+
+    PROMOTED = "promoted"
+    ALREADY_SERVED = "already served"
+    FAILED = "failed"
+    NOT_BEGUN = "not begun"
+
+
 LONGEST_TEXT = 4000
 """Characters kept of one text: a test's message can be a whole traceback."""
 SMALL_FILE = 1_000_000
@@ -323,6 +347,7 @@ def _summary(folder: Path, raw: Mapping[str, Any]) -> RunRecord:
         promotion=_promotion(raw.get("promotion")),
         checks=_checks(raw.get("checks")),
         attempted=_checks(raw.get("attempted")),
+        rollback=_rollback(raw.get("rollback")),
         versions=_or(lambda: tuple((str(n), str(v)) for n, v in raw.get("versions") or ()), ()),
         error=_clean(str(raw.get("error") or "")),
         remedy=_clean(str(raw.get("remedy") or "")),
@@ -400,8 +425,42 @@ def _promotion(raw: Any) -> Promotion | None:
         after=after,
         from_revision=int(_number(raw.get("from_revision"))),
         to_revision=int(_number(raw.get("to_revision"))),
-        backups=Path(str(raw.get("backups", "backups"))),
+        backups=Path(str(raw["backups"])) if raw.get("backups") else None,
         checks=_checks(raw.get("checks")),
+        changed=bool(raw.get("changed", True)),
+    )
+
+
+def _rollback(raw: Any) -> Rollback | None:
+    if not isinstance(raw, dict):
+        return None
+    before, after = _served(raw.get("before")), _served(raw.get("after"))
+    outcome = _or(lambda: RollbackOutcome(str(raw.get("outcome"))), None)
+    if before is None or after is None or outcome is None:
+        return None
+    return Rollback(
+        target=str(raw.get("target", "")),
+        before=before,
+        after=after,
+        values=_changed(raw.get("values")),
+        images=_changed(raw.get("images")),
+        outcome=outcome,
+        revision=int(_number(raw.get("revision"))),
+    )
+
+
+def _served(raw: Any) -> Served | None:
+    image = _image(raw.get("image")) if isinstance(raw, dict) else None
+    if image is None:
+        return None
+    return Served(int(_number(raw.get("revision"))), image, str(raw.get("chart", "")))
+
+
+def _changed(raw: Any) -> tuple[Changed, ...]:
+    return tuple(
+        Changed(_clean(str(c["what"])), _clean(str(c["before"])), _clean(str(c["after"])))
+        for c in _dicts(raw)
+        if _has(c, "what", "before", "after")
     )
 
 

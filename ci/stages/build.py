@@ -23,7 +23,10 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy",
 """Docker's predefined build arguments: they reach each step and stay out of the image."""
 
 EMULATOR_NAME = "servicebus-emulator"
-EMULATOR_SOURCE = Path("ci/servicebus")
+EMULATOR_SOURCE = Path("packages/servicebus-emulator")
+EMULATOR_CODE = "src/servicebus_emulator"
+EMULATOR_FILES = ("Dockerfile", "requirements.lock")
+"""What of the source its image is made of: its tests and benchmarks change nothing in it."""
 
 
 def tag_of(prefix: str, now: datetime) -> str:
@@ -84,16 +87,16 @@ def build_emulator(context: Context) -> Image:
     if found is not None:
         context.events.note("already in the registry")
         return found
-    dockerfile = EMULATOR_SOURCE / "Dockerfile"
-    _check_source(context.root / EMULATOR_SOURCE, context.root / dockerfile)
+    source = context.root / EMULATOR_SOURCE
+    _check_source(source, source / "Dockerfile")
     return _publish(
         context,
-        context.root,
-        str(dockerfile),
+        source,
+        "Dockerfile",
         EMULATOR_NAME,
         emulator_tag(context.root),
         {},
-        include=("ci/__init__.py", f"{EMULATOR_SOURCE}/**"),
+        include=(*EMULATOR_FILES, f"{EMULATOR_CODE}/**"),
         for_docker=True,
     )
 
@@ -206,7 +209,10 @@ def _published(context: Context, name: str, reference: str) -> str | None:
 
 def emulator_tag(root: Path) -> str:
     """Names what determines the emulator's image, its packing included. ``root`` is a checkout."""
-    return tree_hash(root / EMULATOR_SOURCE, ["gzip"])
+    source = root / EMULATOR_SOURCE
+    files = [source / name for name in EMULATOR_FILES]
+    contents = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()]
+    return tree_hash(source / EMULATOR_CODE, ["gzip", *contents])
 
 
 def _check_source(folder: Path, dockerfile: Path) -> None:

@@ -6,11 +6,13 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 
 from ci.context import Context
-from ci.errors import ClusterFailed, PipelineError, WaitTimeout
-from ci.home import ClusterRecord, Process
+from ci.errors import ClusterFailed, WaitTimeout
+from ci.home import ClusterRecord
 from ci.model import Cluster
+from ci.process_identity import Process
 from ci.tools.api import path_of
 from ci.tools.kind import Kind, configuration
 from ci.tools.wait import wait_until
@@ -46,7 +48,9 @@ def create(context: Context, name: str, pull: Iterable[str] = ()) -> Cluster:
         if line.startswith(" •"):  # kind says each of its steps twice, at its start and end
             context.events.note(line.strip(" •.…"))
         if "Writing configuration" in line and not pulls:  # the node's container runs
-            thread = threading.Thread(target=_pull, args=(kind, name, pull), daemon=True)
+            thread = threading.Thread(
+                target=_pull, args=(kind, name, pull), name=f"pull into {name}", daemon=True
+            )
             pulls.append(thread)
             thread.start()
 
@@ -148,12 +152,14 @@ def _wait_for_accounts(context: Context, cluster: Cluster) -> None:
 
 
 def _pull(kind: Kind, name: str, references: Iterable[str]) -> None:
-    """One after the other, most wanted first: the disk is what limits them."""
-    try:
+    """One after the other, most wanted first: the disk is what limits them.
+
+    Best effort: what is not pulled here the kubelet pulls, and says what is wrong. Asking for the
+    next image waits for its build, which may raise anything; that is reported by the build's step.
+    """
+    with suppress(Exception):
         for reference in references:
             kind.pull(name, reference)
-    except PipelineError:
-        return  # best effort: the kubelet pulls them otherwise, and says what is wrong
 
 
 def _kind(context: Context) -> Kind:

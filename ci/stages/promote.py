@@ -11,12 +11,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from ci.context import Context
-from ci.errors import PipelineError, PlanRefused, RollbackFailed
-from ci.model import Check, Image, Promotion, Proof, Target
+from ci.errors import Interrupted, PipelineError, RollbackFailed, VerifyFailed
+from ci.model import Check, Image, Promotion, Proof, Rollback, RollbackOutcome, Target
 from ci.promotion import checks as checks_
 from ci.promotion import lease, live, plan, preflight
 from ci.promotion.afterwards import After, afterwards
 from ci.promotion.before import (
+    Before,
     back_up,
     inspect,
     note_begin,
@@ -24,6 +25,7 @@ from ci.promotion.before import (
     refuse_changed,
     refuse_unproven,
     rollback_command,
+    served_already,
     tick,
 )
 from ci.promotion.canary import Canary
@@ -32,24 +34,34 @@ from ci.promotion.planning import make_plan, refuse_more_than_the_image, renderi
 from ci.promotion.probing import counted, probing_inside, probing_outside, steady
 from ci.promotion.pull import Pull
 from ci.promotion.recovery import recover, so_far, verify_old
-from ci.promotion.rollout import Expected
+from ci.promotion.rollback import Planned, on_every_pod, planned
+from ci.promotion.rollout import Expected, judge
 from ci.promotion.soak import Soak
 from ci.promotion.surge import Surge
 from ci.promotion.trial import remove_left
 from ci.promotion.watching import Watching
-from ci.tools.helm import Revision
 
 
 def promote(
-    context: Context, target: Target, proof: Proof, *, after: After | None = None
+    context: Context,
+    target: Target,
+    proof: Proof,
+    *,
+    after: After | None = None,
+    force: bool = False,
+    refusal: PipelineError | None = None,
 ) -> Promotion:
-    """Promote the proven image to ``target``.
+    """Promote the proven image to ``target``. An image that it serves already is verified, and
+    nothing is changed, unless ``force`` wants the upgrade all the same.
 
     ``after`` is called with the new release once it is up, and raises when it finds it wanting
-    (the flow passes the end-to-end queue-timeout test). Raises :class:`ProofFailed`,
-    :class:`TargetNotFound`, :class:`PlanRefused`, :class:`RegistryRefused` or :class:`Locked`
-    with the target untouched; :class:`PromotionFailed` when it was rolled back;
-    :class:`RollbackFailed` when that failed and a person has to act.
+    (the flow passes the end-to-end queue-timeout test). ``refusal`` is why nothing may be changed
+    (no rehearsal allows it): it is raised unless there is nothing to change. Raises
+    :class:`ProofFailed`, :class:`TargetNotFound`, :class:`PlanRefused`,
+    :class:`RegistryRefused` or :class:`Locked` with the target untouched, and
+    :class:`VerifyFailed` when an image that is served already does not serve as it should;
+    :class:`PromotionFailed` when it was rolled back; :class:`RollbackFailed` when that failed and
+    a person has to act.
     """
     step, folder = context.events.step, context.run_dir / "backups"
     with ExitStack() as held:
@@ -69,8 +81,29 @@ def promote(
         with step("check the release", "the latest revision serves, whole, and as released"):
             same = held.enter_context(rendering(context, target, {}))
             before = inspect(context, target, history)
-            sets = sets_of(target, before.image, image)
-            new = held.enter_context(rendering(context, target, sets))
+            served = not force and served_already(context, target, before, image, accepted)
+            if not served:
+                if refusal is not None:
+                    raise refusal
+                sets = sets_of(target, before.image, image)
+                new = held.enter_context(rendering(context, target, sets))
+        if served:
+            with step("verify what is served", "it is the proven image already: no upgrade"):
+                checks = still_serves(context, target, before, image, accepted)
+            with suppress(PipelineError):
+                lock.note(step="done")
+            number = before.revision.number
+            context.events.note(f"already served, verified, nothing to do: revision {number}")
+            return Promotion(
+                target=target.name,
+                before=before.image,
+                after=image,
+                from_revision=number,
+                to_revision=number,
+                backups=None,
+                checks=before.checks + checks,
+                changed=False,
+            )
         with step("start the prober", "every request during the change is accounted for"):
             inside = held.enter_context(probing_inside(context, target, before))
             outside = held.enter_context(probing_outside(target))
@@ -101,7 +134,7 @@ def promote(
             refuse_changed(context, target, before.revision)
             watching = held.enter_context(Watching(context, target, before.deployments))
             note_begin(lock, before, image)
-        checks: tuple[Check, ...] = ()
+        checks = ()
         try:
             with afterwards(context.events, after) as tested:
                 with step("upgrade", "helm upgrade --reuse-values, with only the tag"):
@@ -136,6 +169,40 @@ def promote(
     )
 
 
+def still_serves(
+    context: Context, target: Target, before: Before, image: Image, accepted: frozenset[str]
+) -> tuple[Check, ...]:
+    """The checks of a release that is left as it is. Raises :class:`VerifyFailed`."""
+    expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
+    judged = judge(before.snapshot, expected)
+    number = before.revision.number
+    try:
+        answers = live.health(context, target)
+    except PipelineError as problem:
+        answers = (Check("the API answers", False, live.failed_to_text(problem)),)
+    checks = (
+        Check(
+            "the proven digest runs on every pod",
+            judged.complete,
+            "; ".join(judged.waiting or judged.evidence),
+        ),
+        Check("the release is deployed", True, f"revision {number}, as it was"),
+        *answers,
+    )
+    failed = [f"{check.name}: {check.evidence}" for check in checks if not check.ok]
+    if failed:
+        unwell = VerifyFailed(
+            f"revision {number} serves {image.tag} already, and not as it should:"
+            f" {'; '.join(failed)}",
+            remedy=f"nothing was changed: see `python3 pipeline.py status --target {target.name}`;"
+            f" --force promotes it all the same, `{rollback_command(target)}` returns to the image"
+            " before",
+        )
+        unwell.found = before.checks + checks
+        raise unwell
+    return checks
+
+
 def preview(context: Context, target: Target, proof: Proof) -> plan.Plan:
     """What promoting the proven image would change, allowed or not, and what can be asked of the
     target without a trace. Changes nothing, refuses nothing but a target that is not fit to be
@@ -158,78 +225,87 @@ def preview(context: Context, target: Target, proof: Proof) -> plan.Plan:
     return replace(planned, checks=before.checks + asked)
 
 
-def rollback(context: Context, target: Target, revision: int | None = None) -> int:
+def rollback(
+    context: Context, target: Target, revision: int | None = None, *, dry_run: bool = False
+) -> Rollback:
     """Return the release to ``revision``, else to the one an unfinished promotion recorded, else
-    to the last good one; verified. Repairs what a killed run left pending.
+    to the last one that serves something else than now; verified. Repairs what a killed run left
+    pending. With ``dry_run`` it is only looked up; a release that serves what is asked for
+    already is verified and left as it is.
 
-    Returns the number of the revision that is deployed now. Raises :class:`PlanRefused` when
-    there is nothing to return to, :class:`RollbackFailed` when it did not work.
+    Raises :class:`PlanRefused` when there is nothing to return to, :class:`RollbackFailed` when
+    it did not work, and :class:`VerifyFailed` when what serves already does not serve as it
+    should.
     """
     step = context.events.step
     with step("find the target", "a wrong name ends here, before anything is touched"):
         history = live.find(context, target)
     kube = live.private_kube(context, target)
-    with lease.Lease(kube, release=target.release, namespace=target.namespace) as lock:
-        remove_left(kube, target)
-        journal = lock.found
-        unfinished = journal.get("step") == "upgrading"
-        goal = choose(history, revision, journal.get("revision", "") if unfinished else "")
-        helm = live.private_helm(context, target)
-        rendered = plan.parse(
-            helm.manifest(target.release, target.namespace, goal.number), hooks=""
-        )
-        repository, tag = live.released_image(target, rendered)
-        digests = journal.get("digests", "") if journal.get("revision") == str(goal.number) else ""
-        expected = Expected(
-            tuple(
-                name
-                for name in live.deployments_of(target, rendered.objects)
-                if any(key[1] == "Deployment" and key[3] == name for key in rendered.objects)
-            ),
-            target.gateway,
-            repository,
-            tag,
-            frozenset(filter(None, digests.split(","))),
-        )
-        try:
-            with step("roll back", f"to revision {goal.number}, {tag}"):
-                context.helm(target.cluster).rollback(
-                    target.release, goal.number, target.namespace, timeout=target.timeout_seconds
-                )
-            with step("verify the rollback", "every pod runs the old image, and it answers"):
-                verify_old(context, target, expected)
-        except PipelineError as problem:
-            raise RollbackFailed(
-                f"the rollback of {target.release} to revision {goal.number} failed:"
-                f" {live.failed_to_text(problem)}",
-                remedy="look at the pods with"
-                f" `python3 pipeline.py status --target {target.name}` and repeat the rollback",
-            ) from problem
-        with suppress(PipelineError):
-            lock.note(step="rolled back")
-    return context.helm(target.cluster).history(target.release, target.namespace)[-1].number
-
-
-def choose(history: list[Revision], asked: int | None, recorded: str) -> Revision:
-    """The revision to return to. Pure. Raises :class:`PlanRefused` when there is none."""
-    usable = {r.number: r for r in history if r.status in ("deployed", "superseded")}
-    known = ", ".join(map(str, usable)) or "none"
-    if asked is not None:
-        if asked not in usable:
-            raise PlanRefused(
-                f"there is no revision {asked} to return to", remedy=f"there are: {known}"
+    with ExitStack() as held:
+        if dry_run:
+            journal = lease.journal(lease.read(kube, target.release, target.namespace))
+        else:
+            lock = held.enter_context(
+                lease.Lease(kube, release=target.release, namespace=target.namespace)
             )
-        return usable[asked]
-    if recorded.isdigit() and int(recorded) in usable:
-        return usable[int(recorded)]
-    latest = history[-1]
-    # What was rolled back already is not where to go: before a rollback is before its goal.
-    before = preflight.origin(history, latest)
-    deployed = [r for r in usable.values() if r.status == "deployed" and r is not latest]
-    older = [r for r in usable.values() if r.number < before]
-    if not (deployed or older):
-        raise PlanRefused(
-            f"there is no revision before {before} to return to",
-            remedy=f"name one with --revision; there are: {known}",
-        )
-    return (deployed or older)[-1]
+            remove_left(kube, target)
+            journal = lock.found
+            # Now nobody else of us changes it any more.
+            history = context.helm(target.cluster).history(target.release, target.namespace)
+        with step("choose the revision", "the last that was deployed and serves something else"):
+            way = planned(context, target, history, revision, journal)
+        if dry_run:
+            return way.described
+        for line in way.described.lines:
+            context.events.emit("run.note", line)
+        done = _there(context, target, way) if way.nothing_to_do else _back(context, target, way)
+        if journal.get("step") == "upgrading" or done.outcome is RollbackOutcome.ROLLED_BACK:
+            with suppress(PipelineError):
+                lock.note(step="rolled back")
+        return done
+
+
+def _back(context: Context, target: Target, way: Planned) -> Rollback:
+    step, helm = context.events.step, context.helm(target.cluster)
+    number = way.goal.number
+    try:
+        with step("roll back", f"to revision {number}, {way.expected.tag}"):
+            helm.rollback(target.release, number, target.namespace, timeout=target.timeout_seconds)
+        with step("verify the rollback", "the image of that revision on every pod, answering"):
+            _, now = verify_old(context, target, way.expected)
+            digest = on_every_pod(way.expected, now, way.known)
+    except PipelineError as problem:
+        raise RollbackFailed(
+            f"the rollback of {target.release} to revision {number} failed:"
+            f" {live.failed_to_text(problem)}",
+            remedy="look at the pods with"
+            f" `python3 pipeline.py status --target {target.name}` and repeat the rollback",
+        ) from problem
+    latest = helm.history(target.release, target.namespace)[-1].number
+    return _ended(way, digest, RollbackOutcome.ROLLED_BACK, latest)
+
+
+def _there(context: Context, target: Target, way: Planned) -> Rollback:
+    """Nothing would change: what serves is verified and left as it is."""
+    number = way.described.before.revision
+    try:
+        with context.events.step("verify what is served", "it is what was asked for already"):
+            _, now = verify_old(context, target, way.expected)
+            digest = on_every_pod(way.expected, now, way.known)
+    except Interrupted:
+        raise
+    except PipelineError as problem:
+        raise VerifyFailed(
+            f"revision {number} of {target.release} is what was asked for already, and it does not"
+            f" serve as it should: {live.failed_to_text(problem)}",
+            remedy="look at the pods with"
+            f" `python3 pipeline.py status --target {target.name}`, or return to another revision"
+            " with --revision",
+        ) from problem
+    return _ended(way, digest, RollbackOutcome.ALREADY_THERE, number)
+
+
+def _ended(way: Planned, digest: str, outcome: RollbackOutcome, latest: int) -> Rollback:
+    after = way.described.after
+    seen = replace(after, image=replace(after.image, digest=digest))
+    return replace(way.described, after=seen, outcome=outcome, revision=latest)

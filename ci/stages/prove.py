@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,8 @@ import httpx
 
 from ci import standins as manifests
 from ci.context import Context
-from ci.errors import ProofFailed
+from ci.errors import EvidenceRefused, ProofFailed
+from ci.home import Proven
 from ci.model import Image, Proof, Release, StandIns
 from ci.promotion import compat
 from ci.report import junit
@@ -195,18 +196,52 @@ def judge(image: Image, report: Path, said: Output, started: datetime | None = N
 
 
 def record(context: Context, proof: Proof) -> None:
-    """Remember which image was proven last, for ``promote --image last``. It is a name and no
-    proof: that is in the registry."""
-    context.home.put_last_proven(asdict(proof.image))
+    """Remember which image was proven last in this checkout, for ``promote --image last``. It is
+    a name and no proof: that is in the registry."""
+    name, checkout = _here(context)
+    context.home.put_proven(
+        Proven(name, checkout, proof.image, proof.finished, context.run_dir.name)
+    )
 
 
-def last(context: Context) -> Image | None:
-    """The image that was proven last on this machine."""
-    found = context.home.last_proven()
-    try:
-        return Image(**found) if found else None
-    except TypeError:
-        return None  # written by another version of the pipeline
+def last(context: Context) -> Image:
+    """The image that was proven last in this checkout, of those that have the settings'
+    ``image.name``; says which, when and where.
+
+    Raises :class:`ci.errors.EvidenceRefused` where there is none, and then names what was proven
+    in another checkout: it may be meant, but is never taken by itself.
+    """
+    name, checkout = _here(context)
+    known = context.home.proven()
+    here = [proven for proven in known if (proven.name, proven.checkout) == (name, checkout)]
+    if here:
+        proven = here[0]
+        context.events.emit(
+            "run.note",
+            f"last is {proven.image.by_digest} ({proven.image.tag}), proven {_when(proven)} in"
+            f" {proven.checkout}, run {proven.run}",
+            digest=proven.image.digest,
+        )
+        return proven.image
+    text = f"no image {name} was proven in this checkout ({checkout}) yet"
+    remedy = "prove it: `python3 pipeline.py prove`, or name an image by digest"
+    if others := [proven for proven in known if proven.name == name]:
+        other = others[0]
+        text += f"; {other.checkout} proved one {_when(other)}"
+        remedy = (
+            "prove it: `python3 pipeline.py prove`, or name the other one:"
+            f" --image {other.image.by_digest}"
+        )
+    raise EvidenceRefused(text, remedy=remedy)
+
+
+def _here(context: Context) -> tuple[str, str]:
+    """What ``last`` belongs to: the image's name and the checkout."""
+    return context.settings.image.name, str(context.root.resolve())
+
+
+def _when(proven: Proven) -> str:
+    return f"{proven.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _failed(image: Image, report: Path, started: datetime) -> Proof | None:

@@ -26,6 +26,7 @@ from ci.errors import (
     PlanRefused,
     PromotionFailed,
     RehearsalFailed,
+    WaitTimeout,
 )
 from ci.model import (
     Check,
@@ -36,11 +37,21 @@ from ci.model import (
     Rehearsal,
     Release,
     ReleaseState,
+    Rollback,
     StandIns,
     Target,
 )
 from ci.promotion import live, plan, preflight
-from ci.promotion.rollout import Expected, Judgement, Snapshot, Watch, troubles
+from ci.promotion.change import SETTLE_SECONDS
+from ci.promotion.rollout import (
+    Expected,
+    Judgement,
+    Snapshot,
+    UnrecoverablePod,
+    Watch,
+    fail_fast,
+    troubles,
+)
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token
@@ -71,6 +82,7 @@ class Promote(Protocol):
         proof: Proof,
         *,
         after: Callable[[Release], None] | None = None,
+        force: bool = False,
     ) -> Promotion: ...
 
 
@@ -79,7 +91,7 @@ class Actors:
     """What other stages do in a rehearsal; the flow hands it in."""
 
     promote: Promote
-    roll_back: Callable[[Context, Target, int], int]
+    roll_back: Callable[[Context, Target, int], Rollback]
     """To a revision."""
     use: Callable[[Context, Release, str], object] | None = None
     """Creates, updates, uses and deletes an endpoint, counts executions and reads its queue at
@@ -266,7 +278,7 @@ def fitted(
 
 
 def install(context: Context, there: Target, image: Image, adapted: Adapted) -> None:
-    """``helm install``, and the wait for every pod; ended at once by one that is hopeless."""
+    """``helm install``, and the wait for every pod; ended at once by one that is unrecoverable."""
     remedy = (
         "see the pods' logs in the run's folder; lead what it needs of the cloud to stand-ins with"
         " rehearsal.values in pipeline.toml"
@@ -274,9 +286,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
     kube, watch = live.private_kube(context, there), Watch()
 
     def look(now: Snapshot, _: Judgement) -> None:
-        trouble = watch.see(context.clock.monotonic(), troubles(now.pods))
-        if trouble is not None:
-            raise RehearsalFailed(f"the live release does not come up: {trouble}", remedy=remedy)
+        fail_fast(watch, context.clock.monotonic(), troubles(now.pods))
 
     expected = Expected(
         there.deployments, there.gateway, image.repository, image.tag, frozenset({image.digest})
@@ -300,7 +310,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
         )
     except Interrupted:
         raise
-    except PipelineError as problem:
+    except (PipelineError, UnrecoverablePod) as problem:
         folder = context.folder.below("evidence", "rehearsal")
         diagnostics.collect(kube, there.namespace, folder)
         raise RehearsalFailed(
@@ -355,6 +365,7 @@ class _Stage:
                 self.there,
                 proof,
                 after=lambda release: self.examine(name, release),
+                force=True,  # also where nothing changes: that is what is rehearsed
             )
         except Interrupted:
             raise
@@ -373,7 +384,7 @@ class _Stage:
 
         what = "it is rolled back"
         try:
-            self.actors.promote(self.within(FAILURE), self.there, proof, after=refuse)
+            self.actors.promote(self.within(FAILURE), self.there, proof, after=refuse, force=True)
         except Interrupted:
             raise
         except PipelineError as problem:
@@ -388,7 +399,7 @@ class _Stage:
         """``rollback`` to the image that was live at the beginning."""
         what = "the old image serves again"
         try:
-            number = self.actors.roll_back(self.within(RETURN), self.there, 1)
+            number = self.actors.roll_back(self.within(RETURN), self.there, 1).revision
         except Interrupted:
             raise
         except PipelineError as problem:
@@ -424,7 +435,11 @@ class _Stage:
 
     def judge(self, name: str) -> None:
         before = self.looks[-1]
-        now = self.look()
+        try:
+            now = self.look()
+        except WaitTimeout as problem:
+            self.found(name, Check("its pods settle", False, live.failed_to_text(problem)))
+            return
         change = None
         if name == AGAIN:
             number = self.latest()
@@ -455,10 +470,14 @@ class _Stage:
 
 
 def look(context: Context, there: Target) -> Seen:
-    """The release as it is now: pods, tokens, logs, objects."""
+    """The release as the last change left it: pods, tokens, logs, objects. Waits until that
+    change has settled: whoever uses the service may do so while old pods drain, but two looks
+    compare only when neither sees them. Raises :class:`WaitTimeout`."""
     kube = live.private_kube(context, there)
-    now = live.snapshot(kube, there.namespace)
-    pods = [pod for name in there.deployments for pod in now.pods_of(name)]
+    now = live.wait_settled(
+        kube, there, there.deployments, timeout=SETTLE_SECONDS, clock=context.clock
+    )
+    pods = [pod for name in there.deployments for pod in now.live_pods_of(name)]
     made = {pod["metadata"]["name"]: pod["metadata"]["creationTimestamp"] for pod in pods}
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="look") as pool:
         objects = pool.submit(_objects, context, there)

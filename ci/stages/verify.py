@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from ci.context import Context
-from ci.errors import PipelineError, VerifyFailed
+from ci.errors import PipelineError, VerifyFailed, WaitTimeout
 from ci.model import Check, Image, Target
 from ci.promotion import live, plan
+from ci.promotion.before import SERVING_SECONDS
 from ci.promotion.rollout import (
     Expected,
+    Judgement,
     Snapshot,
     digests_of,
     judge,
     ready,
     restarts,
     service_containers,
+    terminating,
     troubles,
 )
 from ci.tools.helm import Revision
+from ci.tools.kube import Kube
 from ci.tools.registry import open_repository
 
 
@@ -99,7 +104,7 @@ def _pod_rows(name: str, now: Snapshot) -> list[PodRow]:
         images = service_containers(pod["spec"], repository)
         stuck = troubles([pod])
         phase = stuck[0].reason if stuck else str((pod.get("status") or {}).get("phase", "?"))
-        if pod["metadata"].get("deletionTimestamp"):
+        if terminating(pod):
             phase = "Terminating"
         begun = (pod.get("status") or {}).get("startTime")
         rows.append(
@@ -135,8 +140,10 @@ def verify(context: Context, target: Target, image: Image | None = None) -> tupl
     if image is not None:
         repository, tag = target.image_repository, image.tag
         accepted = _accepted(context, target, image)
-    judged = judge(now, Expected(names, target.gateway, repository, tag, accepted))
-    pods = [pod for name in names for pod in now.pods_of(name)]
+    expected = Expected(names, target.gateway, repository, tag, accepted)
+    judged, now = _settled(context, kube, target, expected, now)
+    _, digests = live.running_image(target, now)
+    pods = [pod for name in names for pod in now.live_pods_of(name)]
     unready = [p["metadata"]["name"] for p in pods if not ready(p)]
     stuck = troubles(pods)
     checks = [
@@ -171,6 +178,22 @@ def verify(context: Context, target: Target, image: Image | None = None) -> tupl
     if failed:
         raise VerifyFailed(f"{target.release} does not meet its criteria: {'; '.join(failed)}")
     return tuple(checks)
+
+
+def _settled(
+    context: Context, kube: Kube, target: Target, expected: Expected, now: Snapshot
+) -> tuple[Judgement, Snapshot]:
+    """The judgement of ``now``; where all that is wrong is that pods drain (after a change, a
+    scale-down or the loss of a node), that of what is there once they have gone."""
+    judged = judge(now, expected)
+    if judged.complete or not judge(now.without_terminating(), expected).complete:
+        return judged, now
+    with suppress(WaitTimeout):
+        return live.wait_complete(
+            kube, target, expected, timeout=SERVING_SECONDS, clock=context.clock
+        )
+    now = live.snapshot(kube, target.namespace)
+    return judge(now, expected), now
 
 
 def _answers(context: Context, target: Target) -> tuple[Check, ...]:

@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ci.servicebus.identity import EXCHANGE_AUDIENCE, SYSTEM_ASSIGNED, TENANT
+from servicebus_emulator import EXCHANGE_AUDIENCE, SYSTEM_ASSIGNED, TENANT
 
 NAME = "stand-in-cloud"
 LABEL = "queue-timeout-gate/stand-in-cloud"

@@ -170,7 +170,7 @@ class _Obtaining:
         )
 
     def _versions(self, made: _Images) -> tuple[tuple[str, str], ...]:
-        """What is in use, by name: the record of a run must not name a version that is not there."""
+        """What is in use, by name: a record must not name a version that is not there."""
         used = {**self.pins.versions, "redis": made.redis_version}
         del used["debian_redis"]
         return tuple(sorted(used.items()))

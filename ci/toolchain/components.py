@@ -43,7 +43,15 @@ def required(kubeadm: Path, version: str, programs: Programs) -> tuple[str, ...]
 
 
 def pause_image(references: tuple[str, ...]) -> str:
-    return next(one for one in references if one.rsplit("/", 1)[1].startswith("pause:"))
+    """The sandbox image among them. Raises :class:`ToolchainError`."""
+    for reference in references:
+        if _name(reference) == "pause":
+            return reference
+    raise ToolchainError(f"kubeadm names no pause image: {', '.join(references) or 'no image'}")
+
+
+def _name(reference: str) -> str:
+    return reference.rsplit("/", 1)[-1].split(":")[0]
 
 
 def key(references: tuple[str, ...], binaries: Path, proxy_base: str) -> str:
@@ -58,11 +66,21 @@ def save(
     docker: Docker,
     store: Store,
 ) -> Path:
-    """A folder with ``images.tar``: every component under the reference kubeadm asks for."""
+    """A folder with ``images.tar``: every component under the reference kubeadm asks for.
+
+    Raises :class:`ToolchainError`, before anything is made for a component that is not built.
+    """
+    unknown = [reference for reference in references if _name(reference) not in ENTRYPOINTS]
+    if unknown:
+        raise ToolchainError(
+            f"kubeadm asks for {', '.join(unknown)}, which is not built here",
+            remedy="add it to ENTRYPOINTS in ci/toolchain/components.py and to the Go module, or"
+            " pin the Kubernetes version of before",
+        )
 
     def make(into: Path) -> None:
         for reference in references:
-            name = reference.rsplit("/", 1)[1].split(":")[0]
+            name = _name(reference)
             binary, path = ENTRYPOINTS[name]
             if name in ON_A_BASE:
                 _on_base(docker, reference, binaries, binary, path, proxy_base)

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ci.errors import DiskFull, DockerUnavailable, PipelineError
+from ci.errors import DiskFull, DockerUnavailable, PipelineError, WaitTimeout
 from ci.events import Events
+from ci.home import Home
 from ci.toolchain.host import Host
 from ci.toolchain.store import Store
 from ci.tools.command import Programs
@@ -58,20 +59,29 @@ def ensure_daemon(
                     remedy="install Docker Engine, start it, and run again",
                 )
             events.note("installing Docker from the distribution's packages")
-            install_packages(PACKAGES, programs)
+            install_packages(PACKAGES, programs, home=home, error=DockerUnavailable)
         path = find_docker(env)
         if path is None:
-            raise DockerUnavailable("Docker was installed but its client is not on PATH")
+            raise DockerUnavailable(
+                "dockerd is installed, but its client `docker` is not on PATH",
+                remedy="install the client (on Debian the package docker-cli), and run again",
+            )
         _start(home, host, programs, events, env)
         docker = Docker(path, programs)
         log = home / "logs" / "dockerd.log"
-        wait_until(
-            "the Docker daemon",
-            docker.answers,
-            timeout=START_SECONDS,
-            clock=clock,
-            diagnose=lambda: _tail(log),
-        )
+        try:
+            wait_until(
+                "the Docker daemon",
+                docker.answers,
+                timeout=START_SECONDS,
+                clock=clock,
+                diagnose=lambda: _tail(log),
+            )
+        except WaitTimeout as problem:
+            raise DockerUnavailable(
+                f"the Docker daemon was started and does not answer: {problem}",
+                remedy=f"see why in {log}, and run again",
+            ) from problem
         return docker
 
 
@@ -112,9 +122,14 @@ def _replace(path: Path, text: str) -> None:
     partial.rename(path)
 
 
-def install_packages(packages: tuple[str, ...], programs: Programs) -> None:
-    """Install Debian packages with the host's own apt configuration."""
+def install_packages(
+    packages: tuple[str, ...], programs: Programs, *, home: Path, error: type[PipelineError]
+) -> None:
+    """Install Debian packages with the host's own apt configuration, and record under ``home``
+    which of them were not there before. Raises ``error`` when apt
+    cannot, and :class:`DiskFull` when there is no room for them."""
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    new = _not_installed(packages, programs)
     programs.run(["apt-get", "update", "-qq"], log="apt", env=quiet, timeout=300, check=False)
     done = programs.run(
         ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
@@ -123,14 +138,25 @@ def install_packages(packages: tuple[str, ...], programs: Programs) -> None:
         timeout=900,
         check=False,
     )
+    if done.status == 0:
+        Home(home).put_installed(new)  # for whoever wants to be rid of them
     if done.status != 0:
         said = done.stderr.strip().splitlines()[-1:] or ["no output"]
-        kind: type[PipelineError] = (
-            DiskFull
-            if re.search("no space|not enough free space", done.stderr, re.I)
-            else DockerUnavailable
+        message = f"apt-get cannot install {' '.join(packages)}: {said[0]}"
+        if re.search("no space|enough free space", done.stderr, re.I):
+            raise DiskFull(message)
+        raise error(
+            message,
+            remedy=f"run `apt-get install {' '.join(packages)}` by hand to see why, then run again",
         )
-        raise kind(f"apt-get cannot install {' '.join(packages)}: {said[0]}")
+
+
+def _not_installed(packages: tuple[str, ...], programs: Programs) -> tuple[str, ...]:
+    """Those that apt has to install: what was there before is not ours to remove."""
+    words = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\\n"]
+    said = programs.run([*words, *packages], log="apt", timeout=30, check=False)
+    there = {line.split()[-1] for line in said.stdout.splitlines() if line.startswith("ii ")}
+    return tuple(package for package in packages if package not in there)
 
 
 def _sbin(env: Mapping[str, str]) -> str:

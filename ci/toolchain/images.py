@@ -98,7 +98,9 @@ class Assembler:
                 return tag
             self._need_debian()
             if shutil.which("mmdebstrap") is None:
-                install_packages(("mmdebstrap",), self.programs)
+                install_packages(
+                    ("mmdebstrap",), self.programs, home=self.home, error=ToolchainError
+                )
             self.events.note(f"assembling a minimal Debian {self.suite}")
             folder = self.home / "store" / ".partial"
             folder.mkdir(parents=True, exist_ok=True)

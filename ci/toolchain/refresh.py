@@ -4,7 +4,7 @@
 registry for the digest of its tag, and rewrites those lines alone. It needs a network that
 reaches them; what cannot be reached is named and keeps its line. The versions of Go modules
 stand in ``sources/*/go.mod``, those of Python packages in ``requirements.lock``
-(``pip-compile --generate-hashes``, see CONTRIBUTING in the README).
+(``pip-compile --generate-hashes``, see CONTRIBUTING.md).
 """
 
 from __future__ import annotations

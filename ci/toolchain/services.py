@@ -23,6 +23,8 @@ REGISTRY_HOST = "registry.gate.internal"
 """With dots: the engine's own name server forwards no plain names."""
 REGISTRY_NAME = f"{REGISTRY_HOST}:5000"
 CONFIG = f"{LABEL}.config"
+REGISTRY_VOLUME = f"{REGISTRY}-data"
+ENGINE_VOLUME = "queue-timeout-gate-engine"
 STOP_SECONDS = 20
 KEPT = {"reservedSpace": "6GB", "maxUsedSpace": "10GB", "minFreeSpace": "2GB"}
 """Of the engine's cache. By itself it frees a fifth of the disk, whoever filled that, and then
@@ -67,7 +69,7 @@ def ensure_registry(
                 "--restart",
                 "unless-stopped",
                 "--volume",
-                f"{REGISTRY}-data:/var/lib/registry",
+                f"{REGISTRY_VOLUME}:/var/lib/registry",
                 image,
                 error=ToolchainError,
             )
@@ -183,7 +185,7 @@ def ensure_engine(
                 "--stop-timeout",
                 str(STOP_SECONDS),
                 "--volume",
-                "queue-timeout-gate-engine:/var/lib/dagger",
+                f"{ENGINE_VOLUME}:/var/lib/dagger",
                 *words,
                 image,
                 error=ToolchainError,

@@ -82,8 +82,11 @@ class Helm:
             for r in json.loads(answer.stdout)
         ]
 
-    def values(self, release: str, namespace: str, *, all: bool = False) -> dict[str, Any]:
+    def values(
+        self, release: str, namespace: str, revision: int | None = None, *, all: bool = False
+    ) -> dict[str, Any]:
         words = ["--all"] if all else []
+        words += ["--revision", str(revision)] if revision else []
         answer = self.run("get", "values", release, *words, "-o", "json", namespace=namespace)
         loaded: dict[str, Any] | None = json.loads(answer.stdout)
         return loaded or {}

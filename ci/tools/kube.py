@@ -80,11 +80,6 @@ class Kube:
         value: dict[str, Any] = json.loads(answer)
         return value
 
-    def exists(self, kind: str, name: str, *, namespace: str | None = None) -> bool:
-        scope = ["--namespace", namespace] if namespace else []
-        found = self.run("get", kind, name, *scope, "--ignore-not-found", "-o", "name")
-        return bool(found.stdout.strip())
-
     # -- the API ----------------------------------------------------------------------------------
 
     def ask(

@@ -77,13 +77,16 @@ def proven(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def back_from(digest: str, pipeline: Pipeline) -> None:
-    """Until the target serves another image: several revisions may be of this one."""
-    for _ in range(5):
-        if digest not in pipeline.live()["digests"]:
-            return
-        ended = pipeline("rollback")
-        assert ended.status == 0, ended.stderr
-    raise AssertionError(f"no revision of another image than {digest}")
+    """To another image, at once, however many revisions are of this one."""
+    before = pipeline.live()
+    assert before["digests"] == {digest}
+    planned = pipeline("rollback", "--dry-run")
+    assert planned.status == 0, planned.stderr
+    assert digest in planned.stdout
+    assert pipeline.live() == before
+    ended = pipeline("rollback")
+    assert ended.status == 0, ended.stderr
+    assert digest not in pipeline.live()["digests"]
 
 
 def test_a_digest_and_a_public_key_are_enough(
@@ -118,7 +121,7 @@ def test_what_does_not_hold_elsewhere_is_refused(
         assert ended.status == 21, ended.stderr
         assert says in ended.error()[0]
 
-    refused("nothing was proven on this machine", "promote", "--image", "last")
+    refused("was proven in this checkout", "promote", "--image", "last")
     refused("at most", evidence="max_age_hours = 0.0001")
     refused("were not run", evidence='require = ["test_nowhere::*"]')
     refused("production needs an approval", target="approval = true")

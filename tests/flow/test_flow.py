@@ -146,4 +146,10 @@ def test_promote_takes_what_was_proven_last(pipeline: Pipeline) -> None:
     ended = pipeline("promote", "--image", "last")
     assert ended.status == 0, ended.stderr
     digest = ended.summary["promotion"]["after"]["digest"]
-    assert pipeline.live()["digests"] == {digest}
+    live = pipeline.live()
+    assert live["digests"] == {digest}
+    again = pipeline("promote", "--image", "last")
+    assert again.status == 0, again.stderr
+    assert again.summary["promotion"]["changed"] is False
+    assert "serves it already; verified, nothing to do" in again.stdout
+    assert pipeline.live() == live

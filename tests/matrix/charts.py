@@ -51,3 +51,12 @@ def pods_that_name_the_revision(chart: Path) -> None:
         "template:\n    metadata: {labels:",
         'template:\n    metadata: {annotations: {revision: "{{ $.Release.Revision }}"}, labels:',
     )
+
+
+def gateway_that_drains_longer_than_the_workers(chart: Path) -> None:
+    """Its old pods are there long after the new version serves, as on a machine under load."""
+    replace(
+        chart / "templates/engine.yaml",
+        "preStop: {sleep: {seconds: {{ $.Values.drainSeconds }} }}",
+        'preStop: {sleep: {seconds: {{ ternary 14 1 (eq $name "engine") }} }}',
+    )

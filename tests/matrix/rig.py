@@ -28,6 +28,7 @@ from ci.model import (
     Registry,
     Rehearsal,
     Release,
+    Rollback,
     Target,
     Tools,
 )
@@ -226,11 +227,12 @@ class Place:
         after: Callable[[Release], None] | None = None,
         context: Context | None = None,
         proven: Callable[[Image], Proof] = proof,
+        force: bool = False,
         **changed: Any,
     ) -> Promotion:
         image = self.rig.images[version] if isinstance(version, str) else version
         target = self.target(**changed)
-        return promote(context or self.context(), target, proven(image), after=after)
+        return promote(context or self.context(), target, proven(image), after=after, force=force)
 
     def rehearse(self, version: str) -> Rehearsal:
         """On this very cluster, in a namespace beside the release's own."""
@@ -239,8 +241,8 @@ class Place:
         image = self.rig.images[version]
         return rehearse(self.context(), self.rig.cluster, target, proof(image), actors, redirect={})
 
-    def rollback(self) -> int:
-        return rollback(self.context(), self.target())
+    def rollback(self, revision: int | None = None, *, dry_run: bool = False) -> Rollback:
+        return rollback(self.context(), self.target(), revision, dry_run=dry_run)
 
     def refused(self, error: type[PipelineError], *says: str) -> Callable[..., PipelineError]:
         """Calls what has to raise exactly ``error``, with each of ``says`` in its words."""

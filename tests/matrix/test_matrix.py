@@ -27,7 +27,7 @@ from ci.errors import (
     RollbackFailed,
 )
 from ci.events import Event
-from ci.model import Probing, Release
+from ci.model import Probing, Release, RollbackOutcome
 from tests.matrix.charts import account_that_is_an_upgrade_hook, add, copied, replace
 from tests.matrix.rig import RELEASE, Place, at_step, kill, processes, proof, until
 
@@ -74,6 +74,40 @@ def test_image_that_only_the_proving_registry_has(place: Place) -> None:
     promoted = place.promote("v2", image_repository=mirror)
     assert promoted.after.by_digest == f"{mirror}@{place.rig.images['v2'].digest}"
     place.ends("v2", 2)
+    place.nothing_lost()
+
+
+@pytest.mark.end("verified; nothing is changed; v1 serves")
+def test_image_that_is_served_already(place: Place) -> None:
+    place.stand()
+    found = place.promote("v1")
+    assert not found.changed
+    assert (found.from_revision, found.to_revision) == (place.first, place.first)
+    checks = {check.name: check.evidence for check in found.checks}
+    assert place.rig.images["v1"].digest in checks["the proven digest runs on every pod"]
+    place.ends("v1", 1)
+    place.nothing_lost()
+
+
+@pytest.mark.end("returned past every revision of the same image; v1 serves; 0 requests lost")
+def test_rollback_past_revisions_of_the_same_image(place: Place) -> None:
+    place.install(replicas={"gateway": 1, "builder": 1})
+    place.watch()
+    place.promote("v2")
+    place.promote("v2", force=True)
+    place.ends("v2", 3)
+    planned = place.rollback(dry_run=True)
+    place.ends("v2", 3)
+    there = place.rollback(2)
+    assert there.outcome is RollbackOutcome.ALREADY_THERE
+    place.ends("v2", 3)
+    done = place.rollback()
+    assert (planned.after.revision, done.after.revision, done.revision) == (1, 1, 4)
+    digests = done.before.image.digest, done.after.image.digest
+    assert digests == (place.rig.images["v2"].digest, place.rig.images["v1"].digest)
+    place.ends("v1", 4)
+    place.refused(PlanRefused, "there is no revision to return to")(place.rollback)
+    place.ends("v1", 4)
     place.nothing_lost()
 
 
@@ -247,7 +281,7 @@ def test_latest_revision(place: Place, status: str) -> None:
         process.wait(60)
     place.refused(PlanRefused, status, "rollback")(place.promote, "v2")
     place.ends("v1", 2, status=status)
-    assert place.rollback() == place.first + 2
+    assert place.rollback().revision == place.first + 2
     place.ends("v1", 3)
     place.nothing_lost()
 

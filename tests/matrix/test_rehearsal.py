@@ -14,6 +14,7 @@ from ci.stages.rehearse import state_of
 from tests.matrix.charts import (
     account_that_is_an_upgrade_hook,
     copied,
+    gateway_that_drains_longer_than_the_workers,
     pods_that_name_the_revision,
 )
 from tests.matrix.rig import RELEASE, Place
@@ -99,6 +100,17 @@ def test_rehearsal_passes_with_the_cure(place: Place, tmp_path: Path) -> None:
     assert failed(place, found) == {}, place.row.cause
     tokens = [c.evidence for c in found.checks if "tokens are accepted" in c.name]
     assert tokens == ["2 tokens of the live ServiceAccounts"] * 4
+    rehearsed_and_gone(place)
+
+
+@pytest.mark.end("passed; pods that drain are no finding")
+def test_rehearsal_of_pods_that_drain_slowly(place: Place, tmp_path: Path) -> None:
+    gateway_that_drains_longer_than_the_workers(copied(place, tmp_path))
+    place.install()
+    found = place.rehearse("v2")
+    assert failed(place, found) == {}, place.row.cause
+    (same,) = (c.evidence for c in found.checks if "nothing changes" in c.name)
+    assert same == "2 pods are the same, and all objects"
     rehearsed_and_gone(place)
 
 

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 NAME = "parts"
 HOST = "contoso-llm-engine.servicebus.windows.net"
 QUEUE_PEER = ROOT / "tests/parts/queue_peer.py"
-KOMBU_PEER = ROOT / "tests/clients/kombu_peer.py"
+KOMBU_PEER = ROOT / "packages/servicebus-emulator/tests/compatibility/kombu_peer.py"
 KOMBU_URL = f"azureservicebus://DefaultAzureCredential@{HOST.partition('.')[0]}"
 LABELS = {"azure.workload.identity/use": "true"}
 TODAYS = ("azure-servicebus==7.15.0", "azure-identity==1.27.0", "kombu==5.7.0")

@@ -11,7 +11,7 @@ from azure.servicebus import ServiceBusClient, ServiceBusMessage
 from azure.servicebus.management import ServiceBusAdministrationClient
 from testcontainers.core.container import DockerContainer
 
-from ci.servicebus import certificates
+import servicebus_emulator
 from tests.parts.conftest import answers, asked
 
 SHARED = "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=unused"
@@ -21,8 +21,8 @@ PROTOCOL = b"AMQP\x00\x01\x00\x00"
 @pytest.fixture
 def authority(tmp_path: Path) -> Path:
     """A folder with a CA, and the emulator's certificate and key signed by it."""
-    made = certificates.make_authority("parts")
-    issued = certificates.issue(made, certificates.DEFAULT_NAMES)
+    made = servicebus_emulator.make_authority("parts")
+    issued = servicebus_emulator.issue(made, servicebus_emulator.DEFAULT_NAMES)
     for name, content in {
         "ca.crt": made.certificate,
         "tls.crt": issued.certificate,

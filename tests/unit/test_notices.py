@@ -106,6 +106,16 @@ def test_how_it_failed_is_told_and_raised(
     assert problem.remedy in last["message"]
 
 
+def test_what_is_served_already_is_no_promotion(receiver: Receiver, tmp_path: Path) -> None:
+    here = context(tmp_path, Notify(url_env="HOOK", on=("success",)), HOOK=url(receiver))
+    with notices.told(here, TARGET, IMAGE) as done:
+        done.append(Promotion("prod", IMAGE, IMAGE, 2, 2, None, (), changed=False))
+    (only,) = receiver.got
+    assert only["title"] == "Already served: rel in launch (prod)"
+    assert "nothing was changed" in only["message"]
+    assert "->" not in only["message"]
+
+
 def test_only_what_somebody_wants_to_hear_is_told(receiver: Receiver, tmp_path: Path) -> None:
     here = context(tmp_path, Notify(url_env="HOOK", on=("rollback",)), HOOK=url(receiver))
     with notices.told(here, TARGET, IMAGE) as done:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ci import cli
+from ci import cli, flow
 from ci.model import Check
 from ci.promotion import plan
 from ci.promotion.plan import Change, Difference, Plan
@@ -97,17 +96,17 @@ def test_the_status_says_whether_it_would_be_refused(
 ) -> None:
     asked: list[Any] = []
 
-    def found(_context: object, options: Any, image: str) -> Plan:
+    def made(_context: object, options: Any, image: str) -> Plan:
         asked.append((options.target, image))
         return Plan(CHANGE, differences, (Check("API", kept, "/a is gone"),))
 
-    def work(_command: str, _common: object, body: Any, **how: Any) -> None:
-        assert how == {"needs_dagger": None, "record": False}, "it leaves nothing behind"
-        with cli._told(verbose=False):
-            body(None)
+    monkeypatch.setattr(flow, "plan", made)
 
-    monkeypatch.setattr(cli, "_flow", lambda: SimpleNamespace(plan=found))
-    monkeypatch.setattr(cli, "_work", work)
+    def ask(command: str, _common: object, body: Any, *, targets: object) -> object:
+        assert (command, targets) == ("plan", ("prod",))
+        return body(None)
+
+    monkeypatch.setattr(cli, "_ask", ask)
     assert cli.main(["plan", "--target", "prod", "--image", "last"]) == status
     assert asked == [("prod", "last")]
     said = capsys.readouterr()

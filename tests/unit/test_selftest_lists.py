@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple, cast
 
+import pytest
+
 from ci import selftest
 from ci.events import Events
 from ci.model import Outcome
@@ -24,7 +26,7 @@ def test_everything_runs_unless_a_part_is_asked_for() -> None:
     assert names() == [*names(matrix=False), "matrix"]
     assert "matrix" not in names(quick=True)
     assert "matrix" not in names(matrix=False)
-    for real in ("clients", "flow", "parts"):
+    for real in ("compatibility", "flow", "parts"):
         assert real in names()
         assert real not in names(quick=True)
 
@@ -36,8 +38,8 @@ def test_every_tested_case_is_counted_from_its_report() -> None:
 
 
 def test_the_quick_part_of_azures_tests_runs_where_there_is_time() -> None:
-    assert "oracle" in names()
-    assert "oracle" not in names(quick=True)
+    assert "conformance" in names()
+    assert "conformance" not in names(quick=True)
 
 
 class Said(NamedTuple):
@@ -59,13 +61,36 @@ class EndsBadly:
         return Said(3, "stopped half-way", "")
 
 
-def test_a_check_that_ends_badly_has_failed_whatever_its_report_says(tmp_path: Path) -> None:
+def test_what_failed_is_an_event_of_a_failure_and_the_counts_are_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check = selftest.Check("oracle", "a reason", ("program",), counted=True)
+    monkeypatch.setattr(selftest, "checks", lambda *_, **__: (check,))
+    reports = tmp_path / "reports"
     session = SimpleNamespace(
-        events=Events(SystemClock()), programs=EndsBadly(tmp_path / "oracle.xml"), root=tmp_path
+        events=Events(SystemClock()),
+        programs=EndsBadly(reports / "oracle.xml"),
+        root=tmp_path,
+        run_dir=tmp_path,
     )
-    cases = selftest._run(cast(Session, session), check, tmp_path, "auto")
+    found = selftest.run(cast(Session, session), "auto", quick=True)
+    assert not found.passed
+    assert found.counts == "1 passed, 1 failed, 0 skipped"
+    assert found.outputs == (("oracle", "stopped half-way"),)
+    failed = [e.text for e in session.events.all if e.kind == "run.failed"]
+    assert failed == ["oracle: oracle ended with 3"]
+
+
+def test_a_check_that_ends_badly_has_failed_whatever_its_report_says(tmp_path: Path) -> None:
+    check = selftest.Check("conformance", "a reason", ("program",), counted=True)
+    session = SimpleNamespace(
+        events=Events(SystemClock()),
+        programs=EndsBadly(tmp_path / "conformance.xml"),
+        root=tmp_path,
+    )
+    cases, output = selftest._run(cast(Session, session), check, tmp_path, "auto")
+    assert output == "stopped half-way", "it is shown at the end"
     assert [(case.name, case.outcome) for case in cases] == [
         ("good", Outcome.PASSED),
-        ("oracle", Outcome.FAILED),
+        ("conformance", Outcome.FAILED),
     ]

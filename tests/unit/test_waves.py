@@ -101,6 +101,8 @@ def test_the_first_failure_stops_what_has_not_begun(at_once: int, begun: list[st
 class FakePrograms:
     def __init__(self, folder: Path, codes: dict[str, int]) -> None:
         self.folder, self.codes, self.asked = folder, codes, list[list[str]]()
+        self.served: set[str] = set()
+        """Targets that serve the image already."""
 
     def run(self, argv: Sequence[Any], **_: Any) -> Output:
         words = [str(word) for word in argv]
@@ -108,7 +110,13 @@ class FakePrograms:
         name = words[words.index("--target") + 1]
         where = self.folder / f"run-{name}"
         where.mkdir()
-        moved = {"from_revision": 1, "to_revision": 2, "after": {"tag": "new"}}
+        served = name in self.served
+        moved = {
+            "from_revision": 2 if served else 1,
+            "to_revision": 2,
+            "after": {"tag": "new"},
+            "changed": not served,
+        }
         (where / "summary.json").write_text(json.dumps({"promotion": moved}))
         code = self.codes.get(name, 0)
         error = "error: requests were lost; rolled back\nremedy: look\n" if code else ""
@@ -142,6 +150,28 @@ def test_each_target_has_a_run_of_its_own_and_a_line(tmp_path: Path) -> None:
     assert html.verdict(record.read(here.run_dir)).word in ("Promoted", "Unfinished")
 
 
+def test_a_target_that_serves_it_already_was_not_promoted(tmp_path: Path) -> None:
+    here = context(tmp_path)
+    cast(FakePrograms, here.programs).served = {"a"}
+    checks = waves.promote(here, Order((("a",), ("b",))), "r@sha256:1", [])
+    assert [check.evidence for check in checks] == [
+        "a: already served: revision 2, new, verified, nothing to do",
+        "b: promoted: revision 1 -> 2, new",
+    ]
+    (table,) = record.read(here.run_dir).tables
+    assert [row[1] for row in table.rows] == ["already served", "promoted"]
+    assert html.verdict(record.read(here.run_dir)).word == "Promoted"
+
+
+def test_targets_that_all_serve_it_already_were_not_promoted(tmp_path: Path) -> None:
+    here = context(tmp_path)
+    cast(FakePrograms, here.programs).served = {"a", "b"}
+    waves.promote(here, Order((("a",), ("b",))), "r@sha256:1", [])
+    verdict = html.verdict(record.read(here.run_dir))
+    assert verdict.word == "Already served"
+    assert "2 of 2 targets serve the image" in verdict.sentence
+
+
 def test_a_failure_is_raised_as_what_it_was_and_the_table_shows_all(tmp_path: Path) -> None:
     here = context(tmp_path, b=32)
     with pytest.raises(PromotionFailed, match=r"b: requests were lost.*not begun: c") as caught:
@@ -152,7 +182,15 @@ def test_a_failure_is_raised_as_what_it_was_and_the_table_shows_all(tmp_path: Pa
     assert [row[-1] for row in table.rows] == [True, False, False]
     verdict = html.verdict(read)
     assert verdict.word == "Not everywhere"
-    assert "1 of 3 targets were promoted" in verdict.sentence
+    assert "1 of 3 targets serve the image" in verdict.sentence
+
+
+def test_each_target_is_drawn_as_it_ended(tmp_path: Path) -> None:
+    here = context(tmp_path, b=32)
+    with pytest.raises(PromotionFailed):
+        waves.promote(here, Order((("a",), ("b",), ("c",))), "last", [])
+    ended = {e.text.split(":")[0]: e.kind for e in here.events.all if e.kind.startswith("run.")}
+    assert ended == {"a": "run.passed", "b": "run.failed", "c": "run.skipped"}
 
 
 def test_an_exit_code_finds_its_error() -> None:

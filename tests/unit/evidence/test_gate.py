@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ci import flow, joints
+from ci import flow, joints, waves
 from ci.context import Context
 from ci.errors import EvidenceRefused, SettingsError
 from ci.settings import Options
@@ -43,7 +43,7 @@ def ask(context: Context, image: str, **options: Any) -> Any:
 
 def test_last_is_a_name_and_no_proof(registry: FakeRegistry, tmp_path: Path) -> None:
     context = here(tmp_path)
-    with pytest.raises(EvidenceRefused, match="nothing was proven on this machine"):
+    with pytest.raises(EvidenceRefused, match="no image model-engine was proven in this checkout"):
         joints.source(context, "last", "launch")
     image = proven(context, registry)
     assert ask(context, "last").image.by_digest == image
@@ -53,6 +53,69 @@ def test_last_is_a_name_and_no_proof(registry: FakeRegistry, tmp_path: Path) -> 
     }
     with pytest.raises(EvidenceRefused, match="no evidence is attached"):
         ask(context, "last")
+
+
+def test_last_belongs_to_the_checkout(registry: FakeRegistry, tmp_path: Path) -> None:
+    """Another checkout's proof on the same machine is named, and never taken by itself."""
+    mine = here(tmp_path)
+    other = replace(
+        machine(tmp_path / "other", {"targets": {"production": PRODUCTION}}), home=mine.home
+    )
+    image = proven(other, registry)
+    with pytest.raises(EvidenceRefused) as refused:
+        joints.source(mine, "last", "production")
+    assert str(other.root.resolve()) in str(refused.value)
+    assert str(mine.root.resolve()) in str(refused.value)
+    assert f"--image {image}" in refused.value.remedy
+    own = proof(registry.image("own"))
+    joints.attested(mine, own)
+    assert joints.source(mine, "last", "production").by_digest == own.image.by_digest
+    assert joints.source(other, "last", "production").by_digest == image
+
+
+def test_last_belongs_to_the_image_of_the_settings(registry: FakeRegistry, tmp_path: Path) -> None:
+    context = here(tmp_path)
+    proven(context, registry)
+    renamed = context.settings.model_copy(
+        update={"image": context.settings.image.model_copy(update={"name": "other"})}
+    )
+    with pytest.raises(EvidenceRefused, match="no image other was proven in this checkout") as no:
+        joints.source(replace(context, settings=renamed), "last", "production")
+    assert "--image" not in no.value.remedy, "an image of another name is not offered"
+
+
+def test_a_link_to_the_checkout_is_the_checkout(registry: FakeRegistry, tmp_path: Path) -> None:
+    context = here(tmp_path)
+    image = proven(context, registry)
+    (tmp_path / "link").symlink_to(context.root)
+    through = replace(context, root=tmp_path / "link")
+    assert joints.source(through, "last", "production").by_digest == image
+
+
+def test_what_last_resolves_to_is_shown(registry: FakeRegistry, tmp_path: Path) -> None:
+    context = here(tmp_path)
+    image = proven(context, registry)
+    joints.source(context, "last", "production")
+    [shown] = [event.text for event in context.events.all if event.kind == "run.note"]
+    for part in (image, str(context.root.resolve()), context.run_dir.name, "UTC"):
+        assert part in shown
+
+
+def test_several_targets_get_one_image(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``last`` is resolved once: a proof that ends meanwhile changes nothing of a promotion."""
+    context = here(tmp_path)
+    image = proven(context, registry)
+    given: list[str] = []
+
+    def waved(_context: object, _order: object, image: str, _words: object) -> tuple[()]:
+        given.append(image)
+        return ()
+
+    monkeypatch.setattr(waves, "promote", waved)
+    flow.promote_to(context, ["production", "launch"], Options(), "last", [])
+    assert given == [image]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from ci.model import Gates, Query
 from ci.promotion import gates
 from ci.promotion.gates import Lines, Span
 from ci.promotion.prober import BUCKETS, Account, Sample, bucket, ends
+from ci.promotion.rollout import restart_counts
 from tests.unit.promotion.accounts import account
 
 NONE = (0,) * BUCKETS
@@ -96,7 +97,7 @@ def test_latency_is_held_against_that_before(before: Span, soak: Span, breached:
 
 def pod(name: str, count: int, **last: Any) -> dict[str, Any]:
     status = {"name": "engine", "restartCount": count, "lastState": {"terminated": last}}
-    return {"metadata": {"name": name}, "status": {"containerStatuses": [status]}}
+    return {"metadata": {"name": name, "uid": name}, "status": {"containerStatuses": [status]}}
 
 
 def test_restarts_say_how_the_last_one_ended() -> None:
@@ -105,6 +106,14 @@ def test_restarts_say_how_the_last_one_ended() -> None:
     assert said.startswith("2 restarts of the new pods while they soaked; b/engine ended with 137")
     assert "OOMKilled" in said
     assert gates.restarted(pods, Gates(restarts=2)) == ""
+
+
+def test_restarts_from_before_the_change_are_not_its_own() -> None:
+    kept = pod("a", 3, exitCode=1, reason="Error")
+    before = restart_counts([kept])
+    assert gates.restarted([kept], Gates(), before) == ""
+    again = gates.restarted([pod("a", 4, exitCode=1, reason="Error"), pod("b", 0)], Gates(), before)
+    assert again.startswith("1 restarts of the new pods while they soaked; a/engine ended with 1")
 
 
 def lines(count: int, pod_seconds: float) -> Lines:

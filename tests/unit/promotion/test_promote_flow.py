@@ -20,11 +20,14 @@ import pytest
 from ci.context import Context
 from ci.errors import (
     CommandFailed,
+    EvidenceRefused,
     Locked,
     PlanRefused,
     PromotionFailed,
     ProofFailed,
+    RegistryRefused,
     RollbackFailed,
+    VerifyFailed,
 )
 from ci.events import Events
 from ci.model import (
@@ -37,9 +40,11 @@ from ci.model import (
     Promotion,
     Proof,
     Release,
+    Rollback,
+    RollbackOutcome,
     Target,
 )
-from ci.promotion import change, lease, live, plan
+from ci.promotion import change, lease, live, plan, recovery, rollback
 from ci.promotion.afterwards import After
 from ci.promotion.before import Before
 from ci.settings import Settings
@@ -62,6 +67,8 @@ class World:
     history: list[dict[str, Any]] = field(
         default_factory=lambda: [_revision(1, "deployed", "Install complete")]
     )
+    tags: dict[int, str] = field(default_factory=lambda: {1: "old"})
+    """Of every revision."""
     asked: list[str] = field(default_factory=list)
     lease: dict[str, Any] = field(default_factory=dict)
     render: Callable[[str], str] = lambda tag: _manifest(tag)
@@ -74,6 +81,10 @@ class World:
     """Of revision 1, where it may be read."""
     left: list[str] = field(default_factory=list)
     """Pods of runs that were killed."""
+    more: dict[str, Any] = field(default_factory=dict)
+    """Values beside the tag."""
+    digests: dict[str, str] = field(default_factory=lambda: {"old": OLD, "new": NEW})
+    """What the pods run, by tag."""
     lost_answers: int = 0
     """How many of the next lease writes are done without their answer coming back."""
 
@@ -83,10 +94,10 @@ class World:
                 return Output(0, json.dumps(self.history), "")
             case ["get", "values" | "manifest" | "hooks", *_] if self.record:
                 raise AssertionError("it is in the record")
-            case ["get", "values", *_]:
-                return Output(0, json.dumps({"tag": self.tag}), "")
-            case ["get", "manifest", *_]:
-                return Output(0, _manifest(self.tag), "")
+            case ["get", "values", *rest]:
+                return Output(0, json.dumps({"tag": self.tag_of(rest), **self.more}), "")
+            case ["get", "manifest", *rest]:
+                return Output(0, _manifest(self.tag_of(rest)), "")
             case ["get", "hooks", *_]:
                 return Output(0, "", "")
             case ["upgrade", *rest] if "--dry-run=server" in rest:
@@ -98,12 +109,23 @@ class World:
                 self.asked.append(f"rollback {number}")
                 if self.rollback_error:
                     return Output(1, "", self.rollback_error)
-                self.tag = "old"
-                self.history.append(
-                    _revision(len(self.history) + 1, "deployed", f"Rollback to {number}")
-                )
+                self.tag, self.replicas = self.tags[int(number)], 1
+                for line in self.history:
+                    if line["status"] == "deployed":
+                        line["status"] = "superseded"
+                self.add("deployed", f"Rollback to {number}", self.tag)
                 return Output(0, "", "")
         raise AssertionError(words)
+
+    def add(self, status: str, description: str, tag: str) -> None:
+        self.history.append(_revision(len(self.history) + 1, status, description))
+        self.tags[len(self.history)] = tag
+
+    def tag_of(self, words: list[str]) -> str:
+        """Of the revision that helm is asked about."""
+        if "--revision" not in words:
+            return self.tag
+        return self.tags[int(words[words.index("--revision") + 1])]
 
     def upgrade(self, words: Sequence[str]) -> int:
         self.asked.append("upgrade")
@@ -113,7 +135,7 @@ class World:
         self.tag = next(w for w in words if w.startswith("tag=")).partition("=")[2]
         status = "failed" if self.upgrade_status else "deployed"
         self.history[-1]["status"] = "superseded"
-        self.history.append(_revision(len(self.history) + 1, status, "promoted"))
+        self.add(status, "promoted", self.tag)
         self.upgrade_does()
         return self.upgrade_status
 
@@ -175,7 +197,7 @@ class World:
     def items(self) -> list[dict[str, Any]]:
         """A Deployment that is always done rolling over."""
         container = {"name": "model-engine", "image": f"{REPOSITORY}:{self.tag}"}
-        digest = OLD if self.tag == "old" else NEW
+        digest = self.digests[self.tag]
         one = {"replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
         spec = {"replicas": self.replicas, "template": {"spec": {"containers": [container]}}}
         return [
@@ -210,7 +232,7 @@ class World:
 
 
 def _owned(name: str, owner: str) -> dict[str, Any]:
-    return {"name": name, "ownerReferences": [{"controller": True, "name": owner}]}
+    return {"name": name, "uid": name, "ownerReferences": [{"controller": True, "name": owner}]}
 
 
 def _revision(number: int, status: str, description: str) -> dict[str, Any]:
@@ -269,6 +291,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(
         promote, "proven_image", lambda c, t, proof: (proof.image, accepted), raising=True
     )
+    monkeypatch.setattr(
+        rollback, "resolved", lambda c, t, image: (world.digests[image.rpartition(":")[2]],)
+    )
     monkeypatch.setattr(FakePrograms, "world", world, raising=False)
     monkeypatch.setattr(live, "Programs", FakePrograms)
     monkeypatch.setattr(api, "ask", lambda _, *words, **more: world.api_(*words, **more))
@@ -295,18 +320,21 @@ def context(tmp_path: Path, world: World) -> Context:
     )
 
 
-def go(context: Context, after: After | None = None) -> Promotion:
+def target_of(context: Context) -> Target:
     root = context.root
     cluster = Cluster("launch", root / "kubeconfig", "launch", True)
-    target = Target(
+    return Target(
         "prod", cluster, "launch", "rel", root / "chart", REPOSITORY,
         probing=Probing(per_second=0), pull_on_nodes=False, try_surge=False,
     )  # fmt: skip
-    image = Image(REPOSITORY, "new", NEW)
+
+
+def go(context: Context, after: After | None = None, *, tag: str = "new", **how: Any) -> Promotion:
+    target, image = target_of(context), Image(REPOSITORY, tag, NEW)
     passed = (Case("test", Outcome.PASSED, 0.1),)
     api = json.dumps({"paths": {"/readyz": {"get": {}}}})
     proof = Proof(image, passed, Path("junit.xml"), datetime(2026, 11, 23, tzinfo=UTC), api=api)
-    return promote.promote(context, target, proof, after=after)
+    return promote.promote(context, target, proof, after=after, **how)
 
 
 def test_a_clean_promotion(context: Context, world: World) -> None:
@@ -317,6 +345,8 @@ def test_a_clean_promotion(context: Context, world: World) -> None:
     assert (done.from_revision, done.to_revision) == (1, 2)
     assert releases[0].revision == 2
     assert all(check.ok for check in done.checks)
+    assert done.changed
+    assert done.backups is not None
     assert (done.backups / "quick-rollback.sh").exists()
     assert world.lease["spec"]["holderIdentity"] == ""
     assert lease.journal(world.lease)["step"] == "done"
@@ -526,3 +556,313 @@ def test_a_failed_proof_is_not_even_looked_up(context: Context, world: World) ->
     with pytest.raises(ProofFailed):
         promote.promote(context, target, failed)  # type: ignore[arg-type]
     assert world.asked == []
+
+
+# -- what is served already ------------------------------------------------------------------------
+
+
+def steps(context: Context) -> list[str]:
+    return [event.step for event in context.events.all if event.kind == "step.started"]
+
+
+def test_what_is_served_already_is_verified_and_left_alone(context: Context, world: World) -> None:
+    go(context)
+    world.asked.clear()
+    context.events.all.clear()
+    done = go(context, lambda _: pytest.fail("nothing new is to be tested"))
+    assert world.asked == []
+    assert [line["revision"] for line in world.history] == [1, 2]
+    assert not done.changed
+    assert done.backups is None
+    assert (done.from_revision, done.to_revision) == (2, 2)
+    assert done.before.digest == done.after.digest == NEW
+    found = {check.name: check for check in done.checks}
+    assert NEW in found["the proven digest runs on every pod"].evidence
+    assert found["/readyz"].ok
+    assert steps(context)[-1] == "verify what is served"
+    not_done = {"start the prober", "back up", "plan", "tick the checklist", "upgrade", "soak"}
+    assert not_done.isdisjoint(steps(context)), "nothing that was not done is shown"
+    assert "already served, verified, nothing to do" in context.events.all[-1].text
+    assert lease.journal(world.lease)["step"] == "done"
+
+
+def test_force_promotes_it_all_the_same(context: Context, world: World) -> None:
+    go(context)
+    tested: list[Release] = []
+    done = go(context, tested.append, force=True)
+    assert world.asked == ["upgrade", "upgrade"]
+    assert done.changed
+    assert (done.from_revision, done.to_revision) == (2, 3)
+    assert [release.revision for release in tested] == [3]
+
+
+def test_a_forced_promotion_that_fails_returns_to_the_recorded_revision(
+    context: Context, world: World
+) -> None:
+    """Not to another image: what served before the change was the right one."""
+    go(context)
+    with pytest.raises(PromotionFailed, match=r"rolled back to revision 2: new \(sha256:b+\)"):
+        go(context, after_fails, force=True)
+    assert world.asked[-1] == "rollback 2"
+    assert world.tag == "new"
+
+
+def moved_tag(world: World) -> None:
+    world.digests["new"] = OLD
+
+
+def another_value(world: World) -> None:
+    world.more = {"tag": "old"}
+
+
+@pytest.mark.parametrize("differ", [moved_tag, another_value])
+def test_only_what_is_served_from_every_pod_and_by_its_value_is_left_alone(
+    context: Context, world: World, differ: Callable[[World], None]
+) -> None:
+    go(context)
+    world.asked.clear()
+    differ(world)
+    with pytest.raises(EvidenceRefused):  # as soon as there is something to change
+        go(context, refusal=EvidenceRefused("no rehearsal allows a change"))
+    assert world.asked == []
+
+
+def test_what_may_not_be_changed_is_refused_before_anything_is(
+    context: Context, world: World
+) -> None:
+    with pytest.raises(EvidenceRefused, match="no rehearsal"):
+        go(context, refusal=EvidenceRefused("no rehearsal allows a change"))
+    assert world.asked == []
+    assert "start the prober" not in steps(context)
+
+
+def test_what_changes_nothing_needs_no_rehearsal(context: Context, world: World) -> None:
+    go(context)
+    assert not go(context, refusal=EvidenceRefused("no rehearsal allows a change")).changed
+
+
+def test_what_is_served_and_is_not_well_is_no_success(
+    context: Context, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(context)
+    world.asked.clear()
+    bad = (Check("/readyz", False, "HTTP 503"),)
+    monkeypatch.setattr(live, "health", lambda *a, **k: bad)
+    with pytest.raises(VerifyFailed, match=r"serves new already.*/readyz: HTTP 503") as caught:
+        go(context)
+    assert caught.value.exit_code == 34
+    assert "nothing was changed" in caught.value.remedy
+    assert bad[0] in caught.value.found
+    assert world.asked == []
+
+
+def test_drift_is_refused_also_where_the_image_is_served(context: Context, world: World) -> None:
+    go(context)
+    world.asked.clear()
+    world.replicas = 4
+    with pytest.raises(PlanRefused, match="changed by hand"):
+        go(context)
+    assert world.asked == []
+
+
+# -- the way back ----------------------------------------------------------------------------------
+
+
+def back(context: Context, revision: int | None = None, **how: Any) -> Rollback:
+    return promote.rollback(context, target_of(context), revision, **how)
+
+
+def served_twice(world: World) -> None:
+    """As after a promotion of what already ran: revisions 2 and 3 serve the same."""
+    world.history = [_revision(1, "superseded", "")]
+    world.add("superseded", "", "new")
+    world.add("deployed", "", "new")
+    world.tag = "new"
+
+
+def test_a_rollback_gets_away_from_the_image_that_serves(context: Context, world: World) -> None:
+    served_twice(world)
+    done = back(context)
+    assert world.asked == ["rollback 1"]
+    assert done.outcome is RollbackOutcome.ROLLED_BACK
+    assert (done.before.revision, done.after.revision, done.revision) == (3, 1, 4)
+    assert (done.before.image.digest, done.after.image.digest) == (NEW, OLD)
+    assert [(c.what, c.before, c.after) for c in done.values] == [("tag", "new", "old")]
+    told = [event.text for event in context.events.all if event.kind == "run.note"]
+    assert told == [
+        f"from revision 3: {REPOSITORY}:new ({NEW}), chart model-engine-0.1.13",
+        f"to   revision 1: {REPOSITORY}:old ({OLD}), chart model-engine-0.1.13",
+        "     tag: new -> old",
+    ]
+    kinds = [(event.kind, event.step) for event in context.events.all]
+    shown = max(n for n, (kind, _) in enumerate(kinds) if kind == "run.note")
+    assert shown < kinds.index(("step.started", "roll back")), "shown before it acts"
+    assert lease.journal(world.lease)["step"] == "rolled back"
+
+
+def test_the_same_digest_under_another_tag_is_the_same_image(
+    context: Context, world: World
+) -> None:
+    served_twice(world)
+    world.tags[2], world.digests["other-tag"] = "other-tag", NEW
+    assert back(context).after.revision == 1
+
+
+def test_what_old_pods_still_run_is_known_without_the_registry(
+    context: Context, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade that failed: what serves is what is returned to."""
+    monkeypatch.setattr(rollback, "resolved", lambda *_: pytest.fail("asked"))
+    world.add("failed", "", "new")
+    planned = back(context, dry_run=True)
+    assert (planned.before.revision, planned.after.revision) == (2, 1)
+    assert (planned.before.image.digest, planned.after.image.digest) == ("", OLD)
+    assert back(context).revision == 3
+
+
+def test_a_registry_that_is_away_does_not_hinder_a_rollback(
+    context: Context, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def away(_c: Context, _t: Target, image: str) -> tuple[str, ...]:
+        asked.append(image)
+        raise RegistryRefused("no route to host")
+
+    monkeypatch.setattr(rollback, "resolved", away)
+    world.history, world.tag = [_revision(1, "failed", "")], "new"
+    world.add("superseded", "", "old")
+    world.add("deployed", "", "new")
+    done = back(context)
+    assert done.after.revision == 2
+    assert done.after.image.digest == OLD, "as its pods run it in the end"
+    assert asked == [f"{REPOSITORY}:old"]
+    assert any("no route to host" in event.text for event in context.events.all)
+
+
+def test_a_dry_run_shows_the_same_and_changes_nothing(context: Context, world: World) -> None:
+    served_twice(world)
+    planned = back(context, dry_run=True)
+    assert planned.outcome is RollbackOutcome.PLANNED
+    assert (planned.before.revision, planned.after.revision) == (3, 1)
+    assert (planned.before.image.digest, planned.after.image.digest) == (NEW, OLD)
+    assert world.asked == []
+    assert world.lease == {}, "not even the lock is taken"
+    assert len(world.history) == 3
+
+
+def test_where_nothing_else_ever_served_it_refuses(context: Context, world: World) -> None:
+    world.add("deployed", "", "old")
+    with pytest.raises(PlanRefused, match="there is no revision to return to"):
+        back(context)
+    assert world.asked == []
+    assert world.lease["spec"]["holderIdentity"] == ""
+
+
+@pytest.mark.parametrize("revision", [2, 3])
+def test_a_revision_that_serves_already_is_verified_and_left_alone(
+    context: Context, world: World, revision: int
+) -> None:
+    served_twice(world)
+    done = back(context, revision)
+    assert done.outcome is RollbackOutcome.ALREADY_THERE
+    assert (done.after.revision, done.revision) == (revision, 3)
+    assert done.after.image.digest == NEW
+    assert world.asked == []
+    assert "verify what is served" in steps(context)
+    assert "roll back" not in steps(context)
+
+
+def test_a_change_by_hand_is_undone_by_the_revision_that_serves(
+    context: Context, world: World
+) -> None:
+    """The remedy that a promotion names where it finds drift."""
+    served_twice(world)
+    world.replicas = 4
+    done = back(context, 3)
+    assert world.asked == ["rollback 3"]
+    assert done.outcome is RollbackOutcome.ROLLED_BACK
+
+
+def test_a_revision_that_would_render_otherwise_is_returned_to(
+    context: Context, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same image, values and chart, and yet not the same objects (a random secret)."""
+    served_twice(world)
+    stored = live.stored
+
+    def read(kube: Any, helm: Any, target: Target, number: int) -> live.Stored:
+        found = stored(kube, helm, target, number)
+        more = {"kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"n": str(number)}}
+        objects = {**found.rendered.objects, ("v1", "ConfigMap", "elsewhere", "m"): more}
+        return replace(found, rendered=plan.Rendered(objects, {}))
+
+    monkeypatch.setattr(live, "stored", read)
+    back(context, 2)
+    assert world.asked == ["rollback 2"]
+
+
+def test_what_serves_already_and_does_not_serve_well_is_no_success(
+    context: Context, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served_twice(world)
+    bad = (Check("/readyz", False, "HTTP 503"),)
+    monkeypatch.setattr(live, "health_without_forward", lambda *a: bad)
+    monkeypatch.setattr(recovery, "ANSWER_SECONDS", 0.0)
+    with pytest.raises(VerifyFailed, match="revision 3 of rel is what was asked for already"):
+        back(context, 3)
+    assert world.asked == []
+
+
+def test_pods_of_several_digests_are_no_old_image(context: Context, world: World) -> None:
+    served_twice(world)
+    items = world.items
+
+    def mixed() -> list[dict[str, Any]]:
+        found = items()
+        extra = json.loads(json.dumps(found[2]))
+        extra["metadata"]["name"] = "pod-2"
+        extra["status"]["containerStatuses"][0]["imageID"] = f"{REPOSITORY}@sha256:{'c' * 64}"
+        found[0]["spec"]["replicas"] = 2
+        for count in ("replicas", "updatedReplicas", "availableReplicas"):
+            found[0]["status"][count] = 2
+        found[-1]["endpoints"].append(
+            {"targetRef": {"name": "pod-2"}, "conditions": {"ready": True}}
+        )
+        return [*found, extra]
+
+    world.items = mixed  # type: ignore[method-assign]
+    with pytest.raises(
+        RollbackFailed, match="2 different digests of registry:5000/model-engine:old"
+    ):
+        back(context)
+
+
+def journal(world: World, **notes: str) -> None:
+    written = {f"{lease.ANNOTATION}{key}": value for key, value in notes.items()}
+    world.lease = {"metadata": {"annotations": written, "resourceVersion": "1"}, "spec": {}}
+
+
+def test_what_a_killed_promotion_recorded_is_returned_to(context: Context, world: World) -> None:
+    world.history = [_revision(1, "superseded", "")]
+    world.add("deployed", "", "old")
+    world.add("pending-upgrade", "", "new")
+    world.tag = "new"
+    journal(world, step="upgrading", revision="2", digests=OLD)
+    done = back(context)
+    assert world.asked == ["rollback 2"]
+    assert done.revision == 4
+    assert lease.journal(world.lease)["step"] == "rolled back"
+
+
+def test_a_killed_promotion_that_had_changed_nothing_leaves_nothing_to_do(
+    context: Context, world: World
+) -> None:
+    """Not a rollback to what served before the release that is meant to serve."""
+    served_twice(world)
+    journal(world, step="upgrading", revision="3", digests=NEW)
+    done = back(context)
+    assert done.outcome is RollbackOutcome.ALREADY_THERE
+    assert world.asked == []
+    assert lease.journal(world.lease)["step"] == "rolled back"
+    assert back(context).after.revision == 1, "and then one goes on from there"

@@ -67,7 +67,7 @@ class World:
         container = {"name": "engine", "image": IMAGE.by_tag}
         pod = {
             "kind": "Pod",
-            "metadata": {"name": "pod"},
+            "metadata": {"name": "pod", "uid": "1"},
             "spec": {"containers": [container]},
             "status": {
                 "containerStatuses": [status],

@@ -283,6 +283,50 @@ def test_pods_that_were_replaced_are_found_with_the_reason() -> None:
     assert "the cure" in found.evidence
 
 
+def ending(found: dict[str, Any]) -> dict[str, Any]:
+    found["metadata"]["deletionTimestamp"] = "2026-11-23T16:00:00Z"
+    return found
+
+
+def test_a_pod_that_drained_between_the_looks_was_not_replaced() -> None:
+    """The first look comes as soon as the new version serves, beside old pods that drain."""
+    own = (pod("web-a", "web", "p1"), pod("work-a", "work", "p2"))
+    before = seen(*own, ending(pod("web-old", "web", "p0")))
+    found = condition.unchanged(before, seen(*own), SAME)
+    assert found.ok, found.evidence
+    assert found.evidence == "2 pods are the same, and all objects"
+
+
+def test_what_pods_that_drain_hold_and_did_is_no_finding() -> None:
+    own = (pod("web-a", "web", "p1"), pod("work-a", "work", "p2"))
+    old = ending(pod("web-old", "web", "p0", restarts=4, waiting="CrashLoopBackOff"))
+    now = seen(*own, old)
+    assert now.pods == [*own]
+    assert condition.no_trouble(seen(*own), now).ok
+
+
+def test_pods_that_were_deleted_are_told_from_pods_of_another_template() -> None:
+    now = seen(pod("web-b", "web", "p9"), pod("work-a", "work", "p2"))
+    found = condition.unchanged(seen(), now, SAME)
+    assert not found.ok
+    assert found.evidence == (
+        "the pods of Deployment/web were replaced: web-a no longer run, and the pod template and"
+        " the ReplicaSet are the same: they were deleted (by a hook of the chart, a node drain, or"
+        " by hand); `kubectl get events` says when"
+    )
+
+
+def test_a_pod_that_its_node_evicted_is_named_and_no_finding() -> None:
+    evicted = pod("web-a", "web", "p1")
+    evicted["status"] |= {"phase": "Failed", "reason": "Evicted"}
+    now = seen(pod("web-b", "web", "p9"), pod("work-a", "work", "p2"), evicted)
+    found = condition.unchanged(seen(), now, SAME)
+    assert found.ok, found.evidence
+    assert found.evidence == (
+        "1 pods are the same, and all objects; evicted by their node, not by the upgrade: web-a"
+    )
+
+
 def test_an_object_that_differs_is_found_and_the_servers_bookkeeping_is_not() -> None:
     before = seen(objects=(config("a"), deployment()))
     found = condition.unchanged(before, seen(objects=(config("b"), deployment())), SAME)

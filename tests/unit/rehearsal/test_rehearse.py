@@ -35,8 +35,12 @@ from ci.model import (
     Rehearsal,
     Release,
     ReleaseState,
+    Rollback,
+    RollbackOutcome,
+    Served,
     Target,
 )
+from ci.promotion import live
 from ci.settings import parse
 from ci.stages import attest, promote, rehearse
 from ci.stages.rehearse import Actors
@@ -44,6 +48,9 @@ from ci.tools.command import Programs
 from ci.tools.helm import Revision
 from ci.tools.wait import SystemClock
 from tests.unit.evidence.fakes import machine
+from tests.unit.promotion.test_soak import ManualClock
+from tests.unit.promotion.test_two_looks import Pod as LivePod
+from tests.unit.promotion.test_two_looks import look as pods_look
 from tests.unit.rehearsal.test_condition import account, seen
 
 OLD = Image("registry:5000/engine", "old", "sha256:" + "a" * 64)
@@ -70,8 +77,10 @@ class Service:
         proof: Proof,
         *,
         after: Callable[[Release], None] | None = None,
+        force: bool = False,
     ) -> Promotion:
         assert (target, proof) == (TARGET, PROOF)
+        assert force, "a promotion of what is served already would rehearse nothing"
         self.promotions.append(context)
         number = len(self.promotions)
         if number in self.fails:
@@ -85,11 +94,12 @@ class Service:
         asked = Check("requests during the change", True, "90 sent, 90 answered, 0 failed")
         return Promotion("prod", OLD, NEW, number, number + 1, Path("backups"), (asked,))
 
-    def roll_back(self, context: Context, target: Target, revision: int) -> int:
+    def roll_back(self, context: Context, target: Target, revision: int) -> Rollback:
         assert revision == 1
         if not self.rolls_back:
             raise RollbackFailed("the old image does not start")
-        return 6
+        sides = (Served(5, NEW, "engine-1"), Served(1, OLD, "engine-1"))
+        return Rollback("prod", *sides, (), (), RollbackOutcome.ROLLED_BACK, 6)
 
     def use(self, context: Context, release: Release, label: str) -> None:
         self.used.append(f"{label} {release.image.tag}")
@@ -190,6 +200,74 @@ def test_an_account_that_every_upgrade_makes_anew_is_found_at_each(
     ]  # fmt: skip
 
 
+# -- a look waits for what is still under way ------------------------------------------------------
+
+
+OWN = (LivePod("b", 1), LivePod("b", 2))
+AT_ONCE = dict.fromkeys(("promote", "roll_back", "use"))
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[float], Any]:
+    """A release whose old pod drains for so many seconds after each look; how long looks took."""
+    clock, begun, asked = ManualClock(), [0.0], list[list[str]]()
+
+    class Nothing:
+        def run(self, *words: str, **_: Any) -> Any:
+            asked.append(list(words))
+            return SimpleNamespace(stdout="", status=0)
+
+        def objects(self, *_: Any) -> list[Any]:
+            return [account()]
+
+        def manifest(self, *_: Any) -> str:
+            return ""
+
+        hooks = manifest
+
+    context = Context(
+        tmp_path, parse({}, origin="test"), cast(Any, None), cast(Any, None), clock, Events(clock),
+        tmp_path / "run", cast(Any, None),
+    )  # fmt: skip
+    target = replace(TARGET, deployments=("engine",))
+
+    def make(seconds: float) -> Any:
+        def snapshot(*_: Any) -> Any:
+            drains = clock.now - begun[0] < seconds
+            return pods_look(*OWN, *([LivePod("a", 9, terminating=True)] if drains else []))
+
+        monkeypatch.setattr(live, "snapshot", snapshot)
+        monkeypatch.setattr(live, "private_kube", lambda *_, **__: Nothing())
+        monkeypatch.setattr(live, "private_helm", lambda *_: Nothing())
+        stage = rehearse._Stage(context, target, OLD, Actors(**cast(Any, AT_ONCE)))
+        return SimpleNamespace(stage=stage, clock=clock, begun=begun, asked=asked)
+
+    return make
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 7, 100])
+def test_a_look_waits_for_old_pods_to_drain(slow: Callable[[float], Any], seconds: float) -> None:
+    there = slow(seconds)
+    found = there.stage.look()
+    assert seconds <= there.clock.now <= seconds + 1
+    assert [each["metadata"]["name"] for each in found.pods] == ["engine-b-1", "engine-b-2"]
+    logs = [words[1] for words in there.asked if words[0] == "logs"]
+    assert logs == ["engine-b-1", "engine-b-2"]
+
+
+def test_pods_that_never_settle_fail_the_rehearsal_and_say_which(
+    slow: Callable[[float], Any],
+) -> None:
+    there = slow(0)
+    there.stage.look()
+    there.begun[0] = float("inf")  # an old pod that does not go
+    there.stage.judge("upgrade")
+    (found,) = there.stage.checks
+    assert (found.name, found.ok) == ("upgrade: its pods settle", False)
+    assert "waited 120 s" in found.evidence
+    assert "engine: pods still terminate: engine-a-9" in found.evidence
+
+
 # -- the verdict, and who wants one ----------------------------------------------------------------
 
 
@@ -261,6 +339,39 @@ def test_a_target_that_asks_for_a_rehearsal_is_not_promoted_without_one(
         with pytest.raises(EvidenceRefused, match="launch needs a passed rehearsal"):
             joints.promote(context, target, PROOF)
     assert asked == [("launch", state)]
+
+
+@pytest.mark.parametrize(
+    ("digest", "force", "asked"),
+    [(NEW.digest, False, True), (NEW.digest, True, False), (OLD.digest, False, False)],
+    ids=["served already", "served already, and forced", "another one serves"],
+)
+def test_what_is_served_already_needs_no_rehearsal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digest: str, force: bool, asked: bool
+) -> None:
+    """The promotion is given the refusal, for it alone knows that nothing is to be changed."""
+    context = machine(tmp_path / "here", {"rehearsal": {"required": True}})
+    refusal = EvidenceRefused("no rehearsal of this release")
+    given: list[tuple[object, bool]] = []
+
+    def rehearsed(*_: object) -> None:
+        raise refusal
+
+    def promoted(*_a: object, refusal: object, force: bool, **_k: object) -> Promotion:
+        given.append((refusal, force))
+        return Promotion("launch", NEW, NEW, 7, 7, None, (), changed=False)
+
+    monkeypatch.setattr(rehearse, "state_of", lambda *_: ReleaseState(7, digest, "e" * 64))
+    monkeypatch.setattr(attest, "rehearsed", rehearsed)
+    monkeypatch.setattr(promote, "promote", promoted)
+    target = replace(TARGET, name="launch")
+    if asked:
+        assert not joints.promote(context, target, PROOF, force=force).changed
+        assert given == [(refusal, False)]
+    else:
+        with pytest.raises(EvidenceRefused, match="no rehearsal of this release"):
+            joints.promote(context, target, PROOF, force=force)
+        assert given == []
 
 
 def test_the_state_of_a_release_is_more_than_its_number() -> None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -97,7 +98,7 @@ class Cluster:
             if kind == "configmap":
                 return {"data": {"Corefile": self.corefile}}
             if kind == "pod":
-                return {"status": {"phase": "Succeeded"}}
+                return {"metadata": {"name": name}, "status": {"phase": "Succeeded"}}
             return {"spec": {"replicas": 1}}
 
         return self._call(found)
@@ -290,3 +291,42 @@ def test_when_it_cannot_be_given_back_the_original_is_shown_where_it_is() -> Non
 
 def _fields(wanted: Wanted) -> dict[str, Any]:
     return {name: getattr(wanted, name) for name in Wanted.__slots__}
+
+
+def dns(uid: str, phase: str = "Running", ends: bool = False) -> dict[str, Any]:
+    named: dict[str, Any] = {"name": f"coredns-{uid}", "uid": uid}
+    if ends:
+        named["deletionTimestamp"] = "2026-11-23T16:00:00Z"
+    return {"metadata": named, "status": {"podIP": "10.0.0.1", "phase": phase}}
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        dns("1"),
+        dns("1", ends=True),
+        # Made after the list of those that go and before their deletion: it has the old Corefile.
+        dns("2", ends=True),
+    ],
+    ids=["one that goes", "one that drains", "one that was made in between"],
+)
+def test_old_coredns_pods_are_waited_for(left: dict[str, Any]) -> None:
+    looks = iter([[dns("3"), left], [dns("3"), left], [dns("3")]])
+    slept: list[float] = []
+    kube = SimpleNamespace(
+        get=lambda *_, **__: {"spec": {"replicas": 1}},
+        pods=lambda *_: next(looks),
+        ask=lambda *_, **__: Answer(200, "OK"),
+    )
+    clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=slept.append)
+    cloud._wait_for_dns(cast(Kube, kube), clock, {"1"})
+    assert len(slept) == 2
+
+
+def test_the_record_of_an_evicted_coredns_pod_is_not_waited_for() -> None:
+    kube = SimpleNamespace(
+        get=lambda *_, **__: {"spec": {"replicas": 1}},
+        pods=lambda *_: [dns("3"), dns("2", phase="Failed")],
+        ask=lambda *_, **__: Answer(200, "OK"),
+    )
+    cloud._wait_for_dns(cast(Kube, kube), Still(), {"1", "2"})

@@ -9,11 +9,11 @@ from pathlib import Path
 import certifi
 import pytest
 
-from ci.servicebus import certificates
+import servicebus_emulator
 from ci.standins import trust
 
 PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
-AUTHORITY = certificates.make_authority("trusted here").certificate.decode()
+AUTHORITY = servicebus_emulator.make_authority("trusted here").certificate.decode()
 
 
 @pytest.fixture

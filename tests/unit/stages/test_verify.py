@@ -1,0 +1,255 @@
+"""What ``verify`` reads, and that each wrong state of the release is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ci.context import Context
+from ci.errors import TargetNotFound, VerifyFailed
+from ci.model import Cluster, Image, Registry, Target
+from ci.stages import verify
+from tests.unit.evidence.fakes import FakeRegistry, machine
+from tests.unit.live import GATEWAY, NAMESPACE, OLD, RELEASE, REPOSITORY, Live, owned, serving_here
+from tests.unit.machine import Machine, take_over
+
+PATHS = ("/health", "/readyz")
+OTHER = f"sha256:{'b' * 64}"
+
+
+@dataclass
+class Verified:
+    """A target and the run that looks at it."""
+
+    live: Live
+    programs: Machine
+    registry: FakeRegistry
+    context: Context
+    target: Target
+
+    def __call__(self, image: Image | None = None) -> None:
+        assert verify.verify(self.context, self.target, image), "it says what it looked at"
+
+
+@pytest.fixture
+def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Verified]:
+    live, registry, programs = Live(), FakeRegistry(), take_over(monkeypatch)
+    context = machine(tmp_path)
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text("contexts: [{name: prod}]")
+    tools = replace(context.tools, helm=Path("/bin/helm"), kubectl=Path("/bin/kubectl"))
+    with serving_here(live, programs, monkeypatch, registry) as port:
+        tools = replace(
+            tools, registry=Registry("registry.example:5000", f"http://127.0.0.1:{port}")
+        )
+        yield Verified(
+            live,
+            programs,
+            registry,
+            replace(context, tools=tools),
+            Target(
+                "prod", Cluster("prod", kubeconfig, "prod", False), NAMESPACE, RELEASE,
+                context.root / "chart", REPOSITORY, gateway=GATEWAY, health_paths=PATHS,
+            ),
+        )  # fmt: skip
+
+
+def test_a_release_that_is_as_it_should_be(verified: Verified) -> None:
+    verified()
+    assert set(PATHS) == set(verified.live.paths), "every health path, as a client asks it"
+
+
+def test_nothing_is_changed(verified: Verified) -> None:
+    verified()
+    assert {method for method, _ in verified.live.asked} == {"GET"}
+    assert {verb.split()[0] for verb in verified.live.helm_verbs} <= {"history", "get", "list"}
+
+
+def test_the_logs_of_every_pod_are_read(verified: Verified) -> None:
+    second = dict(verified.live.pod, metadata=owned("second", "rs"))
+    verified.live.objects["pods"].append(second)
+    with pytest.raises(VerifyFailed):  # one is wanted
+        verified()
+    logs = {path.split("/")[-2] for _, path in verified.live.asked if path.endswith("/log")}
+    assert logs == {f"{GATEWAY}-old", "second"}
+
+
+def other_digest(live: Live) -> None:
+    second = dict(live.pod, metadata=owned("second", "rs"))
+    status = {"name": GATEWAY, "imageID": f"{REPOSITORY}@{OTHER}"}
+    second["status"] = dict(live.pod["status"], containerStatuses=[status])
+    live.objects["pods"].append(second)
+    live.deployment["spec"]["replicas"] = 2
+    for count in ("replicas", "updatedReplicas", "availableReplicas"):
+        live.deployment["status"][count] = 2
+    endpoint = dict(live.objects["endpointslices"][0]["endpoints"][0])
+    endpoint["targetRef"] = {"kind": "Pod", "name": "second"}
+    live.objects["endpointslices"][0]["endpoints"].append(endpoint)
+
+
+def crashing(live: Live) -> None:
+    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+    live.pod["status"]["containerStatuses"][0]["state"] = waiting
+
+
+def scaled_to_nothing(live: Live) -> None:
+    live.deployment["spec"]["replicas"] = 0
+    for count in ("replicas", "updatedReplicas", "availableReplicas"):
+        live.deployment["status"][count] = 0
+    live.objects["pods"].clear()
+
+
+WRONG: dict[str, tuple[Callable[[Live], object], str]] = {
+    "the release failed": (lambda live: live.history[-1].update(status="failed"), "failed"),
+    "an upgrade is under way": (
+        lambda live: live.history[-1].update(status="pending-upgrade"),
+        "pending-upgrade",
+    ),
+    "a pod is not ready": (
+        lambda live: live.pod["status"]["conditions"][0].update(status="False"),
+        f"{GATEWAY}-old",
+    ),
+    "a pod crashes": (crashing, "CrashLoopBackOff"),
+    "no pod is left": (scaled_to_nothing, "0 pods"),
+    "a replica is missing": (
+        lambda live: live.deployment["status"].update(availableReplicas=0),
+        "0 of 1 replicas available",
+    ),
+    "the controller has not seen the change": (
+        lambda live: live.deployment["metadata"].update(generation=2),
+        "has not seen the change",
+    ),
+    "an old pod is still there": (
+        lambda live: live.pod["metadata"].update(deletionTimestamp="2026-11-23T10:00:00Z"),
+        "old pods not gone",
+    ),
+    "the Service leads nowhere": (
+        lambda live: live.objects["endpointslices"].clear(),
+        "does not lead to",
+    ),
+    "pods run different digests of one tag": (other_digest, "sha256:bbbb"),
+    "a health path answers 500": (lambda live: live.answers.update({"/readyz": 500}), "HTTP 500"),
+    "a health path is not found": (lambda live: live.answers.update({"/health": 404}), "HTTP 404"),
+    "there is an error in the logs": (
+        lambda live: setattr(live, "log", "fine\nERROR lock lost\n"),
+        "ERROR lock lost",
+    ),
+    "a Deployment is missing": (
+        lambda live: live.objects["deployments"][0]["metadata"].update(name="renamed"),
+        GATEWAY,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_state_is_found_and_named(verified: Verified, what: str) -> None:
+    damage, says = WRONG[what]
+    damage(verified.live)
+    with pytest.raises((VerifyFailed, TargetNotFound)) as caught:
+        verified()
+    assert says in str(caught.value)
+    if what != "a Deployment is missing":  # then there is no gateway to look at
+        assert caught.value.exit_code == 34
+        assert RELEASE in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("serve", "says"),
+    [
+        (lambda _: (["error: unable to forward port: pod is not running"], 1), "unable to forward"),
+        (lambda _: (["Forwarding from 127.0.0.1:1 -> 80"], None), "refused"),
+    ],
+    ids=["no way to a pod", "nobody listens"],
+)
+def test_a_service_that_cannot_be_reached_fails_its_criterion_and_no_more(
+    verified: Verified, serve: Callable[[list[str]], tuple[list[str], int | None]], says: str
+) -> None:
+    verified.programs.serve = serve
+    with pytest.raises(VerifyFailed, match=says):
+        verified()
+
+
+def test_everything_that_is_wrong_is_named_at_once(verified: Verified) -> None:
+    verified.live.history[-1].update(status="failed")
+    verified.live.answers["/readyz"] = 503
+    with pytest.raises(VerifyFailed, match=r"is failed.*HTTP 503"):
+        verified()
+
+
+@pytest.mark.parametrize("what", ["namespace", "release", "context"])
+def test_a_target_that_is_not_there_is_no_unmet_criterion(verified: Verified, what: str) -> None:
+    if what == "namespace":
+        verified.live.namespaces.clear()
+    if what == "release":
+        verified.live.history.clear()
+    if what == "context":
+        verified.target.cluster.kubeconfig.write_text("contexts: [{name: other}]")
+    with pytest.raises(TargetNotFound, match=what):
+        verified()
+
+
+# -- held against an image ------------------------------------------------------------------------
+
+
+def promoted(verified: Verified) -> Image:
+    """An image that is in the registry and that every pod runs."""
+    digest = verified.registry.image("new")
+    verified.live.digests["new"] = digest
+    verified.live.released("new", "deployed")
+    return Image(REPOSITORY, "new", digest)
+
+
+def test_every_pod_runs_the_image_that_was_promoted(verified: Verified) -> None:
+    verified(promoted(verified))
+
+
+def test_pods_of_the_image_before_are_not_the_ones_promoted(verified: Verified) -> None:
+    image = promoted(verified)
+    verified.live.released("old", "deployed")
+    with pytest.raises(VerifyFailed, match=f"{REPOSITORY}:old"):
+        verified(image)
+
+
+def test_the_tag_alone_proves_nothing(verified: Verified) -> None:
+    image = promoted(verified)
+    verified.live.digests["new"] = OTHER
+    verified.live.roll()
+    with pytest.raises(VerifyFailed, match=f"runs {OTHER}"):
+        verified(image)
+
+
+# -- status ---------------------------------------------------------------------------------------
+
+
+def test_a_status_shows_what_runs(verified: Verified) -> None:
+    found = verify.status(verified.context, verified.target)
+    assert (found.target, found.release, found.namespace) == ("prod", RELEASE, NAMESPACE)
+    assert [(each.number, each.status) for each in found.history] == [(1, "deployed")]
+    (deployment,) = found.deployments
+    assert (deployment.name, deployment.image) == (GATEWAY, f"{REPOSITORY}:old")
+    assert (deployment.desired, deployment.updated, deployment.available) == (1, 1, 1)
+    (pod,) = found.pods
+    assert (pod.name, pod.phase, pod.ready, pod.restarts) == (f"{GATEWAY}-old", "Running", True, 0)
+    assert (pod.image, pod.digest) == (f"{REPOSITORY}:old", OLD)
+    assert pod.started == datetime(2026, 11, 23, 10, tzinfo=UTC)
+    assert {method for method, _ in verified.live.asked} == {"GET"}
+
+
+def test_a_status_says_what_keeps_a_pod_from_serving(verified: Verified) -> None:
+    crashing(verified.live)
+    verified.live.pod["status"]["containerStatuses"][0]["restartCount"] = 4
+    (pod,) = verify.status(verified.context, verified.target).pods
+    assert (pod.phase, pod.restarts) == ("CrashLoopBackOff", 4)
+    verified.live.pod["metadata"]["deletionTimestamp"] = "2026-11-23T10:00:00Z"
+    (pod,) = verify.status(verified.context, verified.target).pods
+    assert pod.phase == "Terminating"
+
+
+def test_a_status_shows_only_the_deployments_that_the_settings_name(verified: Verified) -> None:
+    target = replace(verified.target, deployments=("model-engine-cacher",))
+    found = verify.status(verified.context, target)
+    assert (found.deployments, found.pods) == ((), ())
