@@ -11,6 +11,7 @@ import pytest
 from ci import selftest
 from ci.events import Events
 from ci.model import Outcome
+from ci.runfolder import RunFolder
 from ci.session import Session
 from ci.tools.wait import SystemClock
 
@@ -64,21 +65,21 @@ class EndsBadly:
 def test_what_failed_is_an_event_of_a_failure_and_the_counts_are_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = selftest.Check("oracle", "a reason", ("program",), counted=True)
+    check = selftest.Check("conformance", "a reason", ("program",), counted=True)
     monkeypatch.setattr(selftest, "checks", lambda *_, **__: (check,))
     reports = tmp_path / "reports"
     session = SimpleNamespace(
         events=Events(SystemClock()),
-        programs=EndsBadly(reports / "oracle.xml"),
+        programs=EndsBadly(reports / "conformance.xml"),
         root=tmp_path,
-        run_dir=tmp_path,
+        folder=RunFolder(tmp_path),
     )
     found = selftest.run(cast(Session, session), "auto", quick=True)
     assert not found.passed
     assert found.counts == "1 passed, 1 failed, 0 skipped"
-    assert found.outputs == (("oracle", "stopped half-way"),)
+    assert found.outputs == (("conformance", "stopped half-way"),)
     failed = [e.text for e in session.events.all if e.kind == "run.failed"]
-    assert failed == ["oracle: oracle ended with 3"]
+    assert failed == ["conformance: conformance ended with 3"]
 
 
 def test_a_check_that_ends_badly_has_failed_whatever_its_report_says(tmp_path: Path) -> None:
