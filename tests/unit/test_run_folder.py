@@ -154,16 +154,16 @@ def test_what_programs_left_open_is_sealed(folder: RunFolder) -> None:
 # -- there is no other door ------------------------------------------------------------------------
 
 ELSEWHERE = {
-    "runfolder.py": "the door itself",
-    "home.py": "records and locks of this machine",
-    "cleaning.py": "removes",
+    "run_folder.py": "the door itself",
+    "run/state.py": "records and locks of this machine",
+    "cli/clean.py": "removes",
     "evidence/keys.py": "keys of this machine",
     "standins/trust.py": "its work is in pods",
     "tools/kind.py": "wakes a cgroup",
     "tools/command.py": "the log of a daemon, which outlives the run",
     "stages/cluster.py": "kubeconfigs of this machine",
     "stages/prove.py": "a target's description, in a temporary folder",
-    "promotion/canary.py": "a CA in a temporary file",
+    "promotion/probes/canary.py": "a CA in a temporary file",
 }
 """Modules that write files, but none into a run's folder."""
 WRITES = {
