@@ -79,7 +79,7 @@ def proven_image(context: Context, target: Target, proof: Proof) -> tuple[Image,
     ) as there:
         found = there.digest(image.tag)
         if found is None and image.repository != proven.repository:
-            context.events.note(f"copying {proven.digest[:19]} to {image.repository}")
+            context.events.note(f"copying {proven.digest.short} to {image.repository}")
             with open_repository(proven.repository, local=local, programs=context.programs) as here:
                 copy(here, there, image)
             found = there.digest(image.tag)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ci.context import Context
+from ci.digest import Digest
 from ci.errors import EvidenceRefused
 from ci.evidence import dsse, keys, packing, rules, statement
 from ci.evidence.rules import Accepted, Policy, Wanted
@@ -34,7 +35,7 @@ class Source:
     """Where an image and its evidence are looked for."""
 
     repository: str
-    digest: str
+    digest: Digest
     login: Login | None = None
 
     @property
@@ -89,7 +90,7 @@ def approve(context: Context, source: Source, target: str, by: str) -> None:
             remedy="sign with an approver's key (evidence.key_file or key_env), or add its public"
             " half to evidence.approver_keys",
         )
-    subject = Subject(source.repository, source.digest.removeprefix("sha256:"))
+    subject = Subject(source.repository, source.digest.hex)
     given = Approval((subject,), by=by, target=target, at=datetime.now(UTC))
     content = dsse.sign(given.to_json(), statement.PAYLOAD_TYPE, key).to_json()
     (context.run_dir / APPROVAL_FILE).write_bytes(content)
@@ -113,7 +114,7 @@ def attach_rehearsal(context: Context, source: Source, chart: Path, rehearsal: R
     """Sign the verdict of a rehearsal, keep it in the run's folder and attach it to the image. One
     that failed is attached, too: the newest decides."""
     key = signing_key(context)
-    image = Subject(source.repository, source.digest.removeprefix("sha256:"))
+    image = Subject(source.repository, source.digest.hex)
     verdict = Rehearsed(
         (image, chart_subject(chart)),
         target=rehearsal.target,
@@ -164,7 +165,7 @@ def stated(context: Context, proof: Proof) -> TestResult:
         Case(c.name, c.outcome, c.seconds, context.programs.redact(c.message)[:300])
         for c in proof.cases
     )
-    image = Subject(proof.image.repository, proof.image.digest[7:], proof.image.tag)
+    image = Subject(proof.image.repository, proof.image.digest.hex, proof.image.tag)
     return TestResult(
         subjects=(image, chart_subject(context.path(settings.gate.chart))),
         result=statement.PASSED if proof.passed else statement.FAILED,

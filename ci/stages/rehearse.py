@@ -252,7 +252,7 @@ def image_here(context: Context, target: Target, image: Image) -> Image:
         open_repository(here.repository, local=local, programs=context.programs) as into,
     ):
         if into.digest(here.tag) != here.digest:
-            context.events.note(f"copying {image.digest[:19]} to {here.repository}")
+            context.events.note(f"copying {image.digest.short} to {here.repository}")
             copy(source, into, here)
     return here
 

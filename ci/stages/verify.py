@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ci.context import Context
+from ci.digest import UNKNOWN, Digest
 from ci.errors import PipelineError, VerifyFailed, WaitTimeout
 from ci.model import Check, Image, Target
 from ci.promotion import live, plan
@@ -46,7 +47,8 @@ class PodRow:
     ready: bool
     restarts: int
     image: str
-    digest: str
+    digest: Digest
+    """:data:`ci.digest.UNKNOWN` until a container has started."""
     started: datetime | None
 
 
@@ -114,7 +116,7 @@ def _pod_rows(name: str, now: Snapshot) -> list[PodRow]:
                 ready=ready(pod),
                 restarts=restarts(pod),
                 image=next(iter(images.values()), ""),
-                digest=next(iter(digests_of(pod, repository).values()), ""),
+                digest=next(iter(digests_of(pod, repository).values()), UNKNOWN),
                 started=datetime.fromisoformat(begun) if begun else None,
             )
         )

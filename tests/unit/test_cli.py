@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ci import cli, errors, session
+from ci.digest import Digest
 from ci.events import Events
 from ci.model import Case, Image, Outcome, RunRecord, SelfTest, StepRecord
 from ci.report import terminal
@@ -193,7 +194,7 @@ def test_steps_know_what_they_are_part_of() -> None:
 
 def test_the_summary_names_the_digest_and_the_folder() -> None:
     out = io.StringIO()
-    digest = "sha256:" + "b" * 64
+    digest = Digest.from_hex("b" * 64)
     record = RunRecord(
         id="x",
         command="run",

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from ci.digest import Digest
 from ci.errors import PlanRefused, ProofFailed
 from ci.model import Case, Check, Cluster, Image, Outcome, Proof, Target
 from ci.promotion import before, plan
 from ci.promotion.live import Present
 from ci.tools.helm import Revision
 
-IMAGE = Image("registry:5000/model-engine", "queue-timeout-1", "sha256:" + "a" * 64)
+IMAGE = Image("registry:5000/model-engine", "queue-timeout-1", Digest.from_hex("a" * 64))
 
 
 def proof(*outcomes: Outcome) -> Proof:

@@ -12,13 +12,14 @@ from typing import Any, cast
 import pytest
 
 from ci.context import Context
+from ci.digest import Digest
 from ci.errors import PlanRefused
 from ci.model import Case, Check, Cluster, Image, Outcome, Proof, Target
 from ci.promotion import checks, pull
 from ci.promotion.plan import parse
 from ci.tools.command import Output
 
-IMAGE = Image("r/engine", "new", "sha256:" + "b" * 64)
+IMAGE = Image("r/engine", "new", Digest.from_hex("b" * 64))
 CLUSTER = Cluster("c", Path("k"), "c", True)
 TARGET = Target("prod", CLUSTER, "launch", "rel", Path("x"), IMAGE.repository)
 

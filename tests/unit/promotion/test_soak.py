@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from ci.context import Context
+from ci.digest import Digest
 from ci.errors import PromotionFailed
 from ci.events import Events
 from ci.model import Cluster, Gates, Image, Probing, Query, Target
@@ -20,7 +21,7 @@ from ci.promotion.soak import Soak
 from ci.tools.command import Programs
 from ci.tools.prometheus import Prometheus
 
-IMAGE = Image("r:5000/engine", "new", "sha256:" + "b" * 64)
+IMAGE = Image("r:5000/engine", "new", Digest.from_hex("b" * 64))
 
 
 class ManualClock:
