@@ -46,7 +46,7 @@ class Before:
     @property
     def pods(self) -> list[Mapping[str, Any]]:
         """Of every Deployment of the service."""
-        return [pod for name in self.deployments for pod in self.snapshot.pods_of(name)]
+        return [pod for name in self.deployments for pod in self.snapshot.live_pods_of(name)]
 
     def expected(self, target: Target) -> Expected:
         return Expected(

@@ -205,7 +205,7 @@ def running(now: Snapshot, target: Target, image: str) -> tuple[Digest, ...]:
     repository = image.rpartition(":")[0]
     found = {
         digest
-        for pod in now.pods_of(target.gateway)
+        for pod in now.live_pods_of(target.gateway)
         if image in service_containers(pod["spec"], repository).values()
         for digest in digests_of(pod, repository).values()
     }
@@ -233,7 +233,7 @@ def on_every_pod(expected: Expected, now: Snapshot, known: frozenset[str]) -> Di
     found = {
         digest
         for name in expected.deployments
-        for pod in now.pods_of(name)
+        for pod in now.live_pods_of(name)
         for digest in digests_of(pod, expected.repository).values()
     }
     if len(found) > 1 and not found <= known:
