@@ -7,7 +7,9 @@ import re
 from typing import Any
 
 PREFIX = "sha256:"
-_FORM = re.compile(rf"{PREFIX}[0-9a-f]{{64}}")
+PATTERN = rf"{PREFIX}[0-9a-f]{{64}}"
+"""As a regular expression."""
+_FORM = re.compile(PATTERN)
 _SHORT = 12
 """Hexadecimal digits that tell images apart for a reader."""
 

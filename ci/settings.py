@@ -136,6 +136,14 @@ class GateSettings(Block):
     deploy_timeout_seconds: Seconds = 180
     cloud: CloudSettings = CloudSettings()
 
+    @field_validator("name")
+    @classmethod
+    def _no_target(cls, name: str) -> str:
+        """The gate's cluster is removed and made anew, and what is not proven runs on it."""
+        if name == DEMO_TARGET:
+            raise ValueError(f"{name!r} is the demonstration target's cluster; choose another")
+        return name
+
 
 class ProveSettings(Block):
     """The end-to-end tests."""

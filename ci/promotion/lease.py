@@ -190,7 +190,10 @@ class Lease:
         metadata: dict[str, Any] = {
             "name": name(self._release),
             "namespace": self._namespace,
-            "annotations": {f"{ANNOTATION}{key}": value for key, value in self._notes.items()},
+            # Whoever may look at the namespace reads this.
+            "annotations": {
+                f"{ANNOTATION}{key}": self._kube.redact(value) for key, value in self._notes.items()
+            },
         }
         if self._version:
             metadata["resourceVersion"] = self._version

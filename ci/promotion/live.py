@@ -12,11 +12,12 @@ from typing import Any
 import httpx
 import yaml
 
+from ci import redaction
 from ci.context import Context
 from ci.digest import UNKNOWN
 from ci.errors import CommandFailed, PipelineError, TargetNotFound
 from ci.model import Check, Image, Target
-from ci.promotion import compat, preflight, redaction
+from ci.promotion import compat, preflight
 from ci.promotion.compat import Document
 from ci.promotion.plan import Key, Rendered, parse
 from ci.promotion.prober import Send
@@ -50,7 +51,11 @@ ERROR_LINE = re.compile(
 
 def private(context: Context) -> Programs:
     """Programs that leave no log: for reading what holds secrets (values, manifests)."""
-    return Programs(env=context.programs.env, cancel=context.programs.cancel)
+    return Programs(
+        env=context.programs.env,
+        cancel=context.programs.cancel,
+        redactor=context.programs.redactor,
+    )
 
 
 def private_helm(context: Context, target: Target) -> Helm:

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ci import redaction
 from ci.model import Check
-from ci.promotion import plan, preflight, redaction
+from ci.promotion import plan, preflight
 from ci.promotion.plan import Rendered
 from ci.promotion.rollout import (
     Object,

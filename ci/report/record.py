@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, parse
 
+from ci import redaction
 from ci.digest import Digest
 from ci.model import (
     Case,
@@ -33,7 +34,6 @@ from ci.model import (
     Served,
     StepRecord,
 )
-from ci.promotion import redaction
 from ci.report import junit
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ from ci.promotion.rollout import (
 from ci.settings import Settings
 from ci.standins import admission, cloud
 from ci.tools import chart as charts
-from ci.tools import evidence
+from ci.tools import diagnostics
 from ci.tools.helm import reason
 from ci.tools.kube import Kube
 from ci.tools.wait import Pending, SystemClock, wait_until
@@ -350,7 +350,7 @@ def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -
         found = troubles(now.pods, forgiven_restarts=FORGIVEN_RESTARTS)
         fail_fast(watch, context.clock.monotonic(), found)
 
-    folder = context.run_dir / "evidence" / f"deploy-{kube.cluster.name}"
+    folder = context.folder.below("evidence", f"deploy-{kube.cluster.name}")
     try:
         live.wait_judged(
             f"the Deployments in {namespace}",
@@ -363,12 +363,12 @@ def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -
             progress=context.events.note,
         )
     except WaitTimeout as problem:
-        evidence.collect(kube, [namespace], folder)
+        diagnostics.collect(kube, namespace, folder)
         states = ", ".join(_state(pod) for pod in kube.pods(namespace))
         raise DeployFailed(f"{problem}; pods: {states or 'none'}") from problem
     except UnrecoverablePod as problem:
-        evidence.collect(kube, [namespace], folder)
-        last = evidence.tail(kube, namespace, problem.trouble.pod)
+        diagnostics.collect(kube, namespace, folder)
+        last = diagnostics.tail(kube, namespace, problem.trouble.pod)
         raise DeployFailed(
             f"{problem}, in namespace {namespace}; its last log lines: {last}"
         ) from problem

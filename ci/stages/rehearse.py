@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from ci import redaction
 from ci.context import Context
 from ci.errors import (
     Interrupted,
@@ -40,7 +41,7 @@ from ci.model import (
     StandIns,
     Target,
 )
-from ci.promotion import live, plan, preflight, redaction
+from ci.promotion import live, plan, preflight
 from ci.promotion.change import SETTLE_SECONDS
 from ci.promotion.rollout import (
     Expected,
@@ -55,7 +56,7 @@ from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token
 from ci.tools import chart as charts
-from ci.tools import evidence
+from ci.tools import diagnostics
 from ci.tools.helm import Revision
 from ci.tools.kube import Kube
 from ci.tools.registry import copy, open_repository
@@ -166,9 +167,9 @@ def rehearse(
             finished=datetime.now(UTC),
         )
         if not finished.passed:
-            folder = context.run_dir / "evidence" / "rehearsal"
-            evidence.collect(kube, [namespace], folder)
-            context.events.note(f"evidence kept in {folder}")
+            folder = context.folder.below("evidence", "rehearsal")
+            diagnostics.collect(kube, namespace, folder)
+            context.events.note(f"evidence kept in {folder.path}")
         _write_tables(context, finished, adapted)
         return finished
     finally:
@@ -310,7 +311,8 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
     except Interrupted:
         raise
     except (PipelineError, UnrecoverablePod) as problem:
-        evidence.collect(kube, [there.namespace], context.run_dir / "evidence" / "rehearsal")
+        folder = context.folder.below("evidence", "rehearsal")
+        diagnostics.collect(kube, there.namespace, folder)
         raise RehearsalFailed(
             f"the live release cannot be rehearsed: {live.failed_to_text(problem)}", remedy=remedy
         ) from problem
@@ -411,9 +413,8 @@ class _Stage:
 
     def within(self, name: str) -> Context:
         """The run, with a folder of its own for a change's backups and evidence."""
-        folder = self.context.run_dir / "rehearsal" / name.replace(" ", "-")
-        folder.mkdir(parents=True, exist_ok=True)
-        return replace(self.context, run_dir=folder)
+        folder = self.context.folder.below("rehearsal", name.replace(" ", "-"))
+        return replace(self.context, run_dir=folder.make())
 
     # -- what came of them --
 
@@ -535,8 +536,6 @@ def _objects(context: Context, there: Target) -> list[dict[str, Any]]:
 
 def _write_tables(context: Context, rehearsal: Rehearsal, adapted: Adapted) -> None:
     """Both tables of the run's report: what was found, and what was otherwise than live."""
-    folder = context.run_dir / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
     found = {
         "title": f"Rehearsal for {rehearsal.target}",
         "note": f"Its release at revision {rehearsal.state.revision}, from"
@@ -553,4 +552,4 @@ def _write_tables(context: Context, rehearsal: Rehearsal, adapted: Adapted) -> N
         "rows": [[c.path, c.live, c.here, c.why] for c in adapted.changes],
     }
     for name, table in (("rehearsal", found), ("rehearsal-values", differs)):
-        (folder / f"{name}.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
+        context.folder.json(f"tables/{name}.json", table)

@@ -70,6 +70,26 @@ def test_a_chart_that_does_not_render(pipeline: Pipeline, source: Path) -> None:
     assert "does not render" in ended.error()[0]
 
 
+def test_a_release_that_does_not_become_ready(pipeline: Pipeline) -> None:
+    """Its pods need more than the one second that it is given."""
+    ended = pipeline("prove", settings="[gate]\ndeploy_timeout_seconds = 1\n")
+    assert ended.status == 14, ended.stderr
+    error, _ = ended.error()
+    assert "waited 1 s for the Deployments in launch" in error
+    assert "pods: " in error, "it says what they are doing"
+
+
+def test_criteria_that_are_not_met(pipeline: Pipeline) -> None:
+    """Of a release that is well, but for a path that it does not have."""
+    before = pipeline.live()
+    ended = pipeline("verify", settings='[service]\nhealth_paths = ["/readyz", "/nowhere"]\n')
+    assert ended.status == 34, ended.stderr
+    error, _ = ended.error()
+    assert "/nowhere" in error
+    assert "/readyz" not in error
+    assert pipeline.live() == before
+
+
 TARGET = """
 [targets.other]
 kubeconfig = "{kubeconfig}"

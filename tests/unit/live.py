@@ -179,7 +179,9 @@ class Live:
             case "DELETE":
                 return missing(path) if at is None else reply(there.pop(at))
         assert body is not None
-        if method != "PATCH" and (at is not None) != (method == "PUT"):
+        if method == "PATCH":  # what is applied is of no interest here
+            return reply(body)
+        if (at is not None) != (method == "PUT"):
             return Answer(409, "conflict")
         made = json.loads(json.dumps(body))
         if at is not None:
@@ -225,7 +227,8 @@ class Live:
     def serve(self, words: list[str]) -> tuple[list[str], int | None]:
         """As :attr:`Machine.serve`."""
         if "port-forward" in words:
-            return [f"Forwarding from 127.0.0.1:{self.port} -> 5000"], None
+            ports = [word for word in words if re.fullmatch(r":\d+", word)]
+            return [f"Forwarding from 127.0.0.1:{self.port} -> {port[1:]}" for port in ports], None
         assert "upgrade" in words, words
         self.released(tag_of(words), "failed" if self.upgrade_error else "deployed")
         return ([self.upgrade_error], 1) if self.upgrade_error else ([], 0)

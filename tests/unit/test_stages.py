@@ -23,7 +23,7 @@ from ci.promotion.rollout import Snapshot
 from ci.stages import build, deploy, prove
 from ci.standins import admission
 from ci.tools import chart as charts
-from ci.tools import evidence
+from ci.tools import diagnostics
 from ci.tools.command import Output
 from ci.tools.dagger import build_failure
 from ci.tools.kind import configuration, thaw
@@ -102,10 +102,12 @@ class Deployed:
 
     def wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(live, "snapshot", self.snapshot)
-        monkeypatch.setattr(evidence, "collect", lambda *_: self.notes.append("evidence"))
-        monkeypatch.setattr(evidence, "tail", lambda *_: "no module named x")
+        monkeypatch.setattr(diagnostics, "collect", lambda *_: self.notes.append("evidence"))
+        monkeypatch.setattr(diagnostics, "tail", lambda *_: "no module named x")
         events = SimpleNamespace(note=self.notes.append)
-        context = SimpleNamespace(clock=self.clock, events=events, run_dir=Path("run"))
+        context = SimpleNamespace(
+            clock=self.clock, events=events, folder=SimpleNamespace(below=Path)
+        )
         deploy._wait_ready(cast(Context, context), cast(Any, self), "launch", timeout=60)
 
 

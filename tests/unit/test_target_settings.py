@@ -177,3 +177,8 @@ def test_names_and_labels_that_are_none_are_refused(tmp_path: Path, line: str) -
 
 def test_the_pods_that_get_an_identity_are_those_of_aks(tmp_path: Path) -> None:
     assert loaded(tmp_path).gate.cloud.pods == SELECTOR
+
+
+def test_the_gate_is_never_the_demonstration_targets_cluster(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"gate\.name: .*demonstration target's cluster"):
+        loaded(tmp_path, '[gate]\nname = "launch"\n')

@@ -16,8 +16,9 @@ from ci.model import Cluster, Target
 from ci.promotion.live import running_image
 from ci.promotion.rollback import on_every_pod, running
 from ci.promotion.rollout import Snapshot, misplaced, new_pods, replacement, troubles, unsettled
-from tests.unit.promotion.test_rollout import EXPECTED, OLD, REPOSITORY, in_state, items, pod
+from tests.unit.promotion.test_rollout import EXPECTED, OLD, REPOSITORY, in_state, items
 from tests.unit.promotion.test_rollout import NEW as NEW_DIGEST
+from tests.unit.promotion.test_rollout import pod as listed
 
 NAME = "engine"
 
@@ -221,7 +222,7 @@ def test_a_pod_that_is_deleted_needs_no_node() -> None:
 @pytest.mark.parametrize("state", ["terminating", "finished"])
 def test_the_digest_that_is_served_is_that_of_live_pods(state: str) -> None:
     """The tag was moved once: the pod of before is on its way out."""
-    left = pod("g-0", "gateway-1", digest=OLD)
+    left = listed("g-0", "gateway-1", digest=OLD)
     if state == "terminating":
         left["metadata"]["deletionTimestamp"] = "2026-11-23T16:00:00Z"
     else:

@@ -16,7 +16,7 @@ from ci.model import Cluster, Image, Registry, Target
 from ci.stages import verify
 from tests.unit.evidence.fakes import FakeRegistry, machine
 from tests.unit.live import GATEWAY, NAMESPACE, OLD, RELEASE, REPOSITORY, Live, owned, serving_here
-from tests.unit.machine import take_over
+from tests.unit.machine import Machine, take_over
 
 PATHS = ("/health", "/readyz")
 OTHER = Digest.from_hex("b" * 64)
@@ -27,6 +27,7 @@ class Verified:
     """A target and the run that looks at it."""
 
     live: Live
+    programs: Machine
     registry: FakeRegistry
     context: Context
     target: Target
@@ -48,6 +49,7 @@ def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Verifi
         )
         yield Verified(
             live,
+            programs,
             registry,
             replace(context, tools=tools),
             Target(
@@ -156,11 +158,19 @@ def test_a_wrong_state_is_found_and_named(verified: Verified, what: str) -> None
         assert RELEASE in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("serve", "says"),
+    [
+        (lambda _: (["error: unable to forward port: pod is not running"], 1), "unable to forward"),
+        (lambda _: (["Forwarding from 127.0.0.1:1 -> 80"], None), "refused"),
+    ],
+    ids=["no way to a pod", "nobody listens"],
+)
 def test_a_service_that_cannot_be_reached_fails_its_criterion_and_no_more(
-    verified: Verified, monkeypatch: pytest.MonkeyPatch
+    verified: Verified, serve: Callable[[list[str]], tuple[list[str], int | None]], says: str
 ) -> None:
-    verified.live.port = 1
-    with pytest.raises(VerifyFailed, match="refused"):
+    verified.programs.serve = serve
+    with pytest.raises(VerifyFailed, match=says):
         verified()
 
 

@@ -117,6 +117,14 @@ def test_what_was_made_meanwhile_is_not_made_again(box: Box) -> None:
     assert box.machine.words("docker", "run") == []
 
 
+def test_what_another_made_while_we_waited_for_the_lock_is_not_made_again(box: Box) -> None:
+    assembler = box.assembler()
+    answers = iter([failed("no such image"), said("sha256:1")])
+    box.machine.answer = lambda words: next(answers)
+    assert assembler.make(RECIPE) == RECIPE.tag
+    assert next(answers, None) is None
+
+
 @pytest.mark.parametrize("verb", ["run", "commit"])
 def test_a_recipe_that_fails_leaves_no_container(box: Box, verb: str) -> None:
     box.fails = lambda words: words[:2] == ["docker", verb]

@@ -74,7 +74,8 @@ class RegistryApi(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         digest = self.tags.get(self.path.removeprefix("/v2/"))
-        self.send_response(200 if digest and services.MANIFEST in self.headers["Accept"] else 404)
+        there = digest is not None
+        self.send_response(200 if there and services.MANIFEST in self.headers["Accept"] else 404)
         if digest:
             self.send_header("docker-content-digest", digest)
         self.end_headers()
@@ -200,7 +201,15 @@ def test_an_image_that_is_there_is_not_pushed_again(
     assert machine.started == []
 
 
-@pytest.mark.parametrize("there", [{"7.2": "sha256:2"}, {"7.2": "sha256:2", "mine": "sha256:1"}])
+@pytest.mark.parametrize(
+    "there",
+    [
+        {"7.2": "sha256:2"},
+        {"7.2": "sha256:2", "mine": "sha256:1"},
+        {"7.2": ""},  # of a registry that states no digest
+        {"mine": ""},
+    ],
+)
 def test_a_tag_that_is_another_image_is_moved(
     machine: Machine, port: int, tags: dict[str, str], there: dict[str, str]
 ) -> None:

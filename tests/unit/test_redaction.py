@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.promotion.redaction import HIDDEN, secret_name, text, tree
+from ci.redaction import HIDDEN, secret_name, text, tree
 
 
 @pytest.mark.parametrize(
