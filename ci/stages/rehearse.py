@@ -286,7 +286,10 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
     kube, watch = live.private_kube(context, there), Watch()
 
     def look(now: Snapshot, _: Judgement) -> None:
-        fail_fast(watch, context.clock.monotonic(), troubles(now.pods))
+        try:
+            fail_fast(watch, context.clock.monotonic(), troubles(now.pods))
+        except UnrecoverablePod as problem:
+            raise RehearsalFailed(f"it does not come up: {problem}", remedy=remedy) from problem
 
     expected = Expected(
         there.deployments, there.gateway, image.repository, image.tag, frozenset({image.digest})
@@ -310,7 +313,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
         )
     except Interrupted:
         raise
-    except (PipelineError, UnrecoverablePod) as problem:
+    except PipelineError as problem:
         folder = context.folder.below("evidence", "rehearsal")
         diagnostics.collect(kube, there.namespace, folder)
         raise RehearsalFailed(

@@ -424,9 +424,10 @@ def gate(box: Box, *, cases: str = "") -> None:
     box.live.objects["serviceaccounts"] = [{"metadata": {"name": "default", "uid": "1"}}]
 
 
-def test_a_release_that_does_not_come_up_on_the_gate(box: Box) -> None:
+def test_a_release_that_does_not_come_up_on_the_gate(box: Box, hurry: None) -> None:
     gate(box)
     waiting = {"reason": "ImagePullBackOff", "message": "not found"}
+    box.live.pod["status"]["conditions"][0]["status"] = "False"
     box.live.pod["status"]["containerStatuses"][0]["state"] = {"waiting": waiting}
     status, error = box("prove")
     assert (status, "ImagePullBackOff" in error) == (14, True)
