@@ -55,7 +55,7 @@ T = TypeVar("T")
 # -- names -----------------------------------------------------------------------------------------
 
 _SECRET_NAME = re.compile(
-    r"""(^|[_.-])pass$ | [a-z]Pass$ | passw | passphrase | (^|[_.-])pwd$ | secret | token
+    r"""(^|[_.-])pass$ | (?-i:[a-z]Pass)$ | passw | passphrase | (^|[_.-])pwd$ | secret | token
         | credential | authorization | cookie
         | (api|access|account|private|shared|signing|encryption|master|license)[_.-]?key
         | (^|[_.-])tls[_.-]key$ | key[_-]?data$ | dockerconfigjson | dockercfg
@@ -120,7 +120,8 @@ _ENCODED_PEM = re.compile(r"(?<![A-Za-z0-9+/])LS0tLS1CRUdJTi[A-Za-z0-9+/]{20,}+=
 _BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _KEY_LINE = re.compile(r"(?:^|\s)[A-Za-z0-9+/]{64}\s*$")
-_KEY_END = re.compile(r"(?:^|\s)[A-Za-z0-9+/]{1,80}={0,2}\s*$")
+_KEY_END = re.compile(r"(?:^|\s)\\?[A-Za-z0-9+/]{1,80}={0,2}(?:\\n)?\\?[\"']?\s*$")
+_KEY_FOLLOWS = re.compile(r"(?:\\n)?\s*$|[^\\]*$|.*\\\s*$")
 _KEY_HEADER = re.compile(r"\b(?:Proc-Type|DEK-Info): ")
 
 _HEAD = re.compile(
@@ -128,7 +129,7 @@ _HEAD = re.compile(
     r"(?::=|=>|%3D|[=:])\s{0,16})(?P<quote>\\{0,8}[\"']|)",
     re.IGNORECASE,
 )
-_BARE = re.compile(r"(?:[^\s\"'&;]|[&;](?![\w.%+ -]{1,64}=|\s|$))+")
+_BARE = re.compile(r"(?:[^\s\"'&;\\]|\\(?![nrt\"'])|[&;](?![\w.%+ -]{1,64}=|\s|$))+")
 _QUOTED = {'"': re.compile(r'(?:[^"\\]|\\.)*+'), "'": re.compile(r"[^']*+")}
 _TWO_WORDS = re.compile(r"[^\s\"',;]+(?:\s{1,4}[^\s\"',;]+)?")
 _FLAG = re.compile(
@@ -153,7 +154,7 @@ _SECRET_DATA = re.compile(
     r"(?P<keep>\b(?:data|stringData)\\{0,8}[\"']?\s{0,4}:\s{0,4}(?:map\[|\{))[^{}\[\]]*+"
 )
 _LAST_APPLIED = re.compile(
-    r"(?P<keep>last-applied-configuration\\{0,8}[\"']?\s{0,4}[=:]\s{0,4})(?P<value>\S.*)$"
+    r"(?P<keep>last-applied-configuration\\{0,8}[\"']?\s{0,4}[=:]\s{0,4})(?P<value>\{.*)$"
 )
 
 _HARMLESS = re.compile(rf"[A-Za-z0-9_/ ]{{0,14}}|{digest.PATTERN}")
@@ -335,10 +336,7 @@ def _flags(line: str) -> str:
 def _once(line: str) -> str:
     line = shape(line)
     if "last-applied" in line:
-        line = _LAST_APPLIED.sub(
-            lambda m: m[0] if m["value"] == "|" or _has_no_value(m["value"]) else m["keep"] + MARK,
-            line,
-        )
+        line = _LAST_APPLIED.sub(rf"\g<keep>{MARK}", line)
     if "kind" in line and "ata" in line and _SECRET_KIND.search(line):
         line = _SECRET_DATA.sub(rf"\g<keep>{MARK}", line)
     if "alue" in line or "ALUE" in line:
@@ -527,6 +525,7 @@ class Stream:
         self._block = -1
         self._listing = -1
         self._pending = False
+        self._flagged = False
 
     def feed(self, piece: str) -> str:
         """The next piece; what may be written now."""
@@ -544,7 +543,8 @@ class Stream:
         out = self._take(last, "") if last else ""
         out += self._close()
         out += self._release(secret=False)
-        self._key_left, self._block, self._listing, self._pending = 0, -1, -1, False
+        self._key_left, self._block, self._listing = 0, -1, -1
+        self._pending = self._flagged = False
         return out
 
     # -- manifests --
@@ -633,8 +633,10 @@ class Stream:
 
     def _key_begins(self, line: str, newline: str) -> str:
         begins = [found.end() for found in _BEGIN.finditer(line)]
-        if begins and not _END.search(line, begins[-1]) and "\\n" not in line[begins[-1] :]:
-            self._key_left = LONGEST_KEY
+        if begins and not _END.search(line, begins[-1]):
+            # Where the lines of the key are one line here, there are no more of them.
+            follows = _KEY_FOLLOWS.match(line, begins[-1]) is not None
+            self._key_left = LONGEST_KEY if follows else 0
         return self._stated(line, newline)
 
     def _stated(self, line: str, newline: str) -> str:
@@ -659,6 +661,11 @@ class Stream:
             elif not _has_no_value(value["value"].strip("\"'")):
                 return f"{value['keep']}{MARK}{value['comma']}{newline}"
             return _plain(line) + newline
+        flagged, self._flagged = self._flagged, False
+        if flagged and bare and not bare.startswith("-"):
+            return f"{line[:indent]}{bare if _has_no_value(bare) else MARK}{newline}"
+        if (flag := re.fullmatch(r"(?:- )?--?([A-Za-z][\w-]{0,63})", bare)) is not None:
+            self._flagged = secret_name(flag[1])
         if (name := _NAME_LINE.match(line)) is not None:
             self._pending = secret_name(name["key"])
         opens = re.match(
@@ -746,7 +753,11 @@ class Redactor:
 
     def _learn(self, name: str, value: str) -> None:
         for key, each in _inside(name, value):
-            if _strong(key, each):
+            # Its shape hides what is secret of it, and shows the rest; but a key's lines have none.
+            if _BEGIN.search(each) is None and shape(each) != each:
+                for part in _parts(each):
+                    self.add(part)
+            elif _strong(key, each):
                 self.add(each)
 
 
@@ -804,7 +815,7 @@ def _forms(secret: str) -> Iterator[str]:
     for skipped in range(3):
         encoded = base64.b64encode(b"\0" * skipped + raw).decode().rstrip("=")
         core = encoded[(skipped * 8 + 5) // 6 : (skipped + len(raw)) * 8 // 6]
-        if len(core) >= 14:
+        if len(core) > SHORTEST:
             written.add(core)
             written.add(core.translate(str.maketrans("+/", "-_")))
     return (form for form in written if len(form) >= SHORTEST)
