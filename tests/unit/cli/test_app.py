@@ -11,6 +11,7 @@ import pytest
 
 from ci import errors
 from ci.cli import app, session
+from ci.digest import Digest
 from ci.model import Case, Image, Outcome, RunRecord, SelfTest, StepRecord
 from ci.report import terminal
 from ci.run.events import Events
@@ -194,7 +195,7 @@ def test_steps_know_what_they_are_part_of() -> None:
 
 def test_the_summary_names_the_digest_and_the_folder() -> None:
     out = io.StringIO()
-    digest = "sha256:" + "b" * 64
+    digest = Digest.from_hex("b" * 64)
     record = RunRecord(
         id="x",
         command="run",
