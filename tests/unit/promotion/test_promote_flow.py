@@ -43,9 +43,9 @@ from ci.model import (
     RollbackOutcome,
     Target,
 )
-from ci.promotion.plan import diff
-from ci.promotion.preflight.inspect import Before
 from ci.promotion.release import lease, reader
+from ci.promotion.release import manifest as manifest_
+from ci.promotion.release.baseline import Before
 from ci.promotion.rollback import recovery, requested
 from ci.promotion.upgrade import upgrade as upgrade_
 from ci.promotion.upgrade.post_upgrade_test import After
@@ -374,7 +374,7 @@ HOOK = {"metadata": {"name": "h", "annotations": {"helm.sh/hook": "pre-upgrade,p
     ],
 )
 def test_the_check_begins_before_helm_ends_where_the_change_shows(
-    context: Context, served: str, hooks: dict[diff.Key, Any], begins: bool
+    context: Context, served: str, hooks: dict[manifest_.Key, Any], begins: bool
 ) -> None:
     target = Target(
         "prod", Cluster("launch", context.root / "kubeconfig", "launch", True), "launch", "rel",
@@ -384,7 +384,7 @@ def test_the_check_begins_before_helm_ends_where_the_change_shows(
         deployments=("model-engine",),
         digests=frozenset({served}),
         image=Image(REPOSITORY, "old", Digest(served)),
-        rendered=diff.Rendered({}, hooks),
+        rendered=manifest_.Rendered({}, hooks),
     )
     wanted = upgrade_.released_as(target, 2, Image(REPOSITORY, "new", NEW))
     begun: list[Release] = []
@@ -801,7 +801,7 @@ def test_a_revision_that_would_render_otherwise_is_returned_to(
         found = stored(kube, helm, target, number)
         more = {"kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"n": str(number)}}
         objects = {**found.rendered.objects, ("v1", "ConfigMap", "elsewhere", "m"): more}
-        return replace(found, rendered=diff.Rendered(objects, {}))
+        return replace(found, rendered=manifest_.Rendered(objects, {}))
 
     monkeypatch.setattr(reader, "stored", read)
     back(context, 2)
