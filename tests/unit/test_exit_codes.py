@@ -21,12 +21,12 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from ci import cli, errors, joints
+from ci import cli, errors, flow, joints
 from ci.context import Context
 from ci.home import Home, Process
 from ci.model import Cluster, Image, Registry, Result
 from ci.session import HANDOVER, Handover
-from ci.settings import load
+from ci.settings import Options, load
 from ci.stages import build, deploy
 from ci.toolchain import pins
 from ci.tools.api import Answer
@@ -431,19 +431,17 @@ def test_a_release_that_does_not_come_up_on_the_gate(box: Box) -> None:
 
 
 def test_stand_ins_for_a_cluster_of_somebody_else(box: Box) -> None:
-    """A guard: every command that brings stand-ins makes its own cluster for them."""
+    """A guard: every command that brings stand-ins makes its own cluster for them. So that one
+    comes to it, it is given somebody else's."""
     theirs = Cluster("prod", box.context.root.parent / "kubeconfig", "prod", disposable=True)
 
-    def body(context: Context) -> Result:
+    def wrong(context: Context, _: Options) -> Result:
         deploy.prepare_standins(context, theirs)
         return Result()
 
-    box.hand_over()
-    common = cli.Common(cli.Origin.AUTO, box.config, False)
-    with pytest.raises(SystemExit) as ended:
-        cli._work("prove", common, body, needs_dagger=None)
-    assert ended.value.code == 15
-    assert "the pipeline did not make that cluster" in box.capsys.readouterr().err
+    box.monkeypatch.setattr(flow, "prove_only", wrong)
+    status, error = box("prove")
+    assert (status, "the pipeline did not make that cluster" in error) == (15, True)
     assert box.live.asked == []
 
 

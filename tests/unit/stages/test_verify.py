@@ -15,7 +15,7 @@ from ci.model import Cluster, Image, Registry, Target
 from ci.stages import verify
 from tests.unit.evidence.fakes import FakeRegistry, machine
 from tests.unit.live import GATEWAY, NAMESPACE, OLD, RELEASE, REPOSITORY, Live, owned, serving_here
-from tests.unit.machine import Machine, take_over
+from tests.unit.machine import Machine, ManualClock, take_over
 
 PATHS = ("/health", "/readyz")
 OTHER = f"sha256:{'b' * 64}"
@@ -50,7 +50,7 @@ def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Verifi
             live,
             programs,
             registry,
-            replace(context, tools=tools),
+            replace(context, tools=tools, clock=ManualClock()),
             Target(
                 "prod", Cluster("prod", kubeconfig, "prod", False), NAMESPACE, RELEASE,
                 context.root / "chart", REPOSITORY, gateway=GATEWAY, health_paths=PATHS,
