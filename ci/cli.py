@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Generic, TypeVar
 
 import typer
 
-from ci import home as homes
+from ci import redaction
 from ci import session as sessions
 from ci.context import Context
 from ci.errors import CommandFailed, Interrupted, PipelineError, PlanRefused, SettingsError
@@ -147,6 +147,8 @@ class Answer:
 
     shown: terminal.Shown | None = None
     problem: Exception | None = None
+    redact: Callable[[str], str] = redaction.text
+    """Removes the run's secrets from what is said of ``problem``."""
 
 
 def _command(
@@ -170,7 +172,8 @@ def _command(
                 answer = body(options, **given)
                 if answer.shown is not None:
                     terminal.show(answer.shown, sys.stdout)
-                if answer.problem is not None:
+            if answer.problem is not None:
+                with _told(options.verbose, answer.redact):
                     raise answer.problem
 
         # What typer reads the options from.
@@ -601,9 +604,12 @@ def _work(
     if ended.supervised is not None:
         return Answer(problem=typer.Exit(ended.supervised))  # that process has shown everything
     result = ended.value if ended.value is not None else Result()
-    finished = _record(command, ended.session, result, ended.problem, ended.versions)
+    programs = ended.session.programs
+    finished = programs.redactor.data(
+        _record(command, ended.session, result, ended.problem, ended.versions)
+    )
     _leave(ended.session, finished)
-    return Answer(finished, ended.problem)
+    return Answer(finished, ended.problem, programs.redact)
 
 
 def _ask(
@@ -615,7 +621,8 @@ def _ask(
         command, common, body, targets=targets, signs=False, needs_dagger=None, record=False
     )
     if ended.problem is not None:
-        raise ended.problem
+        with _told(common.verbose, ended.session.programs.redact):
+            raise ended.problem
     assert ended.value is not None
     return ended.value
 
@@ -695,22 +702,24 @@ def _quick(
         try:
             answer = body(session)
         except Exception as error:
-            answer = Answer(problem=error)
+            answer = Answer(problem=error, redact=session.programs.redact)
         if record:
-            _leave(session, _record(record, session, Result(), answer.problem, ()))
+            finished = _record(record, session, Result(), answer.problem, ())
+            _leave(session, session.programs.redactor.data(finished))
     return answer
 
 
 def _leave(session: Session, finished: RunRecord) -> None:
     """Write what a run leaves behind: its summary, and the report. One that cannot be rendered
     is noted, and changes nothing of how the run ended."""
-    homes.write(session.run_dir / "summary.json", asdict(finished))
+    session.folder.json("summary.json", asdict(finished))
     try:
         from ci.report import html
 
-        html.write(session.run_dir, datetime.now(UTC))
+        html.write(session.folder, datetime.now(UTC))
     except Exception as problem:
         session.events.note(f"no report was written: {type(problem).__name__}: {problem}")
+    session.folder.seal()
 
 
 def _settings(config: Path) -> Settings:
@@ -723,10 +732,11 @@ def _settings(config: Path) -> Settings:
 
 
 class _told:
-    """Turns an error into its two lines and its exit code."""
+    """Turns an error into its two lines and its exit code, without what ``redact`` removes."""
 
-    def __init__(self, verbose: bool) -> None:
+    def __init__(self, verbose: bool, redact: Callable[[str], str] = redaction.text) -> None:
         self._verbose = verbose
+        self._redact = redact
 
     def __enter__(self) -> None:
         return None
@@ -746,8 +756,9 @@ class _told:
             foreseen = PipelineError(f"a defect of the pipeline: {what}")
         assert isinstance(foreseen, PipelineError)
         if self._verbose:
-            traceback.print_exception(problem, file=sys.stderr)
-        print(sessions.explain(foreseen), file=sys.stderr, flush=True)
+            shown = self._redact("".join(traceback.format_exception(problem)))
+            print(shown, end="", file=sys.stderr)
+        print(sessions.explain(foreseen, self._redact), file=sys.stderr, flush=True)
         raise SystemExit(foreseen.exit_code) from None
 
 

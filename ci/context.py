@@ -8,6 +8,7 @@ from pathlib import Path
 from ci.events import Events
 from ci.home import Home
 from ci.model import Cluster, Tools
+from ci.runfolder import RunFolder
 from ci.settings import Settings
 from ci.tools.command import Programs
 from ci.tools.helm import Helm
@@ -30,6 +31,11 @@ class Context:
     """``runs/<id>``: events, logs, JUnit, backups."""
     home: Home
     """What is kept between runs."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """The door into :attr:`run_dir`: whatever is written there goes through it."""
+        return RunFolder(self.run_dir, self.programs.redactor)
 
     def kube(self, cluster: Cluster) -> Kube:
         return Kube(self.tools.kubectl, cluster, self.programs, self.clock)

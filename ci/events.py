@@ -5,7 +5,6 @@ Steps are also OpenTelemetry spans, so that ``dagger run`` shows them by name in
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
+from ci.redaction import Redactor
+from ci.runfolder import RunFolder
 from ci.tools.wait import Clock
 
 
@@ -45,7 +46,8 @@ _current_step: ContextVar[str] = ContextVar("current_step", default="")
 class Events:
     """The run's record. Thread-safe: steps run beside each other.
 
-    ``redact`` is applied to every line that is written. The run began ``ago`` seconds ago.
+    What ``redactor`` finds secret reaches neither the file nor a listener. The run began ``ago``
+    seconds ago.
     """
 
     def __init__(
@@ -53,13 +55,13 @@ class Events:
         clock: Clock,
         *,
         path: Path | None = None,
-        redact: Callable[[str], str] = lambda text: text,
+        redactor: Redactor | None = None,
         ago: float = 0.0,
     ) -> None:
         self._clock = clock
         self._started = clock.monotonic() - ago
-        self._path = path
-        self._redact = redact
+        self._redactor = redactor if redactor is not None else Redactor()
+        self._file = None if path is None else (RunFolder(path.parent, self._redactor), path.name)
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self.all: list[Event] = []
@@ -70,23 +72,22 @@ class Events:
     def emit(self, kind: str, text: str = "", *, step: str | None = None, **data: Any) -> None:
         """Record an event; without ``step``, of the step this context is in."""
         name = step if step is not None else _current_step.get()
-        event = Event(
-            kind, round(self._clock.monotonic() - self._started, 3), name, self._redact(text), data
-        )
+        at = round(self._clock.monotonic() - self._started, 3)
+        data = self._redactor.tree(data)
+        event = Event(kind, at, name, self._redactor.text(text), data)
         with self._lock:
             self.all.append(event)
-            if self._path is not None:
+            if self._file is not None:
+                folder, file = self._file
                 line = {
                     "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                     "at": event.at,
                     "kind": kind,
                     "step": name,
-                    "text": text,
+                    "text": event.text,
                     **data,
                 }
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("a", encoding="utf-8") as sink:
-                    sink.write(self._redact(json.dumps(line, default=str)) + "\n")
+                folder.append_json(file, line)
             for listener in self._listeners:
                 listener(event)
 
@@ -100,12 +101,15 @@ class Events:
         inside = {"parent": outer} if (outer := _current_step.get()) else {}
         token = _current_step.set(name)
         begun = self._clock.monotonic()
-        with trace.get_tracer("pipeline").start_as_current_span(name) as span:
+        # The trace goes to `dagger run`: what failed is told there without secrets, too.
+        with trace.get_tracer("pipeline").start_as_current_span(
+            name, record_exception=False, set_status_on_exception=False
+        ) as span:
             self.emit("step.started", reason, step=name, **inside)
             try:
                 yield
             except BaseException as problem:
-                span.set_status(Status(StatusCode.ERROR, str(problem)))
+                span.set_status(Status(StatusCode.ERROR, self._redactor.text(str(problem))))
                 seconds = round(self._clock.monotonic() - begun, 3)
                 self.emit(
                     "step.failed",

@@ -288,7 +288,7 @@ def plan(context: Context, options: Options, image: str) -> Plan:
         )
         goal = flow.step("target", "it must be there", places.found_target, context, options.target)
         goal = replace(goal, chart_change=options.chart_change)
-        return flow.step(
+        found = flow.step(
             "plan",
             "rendered by the target's own server, with its live values",
             promotion.preview,
@@ -296,6 +296,7 @@ def plan(context: Context, options: Options, image: str) -> Plan:
             goal,
             proof,
         )
+    return context.programs.redactor.data(found)
 
 
 def approve_only(context: Context, options: Options, image: str) -> Result:
@@ -357,4 +358,5 @@ def roll_back(
 def status(context: Context, options: Options) -> verification.Status:
     """What a target runs. Changes nothing."""
     places.check_target_name(context, options.target)
-    return verification.status(context, places.found_target(context, options.target))
+    found = verification.status(context, places.found_target(context, options.target))
+    return context.programs.redactor.data(found)

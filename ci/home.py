@@ -20,6 +20,7 @@ from typing import Any
 
 from ci.errors import Locked
 from ci.model import Image
+from ci.process_identity import Process
 
 DEFAULT = "~/.cache/queue-timeout-gate"
 
@@ -27,39 +28,6 @@ DEFAULT = "~/.cache/queue-timeout-gate"
 def path(env: Mapping[str, str]) -> Path:
     """The folder; ``pipeline.py`` computes the same before it can import this."""
     return Path(env.get("PIPELINE_HOME") or DEFAULT).expanduser().absolute()
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process for certain: a pid alone is used again, on this boot or the next."""
-
-    pid: int
-    started: str
-    """Field 22 of ``/proc/PID/stat``: clock ticks since boot."""
-    boot: str
-
-    @classmethod
-    def this(cls, proc: Path = Path("/proc")) -> Process:
-        pid = os.getpid()
-        return cls(pid, _started(pid, proc), _boot(proc))
-
-    def alive(self, proc: Path = Path("/proc")) -> bool:
-        return self.boot == _boot(proc) and self.started == _started(self.pid, proc) != ""
-
-
-def _started(pid: int, proc: Path) -> str:
-    try:
-        stat = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]  # the name in brackets may hold anything
-
-
-def _boot(proc: Path) -> str:
-    try:
-        return (proc / "sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
 
 
 @dataclass(frozen=True, slots=True)

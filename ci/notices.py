@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from ci.context import Context
 from ci.errors import CommandFailed, PipelineError, PromotionFailed
 from ci.model import Image, Promotion, Target
-from ci.promotion import redaction
 from ci.settings import Notify, Occasion
 from ci.tools.command import Programs
 from ci.tools.notify import Kind, send
@@ -49,7 +48,7 @@ class Notices:
 
     def tell(self, occasion: Occasion, title: str, body: str) -> None:
         """Send to everyone who wants to hear of such an occasion."""
-        body = redaction.text(self._context.programs.redact(body))
+        title, body = (self._context.programs.redact(each) for each in (title, body))
         inherited = contextvars.copy_context()  # notes belong to the step that told
         for number, whom in enumerate(self._context.settings.notify, 1):
             if occasion in whom.on:
@@ -72,7 +71,7 @@ def address(context: Context, whom: Notify) -> tuple[str, str]:
         problem = "" if found else f"the environment has no {whom.url_env}"
     else:
         # Without a log: the output is the address. After Ctrl-C people are still told.
-        silent = Programs(env=context.programs.env)
+        silent = Programs(env=context.programs.env, redactor=context.programs.redactor)
         try:
             said = silent.run(whom.url_command, timeout=30, check=False)
         except CommandFailed as failure:

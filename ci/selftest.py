@@ -132,8 +132,7 @@ def checks(
 
 def run(session: Session, origin: str, *, quick: bool, matrix: bool | None = None) -> SelfTest:
     """Run them all; a failed one does not hide the next."""
-    reports = session.run_dir / "reports"
-    reports.mkdir(parents=True, exist_ok=True)
+    reports = session.folder.below("reports").make()
     cases: list[Case] = []
     outputs: list[tuple[str, str]] = []
     for check in checks(sys.executable, reports, quick=quick, matrix=matrix):

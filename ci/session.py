@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ci import home as homes
-from ci import retention
+from ci import redaction, retention
 from ci.context import Context
 from ci.errors import PipelineError, ToolchainError
 from ci.events import Events, Listener
 from ci.home import Home
 from ci.model import Registry, Tools
+from ci.process_identity import Process
+from ci.runfolder import RunFolder
 from ci.settings import Settings
 from ci.tools.command import Programs
 from ci.tools.wait import SystemClock
@@ -58,13 +60,12 @@ class Handover:
     """``time.time()`` when the first process started."""
     steps: tuple[tuple[str, float, str], ...]
     """(name, seconds, parent) of the steps that are done."""
-    supervisor: homes.Process
+    supervisor: Process
     """Who takes the signals for this run; when it is gone, the run ends."""
 
     def save(self) -> Path:
-        file = self.run_dir / "handover.json"
-        homes.write(file, asdict(self))
-        return file
+        content = json.dumps(asdict(self), default=str).encode()
+        return RunFolder(self.run_dir).verbatim("handover.json", content)
 
     @classmethod
     def load(cls, file: Path) -> Handover:
@@ -75,7 +76,7 @@ class Handover:
         tools["registry"] = Registry(**tools["registry"])
         tools["versions"] = tuple((name, version) for name, version in tools["versions"])
         steps = tuple((str(n), float(seconds), str(parent)) for n, seconds, parent in raw["steps"])
-        supervisor = homes.Process(**raw["supervisor"])
+        supervisor = Process(**raw["supervisor"])
         return cls(Path(raw["run_dir"]), Tools(**tools), raw["begun"], steps, supervisor)
 
 
@@ -125,6 +126,11 @@ class Session:
             home=self.home,
         )
 
+    @property
+    def folder(self) -> RunFolder:
+        """The door into :attr:`run_dir`."""
+        return RunFolder(self.run_dir, self.programs.redactor)
+
     def elapsed(self) -> float:
         """Seconds since the first process of this run started."""
         return time.time() - self.begun
@@ -151,7 +157,7 @@ class Session:
         )
         inner = self.run_dir / "pid"
         inner.unlink(missing_ok=True)
-        handover = Handover(self.run_dir, tools, self.begun, done, homes.Process.this()).save()
+        handover = Handover(self.run_dir, tools, self.begun, done, Process.this()).save()
         # --silent: dagger's own view stays away and the terminal is ours; who wants its trace
         # starts with `dagger run python pipeline.py`.
         command: list[str | Path] = [
@@ -219,7 +225,7 @@ def opened(
     runs = root / "runs"
     run_dir = handed.run_dir if handed else runs / run_id(datetime.now(UTC))
     if record:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        RunFolder(run_dir).make()
         retention.begin(run_dir, command, targets)
         retention.prune(runs, without=run_dir.name)
     cancel = threading.Event()
@@ -236,7 +242,7 @@ def opened(
     events = Events(
         clock,
         path=run_dir / "events.jsonl" if record else None,
-        redact=programs.redact,
+        redactor=programs.redactor,
         ago=time.time() - begun,
     )
     session = Session(root, clean, home, settings, programs, clock, events, run_dir, handed, begun)
@@ -283,8 +289,7 @@ def _signals(session: Session) -> Iterator[None]:
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()
     if session.handed:
-        pid = session.run_dir / "pid"
-        pid.write_text(str(os.getpid()), encoding="utf-8")
+        session.folder.verbatim("pid", str(os.getpid()).encode())
     try:
         yield
     finally:
@@ -333,7 +338,7 @@ def _telemetry(env: Mapping[str, str]) -> Iterator[None]:
         ending.join(EXPORT_SECONDS)
 
 
-def explain(error: PipelineError) -> str:
-    """The two lines a person gets: what is wrong, what to do."""
-    said = " ".join(str(error).split())
-    return f"error: {said}\nremedy: {error.remedy}"
+def explain(error: PipelineError, redact: Callable[[str], str] = redaction.text) -> str:
+    """The two lines a person gets: what is wrong, what to do; without secrets."""
+    said = " ".join(redact(str(error)).split())
+    return f"error: {said}\nremedy: {redact(error.remedy)}"

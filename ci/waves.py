@@ -121,7 +121,7 @@ def promote(context: Context, chosen: Order, image: str, words: Sequence[str]) -
             return Ended(name, said.status, text, where, seconds, changed)
 
     results = run(chosen, one)
-    _leave(context.run_dir / "tables" / "targets.json", results)
+    context.folder.json("tables/targets.json", _table(results))
     for result in results:
         context.events.emit(f"run.{outcome(result)}", line(result))
     first = next((result for result in results if result.code), None)
@@ -159,8 +159,8 @@ def _promoted(summary: Path) -> tuple[str, bool]:
         return "it left no summary", True
 
 
-def _leave(path: Path, results: Sequence[Ended]) -> None:
-    described = {
+def _table(results: Sequence[Ended]) -> dict[str, object]:
+    return {
         "title": TARGETS,
         "note": "In the order they were to be promoted; each has a run and a report of its own.",
         "columns": ("target", "outcome", "how it ended", "seconds", "run", "ok"),
@@ -169,5 +169,3 @@ def _leave(path: Path, results: Sequence[Ended]) -> None:
             for r in results
         ],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(described, indent=1), encoding="utf-8")

@@ -18,7 +18,7 @@ from typing import Any
 import pyrage
 import yaml
 
-from ci.promotion import redaction
+from ci import redaction
 
 _SCRIPT = Path(__file__).parent / "quick-rollback.sh"
 
@@ -65,9 +65,8 @@ class Recorded:
     digest: str
 
 
-def make(recorded: Recorded, *, secrets: bool = False) -> tuple[File, ...]:
-    """Every backup, named exactly as in the upgrade plan; with ``secrets`` nothing is left out."""
-    clean: Clean = _as_it_is if secrets else redaction.tree
+def make(recorded: Recorded, *, clean: Clean = redaction.tree) -> tuple[File, ...]:
+    """Every backup, named exactly as in the upgrade plan, without what ``clean`` leaves out."""
     files = [File("helm-values-backup.yaml", _values(recorded, clean))]
     for name, deployment in recorded.deployments.items():
         short = _short(recorded.gateway, name)
@@ -87,7 +86,7 @@ def sealed(recorded: Recorded, recipients: Sequence[str]) -> bytes:
     keys = [pyrage.x25519.Recipient.from_str(name) for name in recipients]
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for file in make(recorded, secrets=True):
+        for file in make(recorded, clean=as_it_is):
             content = file.text.encode()
             entry = tarfile.TarInfo(file.name)
             entry.size, entry.mode = len(content), 0o700 if file.executable else 0o600
@@ -95,7 +94,8 @@ def sealed(recorded: Recorded, recipients: Sequence[str]) -> bytes:
     return pyrage.encrypt(packed.getvalue(), keys)
 
 
-def _as_it_is(value: Any, *, name: str = "") -> Any:
+def as_it_is(value: Any, *, name: str = "") -> Any:
+    """Leaves nothing out."""
     return value
 
 
@@ -194,6 +194,11 @@ def quick_rollback(recorded: Recorded) -> str:
         ' --timeout "${timeout}s"'
         for name in by_deployment
     ]
+    served = "\n".join(
+        f"  {name}/{container}  {image}"
+        for name, containers in by_deployment.items()
+        for container, image in containers.items()
+    )
     plain = {
         "DATE": recorded.date,
         "RELEASE": recorded.release,
@@ -203,17 +208,15 @@ def quick_rollback(recorded: Recorded) -> str:
         "REVISION": str(recorded.revision),
         "DIGEST": recorded.digest or "unknown",
         "TIMEOUT": str(recorded.timeout_seconds),
-        "IMAGES_TEXT": "\n".join(
-            f"  {name}/{container}  {image}"
-            for name, containers in by_deployment.items()
-            for container, image in containers.items()
-        ),
+        "IMAGES_TEXT": served,
+        "GOAL": f"to revision {recorded.revision}, recorded on {recorded.date}, whose gateway runs"
+        f" {recorded.digest or 'an unknown digest'}:\n{served}",
         "SET_IMAGES": "\n".join(set_images) or "        :",
         "ROLLOUTS": "\n".join(rollouts) or "        :",
     }
     quoted = {
         f"Q_{key}": shlex.quote(plain[key])
-        for key in ("RELEASE", "NAMESPACE", "CONTEXT", "KUBECONFIG")
+        for key in ("RELEASE", "NAMESPACE", "CONTEXT", "KUBECONFIG", "GOAL")
     }
     script = _SCRIPT.read_text(encoding="utf-8")
     for key, value in {**plain, **quoted}.items():

@@ -3,7 +3,6 @@ the target is as it was."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from ci.promotion import backups, lease, live, plan, preflight
 from ci.promotion import checks as checks_
 from ci.promotion.compat import Document
 from ci.promotion.rollout import Expected, Snapshot, judge
+from ci.runfolder import RunFolder
 from ci.tools import chart as charts
 from ci.tools.helm import Revision
 from ci.tools.registry import copy, open_repository
@@ -227,17 +227,12 @@ def back_up(context: Context, target: Target, before: Before, folder: Path) -> C
         image=before.image.by_tag,
         digest=before.image.digest,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    into = RunFolder(folder, context.programs.redactor)
     if recipients := context.settings.backups.recipients:
-        path = folder / "backups.tar.age"
-        path.touch(mode=0o600)
-        path.write_bytes(backups.sealed(recorded, recipients))
-    for file in backups.make(recorded):
-        path = folder / file.name
-        path.touch(mode=0o600)
-        path.write_text(file.text, encoding="utf-8")
-        path.chmod(0o700 if file.executable else 0o600)
+        into.verbatim("backups.tar.age", backups.sealed(recorded, recipients))
+    # Redacted as trees already: as texts they have to stay what kubectl and helm read.
+    for file in backups.make(recorded, clean=context.programs.redactor.tree):
+        into.verbatim(file.name, file.text.encode(), executable=file.executable)
     script = str(folder / "quick-rollback.sh")
     tried = (["--help"], ["--dry-run", "--with", "helm"], ["--dry-run", "--with", "kubectl"])
     with ThreadPoolExecutor(max_workers=len(tried), thread_name_prefix="rollback") as pool:
@@ -272,9 +267,7 @@ def tick(
         "columns": ("item", "evidence", "ok"),
         "rows": [[item.name, item.evidence, item.ok] for item in ticked],
     }
-    path = context.run_dir / "tables" / "checklist.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(described, indent=1), encoding="utf-8")
+    context.folder.json("tables/checklist.json", described)
     return ticked
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ci.errors import Interrupted, PromotionFailed, WaitTimeout
 from ci.promotion import live
-from ci.promotion.change import Hopeless
+from ci.promotion.rollout import UnrecoverablePod
 
 
 def cause(problem: BaseException) -> str:
     """Why a promotion failed, in plain words."""
     match problem:
-        case Hopeless(trouble=trouble):
+        case UnrecoverablePod(trouble=trouble):
             return f"the new version cannot start: {trouble}"
         case Interrupted() | KeyboardInterrupt():
             return "interrupted during the upgrade"
@@ -27,7 +27,7 @@ def cause(problem: BaseException) -> str:
 def with_last_words(because: str, problem: BaseException, where: Path) -> str:
     """What the evidence adds to a cause: a crashed container's last line; of a wait that ended in
     vain, what forbade a pod (a quota, a policy), or why the probes of a pod failed."""
-    if isinstance(problem, Hopeless):
+    if isinstance(problem, UnrecoverablePod):
         if problem.trouble.reason != "CrashLoopBackOff":
             return because
         base = where / "logs" / f"{problem.trouble.pod}.{problem.trouble.container}"

@@ -17,8 +17,8 @@ from ci.promotion.rollout import (
     Expected,
     Judgement,
     Snapshot,
-    Trouble,
     Watch,
+    fail_fast,
     judge,
     misplaced,
     new_pods,
@@ -30,14 +30,6 @@ LOOK_SECONDS = 0.3
 """Between two looks at an upgrade: each costs the machine what it needs for the upgrade."""
 SETTLE_SECONDS = 120
 """How long old pods may take to drain and go after Helm says that it is done, or rolled back."""
-
-
-class Hopeless(Exception):
-    """A new pod is in a state that waiting does not heal. Never leaves the promotion."""
-
-    def __init__(self, trouble: Trouble) -> None:
-        super().__init__(str(trouble))
-        self.trouble = trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +49,7 @@ def upgrade(
     *,
     up: Callable[[Release], None],
 ) -> None:
-    """``helm upgrade --reuse-values --wait``; ended at once when a new pod is hopeless.
+    """``helm upgrade --reuse-values --wait``; ended at once when a new pod is unrecoverable.
 
     ``release`` is what it shall make. ``up`` is told it as in :func:`settled`, where that can be
     seen before Helm sees it (which looks every two seconds) and the chart does nothing after that.
@@ -93,7 +85,7 @@ def upgrade(
             now = live.look(kube, target)
             looked[0] = context.clock.monotonic()
             if now is not None:
-                give_up_on_hopeless(now, expected, watch, context)
+                _fail_fast(now, expected, watch, context)
                 judged = judge(now, expected)
                 if judged.serving and shows:
                     up(release)
@@ -131,16 +123,12 @@ def ends_with_hooks(rendered: Rendered) -> bool:
     return any("post-upgrade" in phases for phases in hooked)
 
 
-def give_up_on_hopeless(
-    now: Snapshot, expected: Expected, patience: Patience, context: Context
-) -> None:
-    """Raise :class:`Hopeless` when a new pod has been hopeless for several seconds."""
-    new = new_pods(now, expected)
+def _fail_fast(now: Snapshot, expected: Expected, patience: Patience, context: Context) -> None:
+    """Raise :class:`ci.promotion.rollout.UnrecoverablePod` when a new pod has been in such a state
+    for several seconds, or had no place for longer."""
     moment = context.clock.monotonic()
-    trouble = patience.broken.see(moment, troubles(new))
-    trouble = trouble or patience.misplaced.see(moment, misplaced(now, expected.deployments))
-    if trouble is not None:
-        raise Hopeless(trouble)
+    fail_fast(patience.broken, moment, troubles(new_pods(now, expected)))
+    fail_fast(patience.misplaced, moment, misplaced(now, expected.deployments))
 
 
 def released(context: Context, target: Target, image: Image) -> Release:
@@ -170,7 +158,7 @@ def settled(
     expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
 
     def look(seen: Snapshot, judged: Judgement) -> None:
-        give_up_on_hopeless(seen, expected, watch, context)
+        _fail_fast(seen, expected, watch, context)
         if judged.serving:
             up(release)
 

@@ -9,18 +9,17 @@ be repaired by any machine.
 
 from __future__ import annotations
 
-import os
 import platform
 import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ci.errors import Locked, PipelineError, PlanRefused
+from ci.process_identity import Process
 from ci.tools.api import path_of
 from ci.tools.kube import Kube
 
@@ -32,50 +31,27 @@ ANNOTATION = "queue-timeout-gate/"
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process, told apart from any other on any machine."""
+    """A run of the pipeline: the process, on which machine, and which of its promotions."""
 
     host: str
-    boot: str
-    """Of the kernel and the process name space: the same only where ``pid`` means the same."""
-    pid: int
-    started: str
+    process: Process
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def __str__(self) -> str:
-        return "/".join((self.host, self.boot, str(self.pid), self.started, self.run))
+        here = self.process
+        return "/".join((self.host, here.boot or "?", str(here.pid), here.started, self.run))
 
     @classmethod
     def parse(cls, text: str) -> Holder | None:
         parts = text.split("/")
         if len(parts) != 5 or not parts[2].isdigit():
             return None
-        return cls(parts[0], parts[1], int(parts[2]), parts[3], parts[4])
+        host, boot, pid, started, run = parts
+        return cls(host, Process(int(pid), started, "" if boot == "?" else boot), run)
 
     @classmethod
     def me(cls) -> Holder:
-        return cls(platform.node() or "?", _boot(), os.getpid(), _started(os.getpid()))
-
-
-def _boot() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
-        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return "?"
-
-
-def _started(pid: int) -> str:
-    """Start time of a process in clock ticks; empty when there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def gone(holder: Holder, *, here: str, started_now: str) -> bool:
-    """Whether a holder is a process of this machine that ended. ``here`` is this machine's
-    ``boot``; ``started_now`` the start time of what has its process id now."""
-    return here != "?" and holder.boot == here and holder.started != started_now
+        return cls(platform.node() or "?", Process.this())
 
 
 def held_by(lease: Mapping[str, Any], now: datetime) -> str:
@@ -157,12 +133,9 @@ class Lease:
     def _refuse_held(self, lease: Mapping[str, Any]) -> None:
         owner = held_by(lease, datetime.now(UTC))
         holder = Holder.parse(owner)
-        if not owner or (
-            holder is not None
-            and gone(holder, here=self._holder.boot, started_now=_started(holder.pid))
-        ):
+        if not owner or (holder is not None and holder.process.ended()):
             return
-        who = f"process {holder.pid} on {holder.host}" if holder else owner
+        who = f"process {holder.process.pid} on {holder.host}" if holder else owner
         raise Locked(
             f"another promotion of {self._release} in {self._namespace} is under way ({who})",
             remedy="wait for it to end; a holder that died is replaced after"
@@ -217,7 +190,10 @@ class Lease:
         metadata: dict[str, Any] = {
             "name": name(self._release),
             "namespace": self._namespace,
-            "annotations": {f"{ANNOTATION}{key}": value for key, value in self._notes.items()},
+            # Whoever may look at the namespace reads this.
+            "annotations": {
+                f"{ANNOTATION}{key}": self._kube.redact(value) for key, value in self._notes.items()
+            },
         }
         if self._version:
             metadata["resourceVersion"] = self._version

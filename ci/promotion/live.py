@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import yaml
 
+from ci import redaction
 from ci.context import Context
 from ci.errors import CommandFailed, PipelineError, TargetNotFound
 from ci.model import Check, Image, Target
-from ci.promotion import compat, preflight, redaction
+from ci.promotion import compat, preflight
 from ci.promotion.compat import Document
 from ci.promotion.plan import Key, Rendered, parse
 from ci.promotion.prober import Send
@@ -32,7 +33,7 @@ from ci.tools.api import Answer
 from ci.tools.command import Programs
 from ci.tools.helm import Helm, Revision, reason
 from ci.tools.kube import Kube
-from ci.tools.wait import Clock, SystemClock, wait_until
+from ci.tools.wait import Clock, Pending, SystemClock, wait_until
 
 KINDS = ("deployments", "replicasets", "pods", "endpointslices")
 LOOK_SECONDS = 10
@@ -49,7 +50,11 @@ ERROR_LINE = re.compile(
 
 def private(context: Context) -> Programs:
     """Programs that leave no log: for reading what holds secrets (values, manifests)."""
-    return Programs(env=context.programs.env, cancel=context.programs.cancel)
+    return Programs(
+        env=context.programs.env,
+        cancel=context.programs.cancel,
+        redactor=context.programs.redactor,
+    )
 
 
 def private_helm(context: Context, target: Target) -> Helm:
@@ -253,34 +258,26 @@ def wait_judged(
     timeout: float,
     clock: Clock,
     look: Callable[[Snapshot, Judgement], None] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> tuple[Judgement, Snapshot]:
     """Wait until ``assess`` finds nothing missing. ``look`` is told each judgement and may raise
-    to give up. ``timeout`` in seconds.
+    to give up, ``progress`` what is missing when it changes. ``timeout`` in seconds.
 
     An API that does not answer (its server restarts, the network is cut for a moment) is waited
     for like everything else. Raises :class:`ci.errors.WaitTimeout`.
     """
-    last: list[Judgement] = []
 
-    def probe() -> tuple[Judgement, Snapshot] | None:
+    def probe() -> tuple[Judgement, Snapshot] | Pending:
         try:
             now = snapshot(kube, namespace)
         except CommandFailed as problem:
-            last[:] = [Judgement((f"the API does not answer: {failed_to_text(problem)}",))]
-            return None
-        last[:] = [assess(now)]
+            return Pending(f"the API does not answer: {failed_to_text(problem)}")
+        judged = assess(now)
         if look is not None:
-            look(now, last[0])
-        return (last[0], now) if last[0].complete else None
+            look(now, judged)
+        return (judged, now) if judged.complete else Pending(str(judged))
 
-    return wait_until(
-        what,
-        probe,
-        timeout=timeout,
-        clock=clock,
-        interval=0.3,
-        diagnose=lambda: str(last[0]) if last else "nothing",
-    )
+    return wait_until(what, probe, timeout=timeout, clock=clock, interval=0.3, progress=progress)
 
 
 # -- answering ------------------------------------------------------------------------------------

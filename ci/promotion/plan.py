@@ -32,8 +32,8 @@ from typing import Any
 
 import yaml
 
+from ci import redaction
 from ci.model import Changed, Check
-from ci.promotion import redaction
 
 Path = tuple[str, ...]
 Key = tuple[str, str, str, str]

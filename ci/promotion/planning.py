@@ -108,9 +108,7 @@ def make_plan(
 
 def refuse_more_than_the_image(context: Context, planned: plan.Plan) -> None:
     """Write the plan down, and raise :class:`PlanRefused` when it does more than it may."""
-    path = context.run_dir / "plan.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(planned.text, encoding="utf-8")
+    path = context.folder.text("plan.txt", planned.text)
     for difference in planned.refused:
         context.events.note(f"refused: {difference}")
     if planned.refused:

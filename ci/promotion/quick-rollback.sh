@@ -89,10 +89,8 @@ with_kubectl() {
     fi
 }
 
-cat <<'TEXT'
-to revision @REVISION@, recorded on @DATE@, gateway @DIGEST@:
-@IMAGES_TEXT@
-TEXT
+# printf is the shell's own: nothing but helm or kubectl needs to be on the PATH.
+printf '%s\n' @Q_GOAL@
 
 case $with in
     helm)

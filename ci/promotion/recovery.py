@@ -5,23 +5,26 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
+from ci import redaction
 from ci.context import Context
 from ci.errors import Locked, PipelineError, PromotionFailed, RollbackFailed
 from ci.model import Check, Target
-from ci.promotion import evidence, lease, live, preflight, redaction
+from ci.promotion import lease, live, preflight
 from ci.promotion.before import Before
 from ci.promotion.canary import queue_states
 from ci.promotion.cause import cause, with_last_words
 from ci.promotion.change import SETTLE_SECONDS
 from ci.promotion.prober import Counting
 from ci.promotion.rollout import Expected, Judgement, Snapshot
+from ci.redaction import Redactor
+from ci.tools import diagnostics
 from ci.tools.helm import Helm, Revision
 from ci.tools.wait import SystemClock, wait_until
 
@@ -42,27 +45,38 @@ def recover(
 ) -> NoReturn:
     """Evidence, rollback, verification; then raise what is to be told, with what was ``found``
     out until then."""
-    step, where = context.events.step, context.run_dir / "evidence"
-    because = redaction.text(cause(problem))
+    step, kept = context.events.step, context.folder.below("evidence")
+    where = kept.path
+    because = context.programs.redact(cause(problem))
     context.events.note(f"the promotion failed: {because}")
     try:
         with step("reach the cluster", "it may be away, and all that follows asks it"):
             reach(lock)
         with (
-            suppress(PipelineError, OSError),
+            suppress(Exception),  # not even a defect here may stop the rollback
             step("keep the evidence", "before it is rolled back"),
         ):
             private_helm = live.private_helm(context, target).for_cleanup()
             private_kube = live.private_kube(context, target, during_cleanup=True)
             now = live.look(private_kube, target)
             more = {
-                "helm-values.diff": lambda: values_diff(before, private_helm, target),
+                "helm-values.diff": lambda: values_diff(
+                    before, private_helm, target, context.programs.redactor
+                ),
                 "queues.txt": lambda: queue_states(context, target),
             }
-            evidence.collect(private_kube, private_helm, target, now, where, more)
-            because = redaction.text(with_last_words(because, problem, where))
-            (where / "cause.txt").write_text(because + "\n", encoding="utf-8")
-            evidence.pack(where)
+            diagnostics.collect(
+                private_kube,
+                target.namespace,
+                kept,
+                helm=private_helm,
+                release=target.release,
+                of=of_release(target, now),
+                more=more,
+            )
+            because = context.programs.redact(with_last_words(because, problem, where))
+            kept.text("cause.txt", because + "\n")
+            kept.pack()
         with step("roll back", f"to the recorded revision {before.revision.number}"):
             changed = roll_back(context, target, before.revision)
             restart_refused(context, target, before)
@@ -91,10 +105,20 @@ def recover(
     raise failure from problem
 
 
-def values_diff(before: Before, helm: Helm, target: Target) -> str:
+def of_release(target: Target, now: Snapshot | None) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a pod is of the target's own Deployments: what else runs in its namespace is not
+    ours to keep logs of."""
+    if now is None:
+        return lambda pod: False
+    wanted = target.deployments or now.deployments
+    names = {pod["metadata"]["name"] for name in wanted for pod in now.pods_of(name)}
+    return lambda pod: pod["metadata"]["name"] in names
+
+
+def values_diff(before: Before, helm: Helm, target: Target, redactor: Redactor) -> str:
     """What the release's values have become, without secrets."""
     was, now = (
-        yaml.safe_dump(redaction.tree(dict(values))).splitlines(keepends=True)
+        yaml.safe_dump(redactor.tree(dict(values))).splitlines(keepends=True)
         for values in (before.values, helm.values(target.release, target.namespace))
     )
     return "".join(difflib.unified_diff(was, now, "before", "now")) or "no difference\n"

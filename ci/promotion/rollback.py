@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ci import redaction
 from ci.context import Context
 from ci.errors import Interrupted, PipelineError, TargetNotFound, VerifyFailed
 from ci.model import Changed, Image, Rollback, Served, Target
 from ci.promotion import history as histories
-from ci.promotion import live, plan, preflight, redaction
+from ci.promotion import live, plan, preflight
 from ci.promotion.before import changed_since
 from ci.promotion.history import Content
 from ci.promotion.live import Stored

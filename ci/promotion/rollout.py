@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Object = Mapping[str, Any]
@@ -28,7 +28,7 @@ Object = Mapping[str, Any]
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REVISION = "deployment.kubernetes.io/revision"
 
-HOPELESS = frozenset(
+UNRECOVERABLE = frozenset(
     {
         "CrashLoopBackOff",
         "ImagePullBackOff",
@@ -89,6 +89,23 @@ class Snapshot:
         late = [_owner(p) for p in self.live_pods_of(deployment) if _owner(p) not in listed]
         newest = max(listed, key=lambda name: listed[name], default="")
         return late[0] if late else newest
+
+    def without_terminating(self) -> Snapshot:
+        """As it will be once every pod that terminates has gone, its endpoints with it."""
+        ending = {pod["metadata"]["name"] for pod in self.pods if terminating(pod)}
+
+        def kept(piece: Object) -> list[Object]:
+            return [
+                endpoint
+                for endpoint in piece.get("endpoints") or []
+                if (endpoint.get("targetRef") or {}).get("name") not in ending
+            ]
+
+        return replace(
+            self,
+            pods=[pod for pod in self.pods if not terminating(pod)],
+            slices=[{**piece, "endpoints": kept(piece)} for piece in self.slices],
+        )
 
     def _replicasets_of(self, deployment: str) -> dict[str, int]:
         """Revision of each of the Deployment's ReplicaSets, by name."""
@@ -178,6 +195,8 @@ def _deployment(now: Snapshot, name: str, deployment: Object, expected: Expected
     waiting += _replicas_missing(name, deployment)
     pods = now.pods_of(name)
     current = {p["metadata"]["name"] for p in current_pods(now, name, expected)}
+    if len(current) != _desired(deployment):
+        waiting.append(f"{name}: {len(current)} of {_desired(deployment)} pods are new")
     if old := [p["metadata"]["name"] for p in pods if p["metadata"]["name"] not in current]:
         waiting.append(_not_gone(name, old))
     for pod in pods:
@@ -365,18 +384,30 @@ def unsettled(now: Snapshot, deployments: Iterable[str]) -> tuple[str, ...]:
         if deployment is None:
             waiting.append(f"{name}: no such Deployment")
             continue
-        waiting += _not_observed(name, deployment) + _replicas_missing(name, deployment)
-        newest = now.replicaset_of(name)
-        live = now.live_pods_of(name)
-        if ending := _names(p for p in now.pods_of(name) if terminating(p)):
-            waiting.append(f"{name}: pods still terminate: {ending}")
-        if older := _names(p for p in live if _owner(p) != newest):
-            waiting.append(f"{name}: pods of an older ReplicaSet still run: {older}")
-        if starting := _names(p for p in live if not ready(p)):
-            waiting.append(f"{name}: pods are not ready: {starting}")
-        if len(live) != _desired(deployment):
-            waiting.append(f"{name}: {len(live)} of {_desired(deployment)} pods run")
+        # What the controller has counted already need not be told pod by pod.
+        waiting += (
+            _not_observed(name, deployment)
+            or _replicas_missing(name, deployment)
+            or _pods_unsettled(now, name, deployment)
+        )
     return tuple(waiting)
+
+
+def _pods_unsettled(now: Snapshot, name: str, deployment: Object) -> list[str]:
+    newest, live = now.replicaset_of(name), now.live_pods_of(name)
+    ending = _names(pod for pod in now.pods_of(name) if terminating(pod))
+    older = _names(pod for pod in live if _owner(pod) != newest)
+    starting = _names(pod for pod in live if not ready(pod))
+    waiting = []
+    if ending:
+        waiting.append(f"{name}: pods still terminate: {ending}")
+    if older:
+        waiting.append(f"{name}: pods of an older ReplicaSet still run: {older}")
+    if starting:
+        waiting.append(f"{name}: pods are not ready: {starting}")
+    if len(live) != _desired(deployment):
+        waiting.append(f"{name}: {len(live)} of {_desired(deployment)} pods run")
+    return waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,7 +480,7 @@ def _names(pods: Iterable[Object]) -> str:
     return ", ".join(str(pod["metadata"]["name"]) for pod in pods)
 
 
-# -- hopeless pods --------------------------------------------------------------------------------
+# -- unrecoverable pods ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,8 +530,10 @@ def _one_line(message: Any) -> str:
     return " ".join(str(message or "").split())[:300]
 
 
-def troubles(pods: Iterable[Object]) -> list[Trouble]:
-    """Every hopeless container of the live pods, init containers included."""
+def troubles(pods: Iterable[Object], *, forgiven_restarts: int = 0) -> list[Trouble]:
+    """Every unrecoverable container of the live pods, init containers included. A crash loop of
+    fewer than ``forgiven_restarts`` is none: the container may wait for one that starts beside
+    it."""
     found: list[Trouble] = []
     for pod in filter(is_live, pods):
         status = pod.get("status") or {}
@@ -509,7 +542,11 @@ def troubles(pods: Iterable[Object]) -> list[Trouble]:
             *(status.get("containerStatuses") or []),
         ]:
             waiting = (container.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") not in HOPELESS:
+            if waiting.get("reason") not in UNRECOVERABLE:
+                continue
+            if waiting["reason"] == "CrashLoopBackOff" and (
+                int(container.get("restartCount", 0)) < forgiven_restarts
+            ):
                 continue
             last = (container.get("lastState") or {}).get("terminated") or {}
             message = _one_line(waiting.get("message"))
@@ -524,7 +561,7 @@ def troubles(pods: Iterable[Object]) -> list[Trouble]:
 
 
 class Watch:
-    """Remembers since when each container has been hopeless.
+    """Remembers since when each container has been unrecoverable.
 
     A reason comes and goes between attempts (a crash loop runs in between, a pull is tried
     again), so looks without it over up to ``gap`` seconds do not forgive; ``patience`` seconds of
@@ -554,3 +591,19 @@ class Watch:
             if now - since >= self._patience and worst is None:
                 worst = trouble
         return worst
+
+
+class UnrecoverablePod(Exception):
+    """A pod is in a state that waiting does not heal. Whoever waits says what that means."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
+
+
+def fail_fast(watch: Watch, now: float, found: Iterable[Trouble]) -> None:
+    """Raise :class:`UnrecoverablePod` when ``watch`` has seen one of the troubles for long enough.
+    ``now`` in seconds."""
+    trouble = watch.see(now, found)
+    if trouble is not None:
+        raise UnrecoverablePod(trouble)

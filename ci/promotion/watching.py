@@ -14,7 +14,7 @@ from typing import Any
 from ci.context import Context
 from ci.errors import PipelineError
 from ci.model import Target
-from ci.promotion import live, redaction
+from ci.promotion import live
 from ci.promotion.rollout import restarts
 
 KIND = "watch"
@@ -125,8 +125,7 @@ class Watching:
         # A run that was cancelled is watched to its end.
         self._kube = live.private_kube(context, target, during_cleanup=True)
         self._events, self._target, self._deployments = context.events, target, tuple(deployments)
-        self._redact = context.programs.redact
-        self._folder = context.run_dir / "watch"
+        self._folder = context.folder.below("watch")
         self._clock = context.clock
         self._begun = self._clock.monotonic()
         self._changes = {name: Changes() for name in (ROLLOUT, PODS, EVENTS)}
@@ -137,7 +136,7 @@ class Watching:
         self._thread = threading.Thread(target=self._run, name="watching", daemon=True)
 
     def __enter__(self) -> Watching:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.make()
         self._thread.start()
         return self
 
@@ -226,9 +225,9 @@ class Watching:
     def _tell(self, terminal: str, lines: Sequence[str], told: int | None = None) -> None:
         if not lines:
             return
-        clean = [self._redact(redaction.text(line)) for line in lines]
+        # As one text: a private key has several lines.
+        clean = self._folder.redactor.text("\n".join(lines)).splitlines()
         at = self._clock.monotonic() - self._begun
-        with (self._folder / f"{terminal}.txt").open("a", encoding="utf-8") as sink:
-            sink.writelines(f"{at:7.1f} s  {line}\n" for line in clean)
+        self._folder.append(f"{terminal}.txt", "".join(f"{at:7.1f} s  {line}\n" for line in clean))
         for line in clean[-told:] if told else clean:
             self._events.emit(KIND, line[:300], step=terminal)

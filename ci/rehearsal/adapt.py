@@ -22,7 +22,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ci.promotion import preflight, redaction
+from ci import redaction
+from ci.promotion import preflight
 from ci.tools.chart import merge
 
 Path = tuple[str, ...]

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ci import redaction
 from ci.model import Check
-from ci.promotion import plan, preflight, redaction
+from ci.promotion import plan, preflight
 from ci.promotion.plan import Rendered
 from ci.promotion.rollout import (
     Object,
@@ -164,7 +165,7 @@ def checks(
 
 
 def no_trouble(before: Seen, now: Seen) -> Check:
-    """No pod is hopeless, and none restarted since the look before."""
+    """No pod is unrecoverable, and none restarted since the look before."""
     known = restart_counts(before.pods)
     wrong = [str(trouble) for trouble in troubles(now.pods)]
     for pod in now.pods:

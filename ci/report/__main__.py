@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ci.report import html
+from ci.runfolder import RunFolder
 
 
 def main(words: list[str]) -> int:
@@ -15,7 +16,7 @@ def main(words: list[str]) -> int:
         return 0 if words else 2
     for word in words:
         try:
-            print(html.write(Path(word), datetime.now(UTC)))
+            print(html.write(RunFolder(Path(word)), datetime.now(UTC)))
         except OSError as problem:
             print(f"error: {problem}", file=sys.stderr)
             return 2

@@ -7,7 +7,6 @@ so, too). Links lead to files beside it in the run's folder.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from ci.errors import PipelineError, of_exit_code
 from ci.model import Case, Check, Outcome, RollbackOutcome, Served
 from ci.report.record import TARGETS, Change, Record, Step, Suite, TargetOutcome, read
 from ci.report.terminal import wall
+from ci.runfolder import RunFolder
 
 NAME = "report.html"
 TOOLS = "tools"
@@ -93,18 +93,9 @@ class Axis:
     bars: list[Bar]
 
 
-def write(folder: Path, now: datetime) -> Path:
+def write(folder: RunFolder, now: datetime) -> Path:
     """Render the run in ``folder`` into its ``report.html``, whole or not at all."""
-    text = render(read(folder), now)
-    path = folder / NAME
-    temporary = folder / f".{NAME}.{os.getpid()}"
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
+    return folder.rendered(NAME, render(read(folder.path), now))
 
 
 def render(record: Record, now: datetime) -> str:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, parse
 
+from ci import redaction
 from ci.model import (
     Case,
     Changed,
@@ -32,7 +33,6 @@ from ci.model import (
     Served,
     StepRecord,
 )
-from ci.promotion import redaction
 from ci.report import junit
 
 T = TypeVar("T")

@@ -18,7 +18,6 @@ from ci.evidence import dsse, keys, packing, rules, statement
 from ci.evidence.rules import Accepted, Policy, Wanted
 from ci.evidence.statement import Approval, Rehearsed, Subject, TestResult
 from ci.model import Case, Image, Login, Proof, Rehearsal, ReleaseState
-from ci.promotion import redaction
 from ci.tools import chart as charts
 from ci.tools.registry import Repository, copy_attached, open_repository
 
@@ -46,8 +45,7 @@ def write(context: Context, proof: Proof) -> Path:
     """Sign what the suite found, passed or not, and keep it in the run's folder."""
     key = signing_key(context)
     envelope = dsse.sign(stated(context, proof).to_json(), statement.PAYLOAD_TYPE, key)
-    file = context.run_dir / FILE
-    file.write_bytes(envelope.to_json())
+    file = context.folder.verbatim(FILE, envelope.to_json())
     passed = "passing" if proof.passed else "failing"
     context.events.note(f"{passed} evidence signed by key {key.public.id[:16]}", key=key.public.id)
     return file
@@ -92,7 +90,7 @@ def approve(context: Context, source: Source, target: str, by: str) -> None:
     subject = Subject(source.repository, source.digest.removeprefix("sha256:"))
     given = Approval((subject,), by=by, target=target, at=datetime.now(UTC))
     content = dsse.sign(given.to_json(), statement.PAYLOAD_TYPE, key).to_json()
-    (context.run_dir / APPROVAL_FILE).write_bytes(content)
+    context.folder.verbatim(APPROVAL_FILE, content)
     _attach(context, source, content, statement.APPROVAL)
     context.events.note(
         f"{by} approved {source.by_digest} for {target}, signed by key {key.public.id[:16]}",
@@ -119,13 +117,13 @@ def attach_rehearsal(context: Context, source: Source, chart: Path, rehearsal: R
         target=rehearsal.target,
         state=rehearsal.state,
         result=statement.PASSED if rehearsal.passed else statement.FAILED,
-        checks=rehearsal.checks,
-        changes=rehearsal.changes,
+        checks=context.programs.redactor.data(rehearsal.checks),
+        changes=context.programs.redactor.data(rehearsal.changes),
         run=context.run_dir.name,
         at=rehearsal.finished,
     )
     content = dsse.sign(verdict.to_json(), statement.PAYLOAD_TYPE, key).to_json()
-    (context.run_dir / REHEARSAL_FILE).write_bytes(content)
+    context.folder.verbatim(REHEARSAL_FILE, content)
     _attach(context, source, content, statement.REHEARSAL)
     passed = "passing" if rehearsal.passed else "failing"
     context.events.note(f"{passed} rehearsal signed by key {key.public.id[:16]}", key=key.public.id)
@@ -156,13 +154,12 @@ def follow(context: Context, image: Image, into: Image, login: Login | None) -> 
 
 def stated(context: Context, proof: Proof) -> TestResult:
     """What is stated about a proof. Secrets of the settings are left out."""
-    settings = context.settings
+    settings, redactor = context.settings, context.programs.redactor
     described = settings.model_dump(
         mode="json", include={"image", "service", "gate", "prove", "evidence"}
     )
     cases = tuple(
-        Case(c.name, c.outcome, c.seconds, context.programs.redact(c.message)[:300])
-        for c in proof.cases
+        Case(c.name, c.outcome, c.seconds, redactor.text(c.message)[:300]) for c in proof.cases
     )
     image = Subject(proof.image.repository, proof.image.digest[7:], proof.image.tag)
     return TestResult(
@@ -173,9 +170,10 @@ def stated(context: Context, proof: Proof) -> TestResult:
         finished=proof.finished,
         run=context.run_dir.name,
         tools=context.tools.versions,
-        settings=json.dumps(redaction.tree(described), sort_keys=True),
+        settings=json.dumps(redactor.tree(described), sort_keys=True),
         suite=packing.digest(context.path(settings.prove.tests), without=packing.MADE_BY_TOOLS),
-        api=context.programs.redact(proof.api),
+        # Its names are an API's, not secrets: it has to stay comparable.
+        api=redactor.shape(proof.api),
     )
 
 

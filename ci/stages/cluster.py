@@ -10,8 +10,9 @@ from contextlib import suppress
 
 from ci.context import Context
 from ci.errors import ClusterFailed, WaitTimeout
-from ci.home import ClusterRecord, Process
+from ci.home import ClusterRecord
 from ci.model import Cluster
+from ci.process_identity import Process
 from ci.tools.api import path_of
 from ci.tools.kind import Kind, configuration
 from ci.tools.wait import wait_until

@@ -14,25 +14,28 @@ from ci import standins as manifests
 from ci.context import Context
 from ci.errors import ChartInvalid, DeployFailed, ForeignCluster, WaitTimeout
 from ci.model import Cluster, Image, Release, ServiceBusAccess, StandIns
-from ci.promotion.rollout import finished, is_live
+from ci.promotion import live
+from ci.promotion.rollout import (
+    Judgement,
+    Snapshot,
+    UnrecoverablePod,
+    Watch,
+    fail_fast,
+    finished,
+    is_live,
+    troubles,
+    unsettled,
+)
 from ci.settings import Settings
 from ci.standins import admission, cloud
 from ci.tools import chart as charts
-from ci.tools import evidence
+from ci.tools import diagnostics
 from ci.tools.helm import reason
 from ci.tools.kube import Kube
-from ci.tools.wait import SystemClock, wait_until
+from ci.tools.wait import Pending, SystemClock, wait_until
 
-HOPELESS = {
-    "CrashLoopBackOff",
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "ErrImageNeverPull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "RunContainerError",
-}
-"""Waiting reasons that no further waiting heals within our patience."""
+FORGIVEN_RESTARTS = 3
+"""Of a container that crashes at its start: what it needs may still start beside it."""
 
 DATABASE_SECRET = "model-engine-database"
 SERVICEBUS_SECRET = "model-engine-servicebus"
@@ -337,94 +340,49 @@ def _certificate(namespace: str = manifests.NAMESPACE) -> tuple[str, str, str]:
 
 def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -> None:
     """Until every Deployment of the namespace is rolled out and no old pod is left."""
-    seen = ""
+    watch = Watch()
 
-    def probe() -> bool:
-        nonlocal seen
-        deployments, pods = kube.objects("deployments", namespace), kube.pods(namespace)
-        waiting = [text for item in deployments if (text := unfinished(item))]
-        if not deployments:
-            waiting = ["no Deployment yet"]
-        if said := ", ".join(waiting):
-            if said != seen:
-                context.events.note(said)
-            seen = said
-        for pod in pods:
-            if why := hopeless(pod):
-                name = pod["metadata"]["name"]
-                raise DeployFailed(
-                    f"pod {name} in {namespace}: {why}; it said last: "
-                    f"{evidence.tail(kube, namespace, name)}"
-                )
-        return not waiting
+    def rolled_out(now: Snapshot) -> Judgement:
+        return Judgement(unsettled(now, now.deployments) if now.deployments else ("no Deployment",))
 
-    folder = context.run_dir / "evidence" / f"deploy-{kube.cluster.name}"
+    def look(now: Snapshot, _: Judgement) -> None:
+        found = troubles(now.pods, forgiven_restarts=FORGIVEN_RESTARTS)
+        fail_fast(watch, context.clock.monotonic(), found)
+
+    folder = context.folder.below("evidence", f"deploy-{kube.cluster.name}")
     try:
-        wait_until(
+        live.wait_judged(
             f"the Deployments in {namespace}",
-            probe,
+            kube,
+            namespace,
+            rolled_out,
             timeout=timeout,
             clock=context.clock,
-            interval=0.4,
-            diagnose=lambda: seen,
+            look=look,
+            progress=context.events.note,
         )
     except WaitTimeout as problem:
-        evidence.collect(kube, [namespace], folder)
+        diagnostics.collect(kube, namespace, folder)
         states = ", ".join(_state(pod) for pod in kube.pods(namespace))
         raise DeployFailed(f"{problem}; pods: {states or 'none'}") from problem
-    except DeployFailed:
-        evidence.collect(kube, [namespace], folder)
-        raise
+    except UnrecoverablePod as problem:
+        diagnostics.collect(kube, namespace, folder)
+        last = diagnostics.tail(kube, namespace, problem.trouble.pod)
+        raise DeployFailed(
+            f"{problem}, in namespace {namespace}; its last log lines: {last}"
+        ) from problem
 
 
 def _wait_for_names(context: Context, kube: Kube) -> None:
     """Until every pod of the cluster's DNS answers. A new cluster's Service leads to them before
     that (``publishNotReadyAddresses``), and of two the later one made names fail now and then."""
-    silent: list[str] = []
 
-    def answering() -> bool:
+    def answering() -> bool | Pending:
         pods = [pod for pod in kube.pods(cloud.SYSTEM, cloud.DNS_PODS) if not finished(pod)]
-        silent[:] = [pod["metadata"]["name"] for pod in pods if not cloud.dns_answers(kube, pod)]
-        return bool(pods) and not silent
+        silent = [pod["metadata"]["name"] for pod in pods if not cloud.dns_answers(kube, pod)]
+        return (bool(pods) and not silent) or Pending(", ".join(silent) or "no pod")
 
-    wait_until(
-        "the cluster's names",
-        answering,
-        timeout=60,
-        clock=context.clock,
-        interval=0.3,
-        diagnose=lambda: ", ".join(silent) or "no pod",
-    )
-
-
-def unfinished(deployment: Mapping[str, Any]) -> str:
-    """What a Deployment still lacks, in a few words; empty when it is rolled out."""
-    name = deployment["metadata"]["name"]
-    wanted = deployment["spec"].get("replicas", 1)
-    status = deployment.get("status", {})
-    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
-        return f"{name} not yet seen"
-    if wanted == 0:
-        return ""
-    ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
-    if ready < wanted:
-        return f"{name} {ready}/{wanted}"
-    if status.get("replicas", 0) > wanted:
-        return f"{name}: old pods remain"
-    return ""
-
-
-def hopeless(pod: Mapping[str, Any]) -> str:
-    """Why waiting for this pod is in vain; empty while there is hope."""
-    found = pod.get("status", {})
-    for status in [*found.get("initContainerStatuses", []), *found.get("containerStatuses", [])]:
-        waiting = status.get("state", {}).get("waiting") or {}
-        reason = waiting.get("reason", "")
-        if reason == "CrashLoopBackOff" and status.get("restartCount", 0) < 3:
-            continue  # it may have been waiting for a neighbour
-        if reason in HOPELESS:
-            return f"{reason} {waiting.get('message', '')}".strip()
-    return ""
+    wait_until("the cluster's names", answering, timeout=60, clock=context.clock, interval=0.3)
 
 
 def _state(pod: Mapping[str, Any]) -> str:

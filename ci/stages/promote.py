@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from ci.context import Context
-from ci.errors import PipelineError, RollbackFailed, VerifyFailed
+from ci.errors import Interrupted, PipelineError, RollbackFailed, VerifyFailed
 from ci.model import Check, Image, Promotion, Proof, Rollback, RollbackOutcome, Target
 from ci.promotion import checks as checks_
 from ci.promotion import lease, live, plan, preflight
@@ -292,6 +292,8 @@ def _there(context: Context, target: Target, way: Planned) -> Rollback:
         with context.events.step("verify what is served", "it is what was asked for already"):
             _, now = verify_old(context, target, way.expected)
             digest = on_every_pod(way.expected, now, way.known)
+    except Interrupted:
+        raise
     except PipelineError as problem:
         raise VerifyFailed(
             f"revision {number} of {target.release} is what was asked for already, and it does not"

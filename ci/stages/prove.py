@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
@@ -27,7 +28,7 @@ from ci.home import Proven
 from ci.model import Image, Proof, Release, StandIns
 from ci.promotion import compat
 from ci.report import junit
-from ci.tools import evidence
+from ci.tools import diagnostics
 from ci.tools.command import Output
 from ci.tools.kube import Kube
 
@@ -81,14 +82,15 @@ def started(
     that are there before it: the way to their Service Bus is opened meanwhile, too."""
     report = context.run_dir / ("junit.xml" if select is None else f"junit-{label}.xml")
     report.unlink(missing_ok=True)
-    described = context.run_dir / f"target-{label}.json"
-    described.unlink(missing_ok=True)
     inherited = contextvars.copy_context()  # the step that the progress belongs to
     with ExitStack() as on, ThreadPoolExecutor(max_workers=2, thread_name_prefix="pytest") as pool:
-        on.callback(described.unlink, missing_ok=True)
+        # What holds a key, and what nobody redacted yet, is never in the run's folder.
+        private = Path(on.enter_context(TemporaryDirectory(prefix=f"{label}-")))
+        described = private / "target.json"
         said = pool.submit(
-            inherited.run, _pytest, context, select, label, report, described, patience
-        )
+            inherited.run, _pytest, context, select, label, private / report.name, described,
+            patience,
+        )  # fmt: skip
         broker = pool.submit(_to_broker, context, standins, on) if standins else None
         try:
             yield Tests(context, label, select is None, report, described, said, broker)
@@ -155,10 +157,12 @@ class Tests:
         """
         context, began = self.context, datetime.now(UTC)
         with ExitStack() as on:
-            target = _described(context, release, standins, self.label, servicebus, on, self.broker)
+            folder = self.described.parent
+            target = _described(context, release, standins, folder, servicebus, on, self.broker)
             _private(self.described, json.dumps(target).encode())
             api = _api(context, str(target["gateway_url"])) if self.whole else ""
             said = self.said.result()
+        context.folder.junit(self.report.name, self.described.with_name(self.report.name))
         try:
             return replace(judge(release.image, self.report, said, began), api=api)
         except ProofFailed:
@@ -286,12 +290,13 @@ def _described(
     context: Context,
     release: Release,
     standins: StandIns | None,
-    label: str,
+    folder: Path,
     servicebus: str,
     stack: ExitStack,
     broker: Future[Ports] | None,
 ) -> dict[str, object]:
-    """What tells the tests where everything is, as long as ``stack`` lasts; it holds a key."""
+    """What tells the tests where everything is, as long as ``stack`` lasts; it holds a key.
+    ``folder`` is private."""
     service = context.settings.service
     kube = context.kube(release.cluster)
     gateway = kube.forward_to_service(release.namespace, service.gateway, service.port)
@@ -310,8 +315,7 @@ def _described(
     if standins is not None:
         key = standins.servicebus.key
         context.programs.hide(key)
-        ca = context.run_dir / f"ca-{label}.pem"
-        stack.callback(ca.unlink, missing_ok=True)
+        ca = folder / "ca.pem"
         _private(ca, standins.servicebus.ca_pem)
         described["servicebus"] = {
             "connection_string": manifests.connection_string(
@@ -371,9 +375,10 @@ def _keep_evidence(
     context: Context, release: Release, standins: StandIns | None, label: str
 ) -> None:
     namespaces = [release.namespace] + ([standins.namespace] if standins else [])
-    folder = context.run_dir / "evidence" / f"{label}-{release.cluster.name}"
-    evidence.collect(context.kube(release.cluster), namespaces, folder)
-    context.events.note(f"evidence kept in {folder}")
+    folder = context.folder.below("evidence", f"{label}-{release.cluster.name}")
+    for namespace in namespaces:
+        diagnostics.collect(context.kube(release.cluster), namespace, folder.below(namespace))
+    context.events.note(f"evidence kept in {folder.path}")
 
 
 def _line(text: str) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from ci import redaction
 from ci.context import Context
 from ci.errors import (
     Interrupted,
@@ -40,14 +41,22 @@ from ci.model import (
     StandIns,
     Target,
 )
-from ci.promotion import live, plan, preflight, redaction
+from ci.promotion import live, plan, preflight
 from ci.promotion.change import SETTLE_SECONDS
-from ci.promotion.rollout import Expected, Judgement, Snapshot, Watch, troubles
+from ci.promotion.rollout import (
+    Expected,
+    Judgement,
+    Snapshot,
+    UnrecoverablePod,
+    Watch,
+    fail_fast,
+    troubles,
+)
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token
 from ci.tools import chart as charts
-from ci.tools import evidence
+from ci.tools import diagnostics
 from ci.tools.helm import Revision
 from ci.tools.kube import Kube
 from ci.tools.registry import copy, open_repository
@@ -158,9 +167,9 @@ def rehearse(
             finished=datetime.now(UTC),
         )
         if not finished.passed:
-            folder = context.run_dir / "evidence" / "rehearsal"
-            evidence.collect(kube, [namespace], folder)
-            context.events.note(f"evidence kept in {folder}")
+            folder = context.folder.below("evidence", "rehearsal")
+            diagnostics.collect(kube, namespace, folder)
+            context.events.note(f"evidence kept in {folder.path}")
         _write_tables(context, finished, adapted)
         return finished
     finally:
@@ -269,7 +278,7 @@ def fitted(
 
 
 def install(context: Context, there: Target, image: Image, adapted: Adapted) -> None:
-    """``helm install``, and the wait for every pod; ended at once by one that is hopeless."""
+    """``helm install``, and the wait for every pod; ended at once by one that is unrecoverable."""
     remedy = (
         "see the pods' logs in the run's folder; lead what it needs of the cloud to stand-ins with"
         " rehearsal.values in pipeline.toml"
@@ -277,9 +286,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
     kube, watch = live.private_kube(context, there), Watch()
 
     def look(now: Snapshot, _: Judgement) -> None:
-        trouble = watch.see(context.clock.monotonic(), troubles(now.pods))
-        if trouble is not None:
-            raise RehearsalFailed(f"the live release does not come up: {trouble}", remedy=remedy)
+        fail_fast(watch, context.clock.monotonic(), troubles(now.pods))
 
     expected = Expected(
         there.deployments, there.gateway, image.repository, image.tag, frozenset({image.digest})
@@ -303,8 +310,9 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
         )
     except Interrupted:
         raise
-    except PipelineError as problem:
-        evidence.collect(kube, [there.namespace], context.run_dir / "evidence" / "rehearsal")
+    except (PipelineError, UnrecoverablePod) as problem:
+        folder = context.folder.below("evidence", "rehearsal")
+        diagnostics.collect(kube, there.namespace, folder)
         raise RehearsalFailed(
             f"the live release cannot be rehearsed: {live.failed_to_text(problem)}", remedy=remedy
         ) from problem
@@ -405,9 +413,8 @@ class _Stage:
 
     def within(self, name: str) -> Context:
         """The run, with a folder of its own for a change's backups and evidence."""
-        folder = self.context.run_dir / "rehearsal" / name.replace(" ", "-")
-        folder.mkdir(parents=True, exist_ok=True)
-        return replace(self.context, run_dir=folder)
+        folder = self.context.folder.below("rehearsal", name.replace(" ", "-"))
+        return replace(self.context, run_dir=folder.make())
 
     # -- what came of them --
 
@@ -529,8 +536,6 @@ def _objects(context: Context, there: Target) -> list[dict[str, Any]]:
 
 def _write_tables(context: Context, rehearsal: Rehearsal, adapted: Adapted) -> None:
     """Both tables of the run's report: what was found, and what was otherwise than live."""
-    folder = context.run_dir / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
     found = {
         "title": f"Rehearsal for {rehearsal.target}",
         "note": f"Its release at revision {rehearsal.state.revision}, from"
@@ -547,4 +552,4 @@ def _write_tables(context: Context, rehearsal: Rehearsal, adapted: Adapted) -> N
         "rows": [[c.path, c.live, c.here, c.why] for c in adapted.changes],
     }
     for name, table in (("rehearsal", found), ("rehearsal-values", differs)):
-        (folder / f"{name}.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
+        context.folder.json(f"tables/{name}.json", table)

@@ -183,12 +183,10 @@ def verify(context: Context, target: Target, image: Image | None = None) -> tupl
 def _settled(
     context: Context, kube: Kube, target: Target, expected: Expected, now: Snapshot
 ) -> tuple[Judgement, Snapshot]:
-    """The judgement of ``now``, or of the end of what is still under way in it: pods that drain
-    after a change, a scale-down or the loss of a node are nobody's failure. A pod that does not
-    start is not waited for."""
+    """The judgement of ``now``; where all that is wrong is that pods drain (after a change, a
+    scale-down or the loss of a node), that of what is there once they have gone."""
     judged = judge(now, expected)
-    pods = [pod for name in expected.deployments for pod in now.pods_of(name)]
-    if judged.complete or troubles(pods):
+    if judged.complete or not judge(now.without_terminating(), expected).complete:
         return judged, now
     with suppress(WaitTimeout):
         return live.wait_complete(

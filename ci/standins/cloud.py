@@ -23,7 +23,7 @@ from ci.standins import admission, corefile
 from ci.standins.admission import NAME
 from ci.tools.api import path_of
 from ci.tools.kube import Kube
-from ci.tools.wait import Clock, wait_until
+from ci.tools.wait import Clock, Pending, wait_until
 
 SYSTEM = "kube-system"
 DNS_PODS = "k8s-app=kube-dns"
@@ -209,27 +209,25 @@ def _ask(kube: Kube, clock: Clock, wanted: Wanted, images: Sequence[str]) -> dic
     pod = admission.asking(name, wanted.namespace, images, wanted.emulator)
     kube.run("delete", "pod", name, *scope, "--ignore-not-found")
     kube.run("create", "-f", "-", input=json.dumps(pod))
-    watch, seen = Watch(), "nothing"
+    watch = Watch()
 
-    def ended() -> str:
-        nonlocal seen
+    def ended() -> str | Pending:
         now = kube.get("pod", name, namespace=wanted.namespace)
-        seen = json.dumps(now["status"].get("containerStatuses") or now["status"])
         trouble = watch.see(clock.monotonic(), troubles([now]))
         if trouble is not None:
             raise DeployFailed(
                 f"{', '.join(images)} cannot be asked for their CA certificates: {trouble}"
             )
-        phase = now["status"].get("phase", "")
-        return phase if phase in ("Succeeded", "Failed") else ""
+        if finished(now):
+            return str(now["status"]["phase"])
+        return Pending(json.dumps(now["status"].get("containerStatuses") or now["status"]))
 
     phase = wait_until(
         "the images' bundles of CA certificates",
-        lambda: ended() or None,
+        ended,
         timeout=ASKING_SECONDS,
         clock=clock,
         interval=0.3,
-        diagnose=lambda: seen,
     )
     said = kube.run("logs", name, *scope).stdout
     if phase == "Failed":
@@ -245,47 +243,33 @@ def _ask(kube: Kube, clock: Clock, wanted: Wanted, images: Sequence[str]) -> dic
 def _wait_for_policy(kube: Kube, clock: Clock, selector: str, version: str) -> None:
     """Until a chosen pod would be changed by this version of the policy, or by none."""
     pod = json.dumps(admission.example(selector))
-    seen = ""
 
-    def effective() -> bool:
-        nonlocal seen
+    def effective() -> bool | Pending:
         said = kube.run(
             "create", "--dry-run=server", "-o", "json", "-f", "-", input=pod, check=False
         )
-        seen = said.stderr.strip() or said.stdout
-        return said.status == 0 and admission.version_of(json.loads(said.stdout)) == version
+        if said.status == 0 and admission.version_of(json.loads(said.stdout)) == version:
+            return True
+        return Pending((said.stderr.strip() or said.stdout)[-600:])
 
-    wait_until(
-        "the admission policy",
-        effective,
-        timeout=EFFECT_SECONDS,
-        clock=clock,
-        interval=0.2,
-        diagnose=lambda: seen[-600:],
-    )
+    wait_until("the admission policy", effective, timeout=EFFECT_SECONDS, clock=clock, interval=0.2)
 
 
 def _wait_for_dns(kube: Kube, clock: Clock, gone: set[str]) -> None:
     """Until CoreDNS runs in as many pods as it should, none of them ``gone``."""
-    seen = ""
 
-    def ready() -> bool:
-        nonlocal seen
+    def ready() -> bool | Pending:
         wanted = kube.get("deployment", "coredns", namespace=SYSTEM)["spec"].get("replicas", 1)
         pods = [pod for pod in kube.pods(SYSTEM, DNS_PODS) if not finished(pod)]
         # One that was made between the list of those that go and their deletion goes, too.
         fresh = [p for p in pods if is_live(p) and p["metadata"]["uid"] not in gone]
         up = sum(dns_answers(kube, pod) for pod in fresh)
-        seen = f"{up}/{wanted} ready, {len(pods) - len(fresh)} old"
-        return up >= wanted and len(fresh) == len(pods)
+        if up >= wanted and len(fresh) == len(pods):
+            return True
+        return Pending(f"{up}/{wanted} ready, {len(pods) - len(fresh)} old")
 
     wait_until(
-        "CoreDNS with its Corefile",
-        ready,
-        timeout=EFFECT_SECONDS,
-        clock=clock,
-        interval=0.3,
-        diagnose=lambda: seen,
+        "CoreDNS with its Corefile", ready, timeout=EFFECT_SECONDS, clock=clock, interval=0.3
     )
 
 
@@ -301,16 +285,13 @@ def _wait_for_names(kube: Kube, clock: Clock, wanted: Wanted) -> None:
     pairs = [
         word for name, host in wanted.routes.items() for word in (name.replace("*", NAME, 1), host)
     ]
-    seen = ""
 
-    def answered() -> bool:
-        nonlocal seen
+    def answered() -> bool | Pending:
         said = kube.run(
             "exec", wanted.workload, "--namespace", wanted.namespace,
             "--", "python3", "-c", _RESOLVES, *pairs, check=False,
         )  # fmt: skip
-        seen = said.stderr.strip()
-        return said.status == 0
+        return said.status == 0 or Pending(said.stderr.strip()[-300:])
 
     wait_until(
         "the names of the stand-in cloud",
@@ -318,5 +299,4 @@ def _wait_for_names(kube: Kube, clock: Clock, wanted: Wanted) -> None:
         timeout=EFFECT_SECONDS,
         clock=clock,
         interval=0.3,
-        diagnose=lambda: seen[-300:],
     )

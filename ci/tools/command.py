@@ -3,6 +3,7 @@ the door, ``pipeline.py``, and the emulator stand outside).
 
 Every program gets its own session, so that Ctrl-C reaches us and we end it; its output goes
 to the run's folder; an error carries the argv, pasteable into a shell, and the output's end.
+Whoever started a program reads what it wrote as it is; logs and errors are redacted.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from ci.errors import CommandFailed, DiskFull, Interrupted, PipelineError
+from ci.redaction import Redactor
+from ci.runfolder import Log, RunFolder
 
 TAIL_LINES = 12
 GRACE_SECONDS = 5.0
@@ -38,7 +41,8 @@ class Output:
 class Programs:
     """Starts programs, logs them under ``logs``, and ends them all when cancelled.
 
-    ``secrets`` are replaced by ``***`` in logs and errors. ``logs`` may be ``None`` (no files).
+    ``redactor`` is the run's: what it finds secret is in no log and no error. ``logs`` may be
+    ``None`` (no files).
     """
 
     def __init__(
@@ -47,23 +51,21 @@ class Programs:
         env: Mapping[str, str],
         logs: Path | None = None,
         cancel: threading.Event | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         self.env = dict(env)
         self.cancel = cancel if cancel is not None else threading.Event()
-        self._logs = logs
-        self._secrets: set[str] = set()
+        self.redactor = redactor if redactor is not None else Redactor()
+        self._logs = RunFolder(logs, self.redactor) if logs is not None else None
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
 
     def hide(self, secret: str) -> None:
-        """Never let ``secret`` reach a log or an error. Short strings would hide too much."""
-        if len(secret) >= 6:
-            self._secrets.add(secret)
+        """Never let ``secret`` reach a file of the run, the terminal or an error."""
+        self.redactor.add(secret)
 
     def redact(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+        return self.redactor.text(text)
 
     def run(
         self,
@@ -93,19 +95,23 @@ class Programs:
         data = input.encode() if isinstance(input, str) else input
         out: list[str] = []
         err: list[str] = []
-        with self._log_file(log or Path(words[0]).name) as sink:
-            self._write(sink, f"$ {self._pasteable(words)}\n")
-            lock = threading.Lock()
+        with ExitStack() as held:
+            sink = self._log_file(log or Path(words[0]).name, held)
+            if sink is not None:
+                sink.write(f"$ {self._pasteable(words)}\n")
 
             def pump(stream: IO[bytes], into: list[str]) -> None:
+                source = sink.source() if sink is not None else None
                 with stream:
                     for raw in stream:
                         line = raw.decode("utf-8", "replace")
                         into.append(line)
-                        with lock:
-                            self._write(sink, line)
+                        if source is not None:
+                            source.write(line)
                         if on_line is not None:
                             on_line(line.rstrip("\n"))
+                if source is not None:
+                    source.end()
 
             assert process.stdout is not None
             assert process.stderr is not None
@@ -158,11 +164,16 @@ class Programs:
 
         def pump() -> None:
             assert process.stdout is not None
-            with self._log_file(log) as sink, process.stdout:
-                self._write(sink, f"$ {self._pasteable(words)}\n")
+            with ExitStack() as held, process.stdout:
+                sink = self._log_file(log, held)
+                source = None
+                if sink is not None:
+                    sink.write(f"$ {self._pasteable(words)}\n")
+                    source = sink.source()
                 for raw in process.stdout:
                     line = raw.decode("utf-8", "replace")
-                    self._write(sink, line)
+                    if source is not None:
+                        source.write(line)
                     if on_line is not None:
                         on_line(line.rstrip("\n"))
 
@@ -264,27 +275,12 @@ class Programs:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
 
-    @contextmanager
-    def _log_file(self, name: str) -> Iterator[IO[str] | None]:
-        if self._logs is None:
-            yield None
-            return
-        try:
-            self._logs.mkdir(parents=True, exist_ok=True)
-            with open(self._logs / f"{name}.log", "a", encoding="utf-8") as sink:
-                yield sink
-        except OSError as problem:
-            if problem.errno == 28:
-                raise DiskFull(f"no space left for logs under {self._logs}") from problem
-            raise
-
-    def _write(self, sink: IO[str] | None, text: str) -> None:
-        if sink is not None:
-            sink.write(self.redact(text))
-            sink.flush()
+    def _log_file(self, name: str, held: ExitStack) -> Log | None:
+        """The program's log, open as long as ``held`` is."""
+        return None if self._logs is None else held.enter_context(self._logs.log(f"{name}.log"))
 
     def _pasteable(self, words: Sequence[str]) -> str:
-        return self.redact(shlex.join(words))
+        return shlex.join(self.redactor.words(words))
 
     def _failure(
         self,
@@ -302,7 +298,8 @@ class Programs:
             f"{self._pasteable(words)} {how}: {tail}" if tail else f"{self._pasteable(words)} {how}"
         )
         if issubclass(error, CommandFailed):
-            return error(message, argv=words, status=output.status, output=said)
+            argv = self.redactor.words(words)
+            return error(message, argv=argv, status=output.status, output=said)
         return error(message)
 
 

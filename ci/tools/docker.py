@@ -60,10 +60,6 @@ class Docker:
         described: dict[str, Any] = json.loads(found.stdout)[0]
         return described
 
-    def is_running(self, container: str) -> bool:
-        described = self.inspect(container)
-        return described is not None and bool(described["State"]["Running"])
-
     def remove(self, container: str) -> None:
         """Remove a container, running or not; nothing when there is none."""
         self.run("rm", "--force", "--volumes", container, check=False, during_cleanup=True)

@@ -126,15 +126,6 @@ class Kind:
             thaw(FREEZER, self._id(f"{name}-control-plane"))
             attempt(check=True)
 
-    def export_logs(self, name: str, folder: Path) -> None:
-        self._programs.run(
-            [self._kind, "export", "logs", folder, "--name", name],
-            log=f"kind-{name}",
-            timeout=60,
-            check=False,
-            during_cleanup=True,
-        )
-
     def running(self, name: str) -> bool:
         """Whether the cluster's node container runs."""
         said = self._programs.run(

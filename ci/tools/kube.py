@@ -80,11 +80,6 @@ class Kube:
         value: dict[str, Any] = json.loads(answer)
         return value
 
-    def exists(self, kind: str, name: str, *, namespace: str | None = None) -> bool:
-        scope = ["--namespace", namespace] if namespace else []
-        found = self.run("get", kind, name, *scope, "--ignore-not-found", "-o", "name")
-        return bool(found.stdout.strip())
-
     # -- the API ----------------------------------------------------------------------------------
 
     def ask(
@@ -186,10 +181,14 @@ class Kube:
                 path = api.path_of("pods", namespace, pod["metadata"]["name"])
                 self.ask("DELETE", path, timeout=REMOVE_SECONDS)
 
-    @staticmethod
-    def _good(what: str, answer: Answer) -> Answer:
+    def redact(self, text: str) -> str:
+        """What the cluster said, without secrets, for whatever is written or shown."""
+        return self._programs.redact(text)
+
+    def _good(self, what: str, answer: Answer) -> Answer:
         if not answer.ok:
-            raise CommandFailed(f"{what}: {answer.problem}", output=answer.problem)
+            problem = self.redact(answer.problem)  # a refusal may repeat what it refuses
+            raise CommandFailed(f"{what}: {problem}", output=problem)
         return answer
 
     # -- ways in ----------------------------------------------------------------------------------
@@ -234,7 +233,7 @@ class Kube:
             def ready() -> dict[int, int] | None:
                 if process.poll() is not None:
                     raise CommandFailed(
-                        f"port-forward to {resource} ended: {' '.join(said[-3:])}",
+                        f"port-forward to {resource} ended: {self.redact(' '.join(said[-3:]))}",
                         argv=tuple(argv),
                         status=process.returncode,
                     )

@@ -47,7 +47,7 @@ def password(login: Login, programs: Programs) -> str:
             )
     elif login.password_command:
         # Without a log: the output is the password.
-        silent = Programs(env=programs.env, cancel=programs.cancel)
+        silent = Programs(env=programs.env, cancel=programs.cancel, redactor=programs.redactor)
         try:
             answer = silent.run(login.password_command, timeout=60, check=False)
         except CommandFailed as problem:

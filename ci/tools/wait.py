@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from ci.errors import Interrupted, WaitTimeout
@@ -36,27 +37,44 @@ class SystemClock:
             raise Interrupted("interrupted while waiting")
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What a probe returns while there is nothing to return yet."""
+
+    seen: str
+    """What there is instead, in plain words."""
+
+
 def wait_until(
     what: str,
-    probe: Callable[[], T | None],
+    probe: Callable[[], T | Pending | None],
     *,
     timeout: float,
     clock: Clock,
     interval: float = 0.5,
     diagnose: Callable[[], str] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> T:
-    """Call ``probe`` until it returns something other than ``None`` or ``False``.
+    """Call ``probe`` until it returns something other than ``None``, ``False`` or a
+    :class:`Pending`.
 
     ``timeout`` and ``interval`` are in seconds. ``what`` completes the sentence "waited for …".
-    ``probe`` may raise to end the wait at once (a crash loop never heals by waiting).
-    ``diagnose`` says what was seen last. Raises :class:`ci.errors.WaitTimeout`.
+    ``probe`` may raise to end the wait at once (a crash loop never heals by waiting). ``progress``
+    is told what a :class:`Pending` has seen, each time it is something else. The error has what
+    was seen last: the last :class:`Pending`'s, else what ``diagnose`` finds then. Raises
+    :class:`ci.errors.WaitTimeout`.
     """
     deadline = clock.monotonic() + timeout
+    seen = ""
     while True:
         result = probe()
-        if result is not None and result is not False:
+        if isinstance(result, Pending):
+            if result.seen != seen and progress is not None:
+                progress(result.seen)
+            seen = result.seen
+        elif result is not None and result is not False:
             return result
         if clock.monotonic() >= deadline:
-            seen = diagnose() if diagnose is not None else "nothing"
-            raise WaitTimeout(f"waited {timeout:.0f} s for {what}; last seen: {seen}")
+            last = seen or (diagnose() if diagnose is not None else "") or "nothing"
+            raise WaitTimeout(f"waited {timeout:.0f} s for {what}; last seen: {last}")
         clock.sleep(min(interval, max(0.0, deadline - clock.monotonic())))

@@ -93,8 +93,9 @@ def test_a_broken_queue_timeout_is_never_promoted(pipeline: Pipeline, source: Pa
     assert cases["test_a_task_within_its_lock_runs_once"]
     assert "the target was not touched" in remedy
     assert pipeline.live() == before
-    evidence = {file.name for file in (ended.run_dir / "evidence" / "prove-gate").iterdir()}
-    assert {"launch-pods.txt", "launch-events.txt", "standins-pods.txt"} <= evidence
+    kept = ended.run_dir / "evidence" / "prove-gate"
+    evidence = {file.relative_to(kept).as_posix() for file in kept.rglob("*.txt")}
+    assert {"launch/pods.txt", "launch/events.txt", "standins/pods.txt"} <= evidence
     assert (ended.run_dir / "junit.xml").is_file()
     digest = next(
         line.rpartition("@")[2].split('"')[0]

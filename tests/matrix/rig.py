@@ -211,7 +211,7 @@ class Place:
         cancel = threading.Event()
         clock = SystemClock(cancel)
         programs = Programs(env=os.environ, logs=run_dir / "logs", cancel=cancel)
-        events = Events(clock, path=run_dir / "events.jsonl", redact=programs.redact)
+        events = Events(clock, path=run_dir / "events.jsonl", redactor=programs.redactor)
         for hook in self.hooks:
             events.listen(hook)
         home = homes.Home(homes.path(os.environ))

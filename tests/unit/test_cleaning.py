@@ -15,7 +15,8 @@ from ci import cleaning, cli
 from ci.cleaning import Choice, Item, Kind, Left, Plan, Scope, Survey
 from ci.errors import DockerUnavailable, Interrupted, Locked
 from ci.evidence import keys
-from ci.home import ClusterRecord, Home, Process, Proven
+from ci.home import ClusterRecord, Home, Proven
+from ci.process_identity import Process
 from ci.session import Session
 from ci.settings import Settings
 from ci.toolchain import daemon

@@ -261,9 +261,13 @@ def test_the_hooks_run_what_test_quick_runs() -> None:
     for name, hook in hooks.items():
         first, *words = shlex.split(hook["entry"])
         assert (ROOT / first).stat().st_mode & 0o100, first
-        wanted = [
+        check = checks[name]
+        place = ["-C", str(check.folder)] if check.folder != Path() else []
+        place += [f"{key}={value}" for key, value in check.env.items()]
+        wanted = ["env", *place] if place else []
+        wanted += [
             word.removeprefix("/venv/bin/")
-            for word in checks[name].argv
+            for word in check.argv
             if not word.startswith("--junitxml=")
         ]
         assert words == wanted

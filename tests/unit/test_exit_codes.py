@@ -23,8 +23,9 @@ import pytest
 
 from ci import cli, errors, flow, joints
 from ci.context import Context
-from ci.home import Home, Process
+from ci.home import Home
 from ci.model import Cluster, Image, Registry, Result
+from ci.process_identity import Process
 from ci.session import HANDOVER, Handover
 from ci.settings import Options, load
 from ci.stages import build, deploy

@@ -9,37 +9,14 @@ import pytest
 
 from ci import home as homes
 from ci.errors import Locked
-from ci.home import ClusterRecord, Home, Process, Proven
+from ci.home import ClusterRecord, Home, Proven
 from ci.model import Image
+from ci.process_identity import Process
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home")
-
-
-def proc(folder: Path, *, pid: int, started: str, boot: str) -> Path:
-    stat = folder / str(pid)
-    stat.mkdir(parents=True)
-    fields = ["S", *["0"] * 18, started, "0"]
-    (stat / "stat").write_text(f"{pid} (a ) b) {' '.join(fields)}\n")
-    boots = folder / "sys/kernel/random"
-    boots.mkdir(parents=True)
-    (boots / "boot_id").write_text(f"{boot}\n")
-    return folder
-
-
-def test_a_pid_used_again_is_another_process(tmp_path: Path) -> None:
-    now = proc(tmp_path, pid=7, started="500", boot="b1")
-    assert Process(7, "500", "b1").alive(now)
-    assert not Process(7, "400", "b1").alive(now), "the same pid, started at another time"
-    assert not Process(7, "500", "b0").alive(now), "the same numbers, another boot"
-    assert not Process(8, "500", "b1").alive(now)
-    assert not Process(8, "", "b1").alive(now)
-
-
-def test_this_process_is_alive() -> None:
-    assert Process.this().alive()
 
 
 def test_clusters_are_remembered_and_forgotten(home: Home) -> None:

@@ -62,7 +62,7 @@ def url(receiver: Receiver) -> str:
 
 def context(tmp_path: Path, *whom: Notify, **env: str) -> Context:
     programs = Programs(env={**os.environ, **env}, logs=tmp_path / "logs")
-    events = Events(SystemClock(), path=tmp_path / "events.jsonl", redact=programs.redact)
+    events = Events(SystemClock(), path=tmp_path / "events.jsonl", redactor=programs.redactor)
     made = SimpleNamespace(settings=Settings(notify=whom), programs=programs, events=events)
     return cast(Context, made)
 

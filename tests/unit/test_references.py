@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import typer
 from pydantic import BaseModel
 
 from ci import cli, joints, session
@@ -305,7 +306,12 @@ def test_every_command_that_obtains_tools_says_what_it_uses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     called: set[str] = set()
-    monkeypatch.setattr(cli, "_work", lambda command, *_, **__: called.add(command))
+
+    def asked(command: str, *_: object, **__: object) -> Any:
+        called.add(command)
+        raise typer.Exit(0)
+
+    monkeypatch.setattr(cli, "_with_tools", asked)
     for words in (["run"], ["build"], ["prove"], ["promote", "--image", "x"], ["rehearse"],
                   ["plan", "--image", "x"], ["approve", "--image", "x", "--by", "y"],
                   ["verify"], ["rollback"], ["status"]):  # fmt: skip

@@ -114,7 +114,12 @@ def test_force_reaches_every_promotion(
         return Result()
 
     monkeypatch.setattr(flow, "promote_to", promote_to)
-    monkeypatch.setattr(cli, "_work", lambda _name, _common, body, **_: body(None))
+
+    def work(_name: str, _common: object, body: Any, **_: object) -> cli.Answer:
+        body(None)
+        return cli.Answer()
+
+    monkeypatch.setattr(cli, "_work", work)
     assert cli.main(["promote", "--image", "last", *words]) == 0
     assert seen == [(force, force)]
 

@@ -11,6 +11,7 @@ import pytest
 from ci import selftest
 from ci.events import Events
 from ci.model import Outcome
+from ci.runfolder import RunFolder
 from ci.session import Session
 from ci.tools.wait import SystemClock
 
@@ -72,6 +73,7 @@ def test_what_failed_is_an_event_of_a_failure_and_the_counts_are_data(
         programs=EndsBadly(reports / "oracle.xml"),
         root=tmp_path,
         run_dir=tmp_path,
+        folder=RunFolder(tmp_path),
     )
     found = selftest.run(cast(Session, session), "auto", quick=True)
     assert not found.passed

@@ -1,4 +1,4 @@
-"""The rules inside the stages: what is hashed, handed on, hopeless, proven."""
+"""The rules inside the stages: what is hashed, handed on, waited for, proven."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from ci.context import Context
 from ci.errors import BuildFailed, DeployFailed, DiskFull, ForeignCluster, ProofFailed
 from ci.home import Home
 from ci.model import Cluster, Image, Proof, ServiceBusAccess, StandIns
+from ci.promotion import live
+from ci.promotion.rollout import Snapshot
 from ci.stages import build, deploy, prove
 from ci.standins import admission
 from ci.tools import chart as charts
+from ci.tools import diagnostics
 from ci.tools.command import Output
 from ci.tools.dagger import build_failure
 from ci.tools.kind import configuration, thaw
+from tests.unit.promotion import test_two_looks as two_looks
+from tests.unit.promotion.test_soak import ManualClock
 
 IMAGE = Image("registry.gate.internal:5000/model-engine", "t", "sha256:" + "a" * 64)
 
@@ -79,52 +84,75 @@ def test_a_full_disk_is_told_apart_from_a_wrong_dockerfile() -> None:
 # -- deploy ---------------------------------------------------------------------------------------
 
 
-def deployment(**status: int) -> dict[str, object]:
-    return {
-        "metadata": {"name": "gateway", "generation": 2},
-        "spec": {"replicas": 2},
-        "status": {"observedGeneration": 2, **status},
-    }
+class Deployed:
+    """A namespace as it is listed, look by look; the last for good."""
+
+    cluster = SimpleNamespace(name="gate")
+
+    def __init__(self, *looks: Snapshot) -> None:
+        self.looks, self.clock = list(looks), ManualClock()
+        self.notes: list[str] = []
+
+    def snapshot(self, *_: Any) -> Snapshot:
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+    def pods(self, _namespace: str) -> list[Any]:
+        return list(self.looks[0].pods)
+
+    def wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(live, "snapshot", self.snapshot)
+        monkeypatch.setattr(diagnostics, "collect", lambda *_: self.notes.append("evidence"))
+        monkeypatch.setattr(diagnostics, "tail", lambda *_: "no module named x")
+        events = SimpleNamespace(note=self.notes.append)
+        context = SimpleNamespace(clock=self.clock, events=events, run_dir=Path("run"))
+        deploy._wait_ready(cast(Context, context), cast(Any, self), "launch", timeout=60)
 
 
-@pytest.mark.parametrize(
-    ("status", "says"),
-    [
-        ({"observedGeneration": 1}, "not yet seen"),
-        ({"updatedReplicas": 2, "availableReplicas": 1}, "gateway 1/2"),
-        ({"updatedReplicas": 1, "availableReplicas": 2}, "gateway 1/2"),
-        ({"updatedReplicas": 2, "availableReplicas": 2, "replicas": 3}, "old pods remain"),
-        ({"updatedReplicas": 2, "availableReplicas": 2, "replicas": 2}, ""),
-    ],
-)
-def test_a_deployment_is_rolled_out_when_all_is_new_and_nothing_old(
-    status: dict[str, int], says: str
+def test_old_pods_that_drain_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old worker takes tasks for as long as it drains: the proof would be of two versions."""
+    draining = two_looks.look(*two_looks.KEPT, two_looks.DRAINING)
+    there = Deployed(Snapshot.of([]), draining, draining, two_looks.SETTLED)
+    there.wait(monkeypatch)
+    assert there.notes == ["no Deployment", "engine: pods still terminate: engine-a-9"]
+    assert 0 < there.clock.now < 2
+
+
+def test_what_does_not_come_up_is_said_with_the_pods_states(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = deploy.unfinished(deployment(**status))
-    assert says in found
-    assert bool(says) == bool(found)
-
-
-def test_a_deployment_of_no_replicas_is_rolled_out() -> None:
-    scaled: dict[str, object] = {**deployment(), "spec": {"replicas": 0}}
-    assert deploy.unfinished(scaled) == ""
+    there = Deployed(two_looks.look(two_looks.Pod("b", 1)))
+    with pytest.raises(DeployFailed, match=r"1 of 2 pods run; pods: engine-b-1 Running"):
+        there.wait(monkeypatch)
+    assert (there.clock.now, there.notes[-1]) == (60, "evidence")
 
 
 @pytest.mark.parametrize(
-    ("reason", "restarts", "hopeless"),
+    ("reason", "restarts", "gives_up"),
     [
         ("ContainerCreating", 0, False),
-        ("ErrImagePull", 0, False),
         ("ImagePullBackOff", 0, True),
         ("CreateContainerConfigError", 0, True),
+        ("ImageInspectError", 0, True),
         ("CrashLoopBackOff", 1, False),
         ("CrashLoopBackOff", 3, True),
     ],
 )
-def test_waiting_ends_when_waiting_is_in_vain(reason: str, restarts: int, hopeless: bool) -> None:
-    waiting = {"state": {"waiting": {"reason": reason}}, "restartCount": restarts}
-    for kind in ("containerStatuses", "initContainerStatuses"):
-        assert bool(deploy.hopeless({"status": {kind: [waiting]}})) is hopeless
+@pytest.mark.parametrize("kind", ["containerStatuses", "initContainerStatuses"])
+def test_waiting_ends_early_for_what_waiting_does_not_heal(
+    reason: str, restarts: int, gives_up: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = two_looks.Pod("b", 1, ready=False).object()
+    waiting = {"name": "engine", "state": {"waiting": {"reason": reason}}, "restartCount": restarts}
+    stuck["status"][kind] = [waiting]
+    there = Deployed(Snapshot.of([two_looks.deployment("b"), stuck]))
+    with pytest.raises(DeployFailed) as caught:
+        there.wait(monkeypatch)
+    assert (there.clock.now < 10) is gives_up
+    if gives_up:
+        assert f"is in {reason}, in namespace launch; its last log lines: no module" in str(
+            caught.value
+        )
+        assert there.notes[-1] == "evidence"
 
 
 def running(name: str, digest: str, phase: str = "Running", ends: bool = False) -> dict[str, Any]:

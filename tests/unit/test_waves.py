@@ -16,6 +16,7 @@ from ci.context import Context
 from ci.errors import PlanRefused, PromotionFailed, SettingsError, of_exit_code
 from ci.events import Events
 from ci.report import html, record
+from ci.runfolder import RunFolder
 from ci.settings import Settings, parse
 from ci.tools.command import Output
 from ci.tools.wait import SystemClock
@@ -127,6 +128,7 @@ def context(tmp_path: Path, **codes: int) -> Context:
     made = SimpleNamespace(
         root=tmp_path,
         run_dir=tmp_path / "run",
+        folder=RunFolder(tmp_path / "run"),
         clock=clock,
         events=Events(clock),
         programs=FakePrograms(tmp_path, codes),

@@ -243,6 +243,33 @@ def test_a_failing_helm_fails_the_script(tmp_path: Path) -> None:
     assert done.returncode == 4
 
 
+def test_it_says_where_it_returns_to_before_it_acts(tmp_path: Path) -> None:
+    for words in ((), ("--dry-run", "--with", "helm")):
+        status, said, _ = run(tmp_path, *words)
+        assert status == 0
+        goal, action = said.index("to revision 7, "), said.index("+ helm")
+        assert goal < action
+        assert f"whose gateway runs {RECORDED.digest}:" in said
+        assert f"  model-engine/model-engine  {IMAGE}" in said
+
+
+def test_nothing_but_helm_needs_to_be_on_the_path(tmp_path: Path) -> None:
+    run(tmp_path, "--help")
+    for tool in (tmp_path / "bin").iterdir():
+        tool.unlink()
+    (tmp_path / "bin" / "helm").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "bin" / "helm").chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", str(tmp_path / "quick-rollback.sh")],
+        env={"PATH": f"{tmp_path / 'bin'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=10,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_names_with_shell_characters_stay_words(tmp_path: Path) -> None:
     nasty = replace(RECORDED, context='a\'b $(touch pwned) `x` "y" }')
     script = tmp_path / "s.sh"

@@ -8,8 +8,7 @@ import pytest
 
 from ci.errors import CommandFailed, Interrupted, PromotionFailed
 from ci.promotion import cause
-from ci.promotion.change import Hopeless
-from ci.promotion.rollout import Trouble
+from ci.promotion.rollout import Trouble, UnrecoverablePod
 from ci.tools.command import Output
 from ci.tools.helm import reason
 
@@ -20,7 +19,7 @@ from ci.tools.helm import reason
         (KeyboardInterrupt(), "interrupted during the upgrade"),
         (Interrupted("x"), "interrupted during the upgrade"),
         (
-            Hopeless(Trouble("p", "c", "CrashLoopBackOff", "it ended with 1 (Error)")),
+            UnrecoverablePod(Trouble("p", "c", "CrashLoopBackOff", "it ended with 1 (Error)")),
             "the new version cannot start: pod p: container c is in CrashLoopBackOff:"
             " it ended with 1 (Error)",
         ),
@@ -34,12 +33,12 @@ def test_causes_in_plain_words(problem: BaseException, said: str) -> None:
 
 
 def test_the_last_words_of_a_crash_are_told(tmp_path: Path) -> None:
-    crash = Hopeless(Trouble("p", "c", "CrashLoopBackOff", ""))
+    crash = UnrecoverablePod(Trouble("p", "c", "CrashLoopBackOff", ""))
     assert cause.with_last_words("why", crash, tmp_path) == "why"
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "p.c.previous.log").write_text("start\nKeyError: 'LOCK'\n\n")
     assert cause.with_last_words("why", crash, tmp_path).endswith("words: KeyError: 'LOCK'")
-    pull = Hopeless(Trouble("p", "c", "ImagePullBackOff", ""))
+    pull = UnrecoverablePod(Trouble("p", "c", "ImagePullBackOff", ""))
     assert cause.with_last_words("why", pull, tmp_path) == "why"
 
 

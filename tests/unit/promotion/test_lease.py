@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from ci.errors import Locked
+from ci.process_identity import Process
 from ci.promotion import lease
+from ci.tools.kube import Kube
 
 NOW = datetime(2026, 11, 23, 16, 0, tzinfo=UTC)
 
@@ -33,19 +38,35 @@ def test_a_released_lease_is_nobodys() -> None:
 def test_a_holder_can_be_read_back() -> None:
     me = lease.Holder.me()
     assert lease.Holder.parse(str(me)) == me
-    assert me.pid == os.getpid()
+    assert me.process == Process.this()
+    unknown = lease.Holder("h", Process(1, "", ""))
+    assert lease.Holder.parse(str(unknown)) == unknown
     for text in ("", "somebody", "a/b/c/d/e", "a/b/1/2"):
         assert lease.Holder.parse(text) is None
 
 
-def test_gone_means_another_process_has_the_number_on_this_very_machine() -> None:
-    holder = lease.Holder("host", "boot", 10, "500")
-    assert not lease.gone(holder, here="boot", started_now="500")
-    assert lease.gone(holder, here="boot", started_now="")
-    assert lease.gone(holder, here="boot", started_now="900")
-    assert not lease.gone(holder, here="another", started_now="")
-    unknown = lease.Holder("host", "?", 10, "")
-    assert not lease.gone(unknown, here="?", started_now="500")
+ME = Process.this()
+
+
+@pytest.mark.parametrize(
+    ("holder", "taken_over"),
+    [(replace(ME, started="1"), True), (ME, False), (replace(ME, boot="another"), False)],
+    ids=["ended on this machine", "runs on this machine", "of another machine"],
+)
+def test_only_a_holder_that_certainly_ended_is_replaced_before_its_time(
+    holder: Process, taken_over: bool
+) -> None:
+    found = {
+        "holderIdentity": str(lease.Holder("host", holder)),
+        "renewTime": datetime.now(UTC).isoformat(),
+    }
+    kube = cast(Kube, SimpleNamespace(for_cleanup=lambda: None))
+    lock = lease.Lease(kube, release="rel", namespace="launch")
+    if taken_over:
+        lock._refuse_held({"spec": found})
+    else:
+        with pytest.raises(Locked, match=f"process {ME.pid} on host"):
+            lock._refuse_held({"spec": found})
 
 
 def test_the_journal_is_in_our_annotations() -> None:

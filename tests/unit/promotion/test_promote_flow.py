@@ -147,7 +147,7 @@ class World:
         raise AssertionError(words)
 
     def api_(self, method: str, path: str, *, body: Any, query: Any, **_: object) -> Answer:
-        if query:
+        if query and "labelSelector" in query:
             kind = query["labelSelector"].removeprefix("queue-timeout-gate/").removesuffix("=rel")
             named = [{"metadata": {"name": name}} for name in self.left if kind in name]
             return said({"items": named})
@@ -176,7 +176,7 @@ class World:
                 return Answer(403, "forbidden")
             case ("GET", ["pods", _, "log"]):
                 return Answer(200, "2026-11-23T10:00:00.000000000Z serving\n")
-            case ("GET", ["horizontalpodautoscalers" | "serviceaccounts" | "events"]):
+            case ("GET", ["horizontalpodautoscalers" | "serviceaccounts" | "events" | "services"]):
                 return said({"items": []})
             case ("GET", ["services", *rest]):
                 return Answer(200, self.api if rest[-1] == "openapi.json" else "ok")

@@ -136,6 +136,20 @@ def test_old_pods_must_be_gone_even_while_they_end() -> None:
     assert "old pods not gone: g-3" in waiting([*items(), ending])
 
 
+def test_pods_are_counted_although_the_status_is_older_than_they_are() -> None:
+    assert "gateway: 1 of 2 pods are new" in waiting([i for i in items() if i != items()[5]])
+
+
+def test_what_is_left_once_pods_have_drained() -> None:
+    now = Snapshot.of(draining())
+    assert not judge(now, EXPECTED).complete
+    assert judge(now.without_terminating(), EXPECTED).complete
+    ending = items()
+    ending[4]["metadata"]["deletionTimestamp"] = "2026-11-23T16:00:00Z"
+    left = judge(Snapshot.of(ending).without_terminating(), EXPECTED)
+    assert left.waiting == ("gateway: 1 of 2 pods are new",)
+
+
 def test_an_evicted_pod_is_a_record_and_no_pod() -> None:
     assert waiting([*items(), pod("g-0", "gateway-0", tag="old", phase="Failed")]) == ""
 
@@ -197,12 +211,21 @@ def in_state(state: str, **last: Any) -> dict[str, Any]:
     return broken
 
 
-def test_hopeless_containers_are_found_with_their_reason() -> None:
+def test_unrecoverable_containers_are_found_with_their_reason() -> None:
     (found,) = troubles([in_state("ImagePullBackOff")])
     assert str(found) == "pod g-1: container gateway is in ImagePullBackOff: back-off pulling"
     (found,) = troubles([in_state("CrashLoopBackOff", exitCode=3, reason="Error")])
     assert found.message == "it ended with 3 (Error)"
     assert troubles([in_state("ContainerCreating"), pod("g-2", "gateway-1")]) == []
+
+
+def test_a_crash_loop_may_be_forgiven_at_first() -> None:
+    crashing = in_state("CrashLoopBackOff", exitCode=1)
+    crashing["status"]["containerStatuses"][0]["restartCount"] = 2
+    assert troubles([crashing], forgiven_restarts=3) == []
+    crashing["status"]["containerStatuses"][0]["restartCount"] = 3
+    assert troubles([crashing], forgiven_restarts=3)
+    assert troubles([in_state("ImagePullBackOff")], forgiven_restarts=3)
 
 
 def test_init_containers_count() -> None:

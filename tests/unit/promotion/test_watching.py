@@ -14,6 +14,7 @@ from ci.events import Events
 from ci.model import Cluster, Target
 from ci.promotion import live, watching
 from ci.promotion.watching import Changes, Tail, Watching
+from ci.runfolder import RunFolder
 from ci.tools.api import Answer
 from ci.tools.command import Programs
 from ci.tools.wait import SystemClock, wait_until
@@ -132,8 +133,12 @@ TARGET = Target("prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Pat
 
 def context_in(folder: Path) -> Context:
     clock = SystemClock()
+    programs = Programs(env={})
     found = SimpleNamespace(
-        events=Events(clock), programs=Programs(env={}), run_dir=folder, clock=clock
+        events=Events(clock),
+        programs=programs,
+        folder=RunFolder(folder, programs.redactor),
+        clock=clock,
     )
     return cast(Context, found)
 

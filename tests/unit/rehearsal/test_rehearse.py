@@ -44,6 +44,7 @@ from ci.promotion import live
 from ci.settings import parse
 from ci.stages import attest, promote, rehearse
 from ci.stages.rehearse import Actors
+from ci.tools.command import Programs
 from ci.tools.helm import Revision
 from ci.tools.wait import SystemClock
 from tests.unit.evidence.fakes import machine
@@ -115,7 +116,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]
         tmp_path,
         parse({}, origin="test"),
         cast(Any, None),
-        cast(Any, None),
+        Programs(env={}),
         SystemClock(),
         Events(SystemClock()),
         tmp_path / "run",

@@ -11,12 +11,14 @@ import pytest
 from ci import cli
 from ci.model import Outcome, RunRecord
 from ci.report import html, terminal
+from ci.runfolder import RunFolder
 
 
 @pytest.fixture
 def session(tmp_path: Path) -> Any:
     noted: list[str] = []
-    return SimpleNamespace(run_dir=tmp_path, noted=noted, events=SimpleNamespace(note=noted.append))
+    events = SimpleNamespace(note=noted.append)
+    return SimpleNamespace(run_dir=tmp_path, folder=RunFolder(tmp_path), noted=noted, events=events)
 
 
 def finished(folder: Path) -> RunRecord:

@@ -390,6 +390,7 @@ def test_a_signal_is_a_note_and_no_failure(
 ) -> None:
     def behind(context: Context, *_: object, **__: object) -> Result:
         context.events.emit("run.cancelled", "SIGINT: stopping, cleaning up … " + "and on " * 20)
+        context.events.emit("run.passed", "launch now serves revision 7")
         return Result()
 
     with terminal(60, encoding=encoding) as seen, pytest.MonkeyPatch.context() as patch:

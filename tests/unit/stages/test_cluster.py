@@ -15,8 +15,9 @@ import yaml
 
 from ci.context import Context
 from ci.errors import ClusterFailed, CommandFailed, WaitTimeout
-from ci.home import ClusterRecord, Process
+from ci.home import ClusterRecord
 from ci.model import Cluster
+from ci.process_identity import Process
 from ci.stages import cluster
 from ci.tools import api
 from ci.tools.api import Answer

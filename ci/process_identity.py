@@ -1,0 +1,54 @@
+"""Which process this is, and whether another one still runs.
+
+A pid alone is used again, on this boot or the next, and means something else in another container.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process for certain, told apart from any other on any machine."""
+
+    pid: int
+    started: str
+    """Field 22 of ``/proc/PID/stat``: clock ticks since boot. Empty when it cannot be read."""
+    boot: str
+    """Of the kernel and the process name space, the same only where ``pid`` means the same. Empty
+    when it cannot be read."""
+
+    @classmethod
+    def this(cls, proc: Path = PROC) -> Process:
+        pid = os.getpid()
+        return cls(pid, _started(pid, proc), _boot(proc))
+
+    def alive(self, proc: Path = PROC) -> bool:
+        """Whether it certainly runs."""
+        return self.boot == _boot(proc) and self.started == _started(self.pid, proc) != ""
+
+    def ended(self, proc: Path = PROC) -> bool:
+        """Whether it certainly ran here and does not any more. One of another machine or container
+        is neither alive nor ended, as far as can be known here."""
+        return self.boot == _boot(proc) != "" and self.started != _started(self.pid, proc)
+
+
+def _started(pid: int, proc: Path) -> str:
+    try:
+        stat = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        return stat.rpartition(")")[2].split()[19]  # the name in brackets may hold anything
+    except (OSError, IndexError):
+        return ""
+
+
+def _boot(proc: Path) -> str:
+    try:
+        boot = (proc / "sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot}-{(proc / 'self/ns/pid').stat().st_ino}"
+    except OSError:
+        return ""
