@@ -433,7 +433,8 @@ SECONDS = 30.0
     "unit",
     ["a", "a-", " ", "://", "://a:", "://u:p@", "@a", "eyJ", "eyJaaaaaaaa-", '"', "\\", "=",
      "password=", "password: x ", "password=&a;", 'password:"', "name=a value",
-     "-----BEGIN PRIVATE KEY-----", "kind: Secret data:{", "--a ", "H4sI", "A" * 64 + " ", "{", "[", "%3D", "Bearer "],
+     "-----BEGIN PRIVATE KEY-----", "kind: Secret data:{", "--a ",
+     "H4sI", "A" * 64 + " ", "{", "[", "%3D", "Bearer "],
 )  # fmt: skip
 def test_one_long_line_takes_time_in_proportion(unit: str) -> None:
     begun = time.monotonic()

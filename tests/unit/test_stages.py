@@ -19,6 +19,7 @@ from ci.home import Home
 from ci.model import Cluster, Image, Proof, ServiceBusAccess, StandIns
 from ci.promotion import live
 from ci.promotion.rollout import Snapshot
+from ci.runfolder import RunFolder
 from ci.stages import build, deploy, prove
 from ci.standins import admission
 from ci.tools import chart as charts
@@ -104,7 +105,7 @@ class Deployed:
         monkeypatch.setattr(diagnostics, "collect", lambda *_: self.notes.append("evidence"))
         monkeypatch.setattr(diagnostics, "tail", lambda *_: "no module named x")
         events = SimpleNamespace(note=self.notes.append)
-        context = SimpleNamespace(clock=self.clock, events=events, run_dir=Path("run"))
+        context = SimpleNamespace(clock=self.clock, events=events, folder=RunFolder(Path("run")))
         deploy._wait_ready(cast(Context, context), cast(Any, self), "launch", timeout=60)
 
 
