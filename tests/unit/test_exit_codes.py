@@ -422,8 +422,9 @@ def gate(box: Box, *, cases: str = "") -> None:
     box.live.objects["serviceaccounts"] = [{"metadata": {"name": "default", "uid": "1"}}]
 
 
-def test_a_release_that_does_not_come_up_on_the_gate(box: Box) -> None:
+def test_a_release_that_does_not_come_up_on_the_gate(box: Box, hurry: None) -> None:
     gate(box)
+    box.live.deployment["status"]["availableReplicas"] = 0
     waiting = {"reason": "ImagePullBackOff", "message": "not found"}
     box.live.pod["status"]["containerStatuses"][0]["state"] = {"waiting": waiting}
     status, error = box("prove")
@@ -482,7 +483,7 @@ def test_a_live_release_that_does_not_come_up_on_the_gate(box: Box, hurry: None)
         said_of if path.endswith("/namespaces/rehearsal-prod/pods") else None
     )
     status, error = box("rehearse", "--target", "prod", "--image", image)
-    assert (status, "does not come up" in error) == (22, True)
+    assert (status, "CrashLoopBackOff" in error) == (22, True)
 
 
 # -- 30 to 34: the target -------------------------------------------------------------------------
