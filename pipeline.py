@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The door: makes itself runnable on a fresh machine, then hands over to ``ci.cli``.
+"""The door: makes itself runnable on a fresh machine, then hands over to ``ci.cli.app``.
 
 Nothing but the standard library until the environment exists. The environment is made once per
 content of ``requirements.lock``, under ``$PIPELINE_HOME/venvs``; a marker written last tells a
@@ -209,7 +209,7 @@ def enter() -> None:
 
 if __name__ == "__main__":
     enter()
-    from ci.cli import main
+    from ci.cli.app import main
 
     status = main()
     sys.stdout.flush()

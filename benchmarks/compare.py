@@ -24,11 +24,11 @@ from pathlib import Path
 import yaml
 
 import servicebus_emulator
-from ci import home as homes
 from ci import standins
-from ci.events import Events
-from ci.home import Home
 from ci.model import Tools
+from ci.run import state as homes
+from ci.run.events import Events
+from ci.run.state import Home
 from ci.settings import load
 from ci.stages import deploy
 from ci.stages.build import EMULATOR_NAME, emulator_tag

@@ -20,18 +20,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.compare import ROOT, measure, note_to
-from ci import home as homes
-from ci import places
-from ci.context import Context
-from ci.events import Events
 from ci.model import Image, Target
-from ci.promotion import live
-from ci.promotion.rollout import Expected
+from ci.promotion.release import reader
+from ci.promotion.release.rollout import Expected
+from ci.run import state as homes
+from ci.run.context import Context
+from ci.run.events import Events
 from ci.settings import DEMO_TARGET, load
 from ci.stages import build, prove
 from ci.toolchain import obtain
 from ci.tools.command import Programs
 from ci.tools.wait import SystemClock
+from ci.workflow import environments
 
 RESULTS = ROOT / "benchmarks" / "PROMOTION.md"
 GOAL_SECONDS = 15
@@ -71,8 +71,8 @@ def settle(context: Context, target: Target, tag: str) -> None:
     expected = Expected(
         target.deployments, target.gateway, target.image_repository, tag, frozenset()
     )
-    kube = live.private_kube(context, target)
-    live.wait_complete(kube, target, expected, timeout=SETTLE_SECONDS, clock=context.clock)
+    kube = reader.private_kube(context, target)
+    reader.wait_complete(kube, target, expected, timeout=SETTLE_SECONDS, clock=context.clock)
 
 
 def promotion(image: Image, env: Mapping[str, str]) -> Promoted:
@@ -139,10 +139,10 @@ def main() -> None:
     say("one run of the pipeline, not counted: it makes the target and proves an image")
     measure(PIPELINE, env, folder / "run.log")
     new = prove.last(context)
-    old = build.find(context, context.settings.image.name, places.PREVIOUS_TAG)
+    old = build.find(context, context.settings.image.name, environments.PREVIOUS_TAG)
     if new is None or old is None:
         sys.exit(f"error: nothing to promote\nremedy: see {folder / 'run.log'}")
-    target = places.found_target(context, DEMO_TARGET)
+    target = environments.found_target(context, DEMO_TARGET)
     bare: list[float] = []
     whole: list[Promoted] = []
     log = folder / "helm.log"

@@ -1,7 +1,7 @@
 """Every way the pipeline can fail: one class per failure, each with its exit code and a remedy.
 
 Nothing else in ``ci`` prints an error or calls :func:`sys.exit`; the command line
-(:mod:`ci.cli`) turns a :class:`PipelineError` into one line, its remedy and its exit code.
+(:mod:`ci.cli.app`) turns a :class:`PipelineError` into one line, its remedy and its exit code.
 """
 
 from __future__ import annotations

@@ -19,9 +19,10 @@ from typing import Any
 
 from ci import redaction
 from ci.model import Check
-from ci.promotion import plan, preflight
-from ci.promotion.plan import Rendered
-from ci.promotion.rollout import (
+from ci.promotion.plan import diff
+from ci.promotion.plan.diff import Rendered
+from ci.promotion.preflight import rules
+from ci.promotion.release.rollout import (
     Object,
     Replacement,
     Snapshot,
@@ -149,7 +150,7 @@ def _kind_of_line(line: str) -> str:
 
 
 def checks(
-    first: Seen, before: Seen, now: Seen, *, change: plan.Change | None = None
+    first: Seen, before: Seen, now: Seen, *, change: diff.Change | None = None
 ) -> tuple[Check, ...]:
     """Everything that has to hold. ``first`` is the release before any change, ``before`` the
     look before this one; with ``change`` an upgrade that changes nothing lies between."""
@@ -179,7 +180,7 @@ def no_trouble(before: Seen, now: Seen) -> Check:
 
 def accounts_kept(before: Seen, now: Seen) -> Check:
     """No ServiceAccount was deleted and made anew."""
-    again = preflight.recreated(before.uids, now.uids)
+    again = rules.recreated(before.uids, now.uids)
     gone = sorted(set(before.uids) - set(now.uids))
     if not again and not gone:
         return Check("ServiceAccounts are kept", True, ", ".join(now.uids))
@@ -234,13 +235,13 @@ def nothing_denied(first: Seen, now: Seen) -> Check:
     return Check(name, False, f"{len(new)} lines, first: {new[0][:200]}")
 
 
-def unchanged(before: Seen, now: Seen, change: plan.Change) -> Check:
+def unchanged(before: Seen, now: Seen, change: diff.Change) -> Check:
     """An upgrade that changes nothing replaced no pod, and no object differs by more than the
     release's revision."""
     wrong: list[str] = []
     evicted: list[str] = []
     by_rollout = False
-    differences = plan.make(
+    differences = diff.make(
         change, live=before.objects, same=now.objects, new=now.objects, again=now.objects
     ).differences
     for name in now.deployments:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ci.report import html
-from ci.runfolder import RunFolder
+from ci.run_folder import RunFolder
 
 
 def main(words: list[str]) -> int:

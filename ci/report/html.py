@@ -23,7 +23,7 @@ from ci.errors import PipelineError, of_exit_code
 from ci.model import Case, Check, Outcome, RollbackOutcome, Served
 from ci.report.record import TARGETS, Change, Record, Step, Suite, TargetOutcome, read
 from ci.report.terminal import wall
-from ci.runfolder import RunFolder
+from ci.run_folder import RunFolder
 
 NAME = "report.html"
 TOOLS = "tools"

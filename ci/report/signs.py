@@ -59,7 +59,7 @@ EVENTS: Mapping[str, Sign] = {
     "run.note": Sign.NOTE,
     "run.cancelled": Sign.NOTE,
 }
-"""By :attr:`ci.events.Event.kind`."""
+"""By :attr:`ci.run.events.Event.kind`."""
 
 
 def of_event(kind: str) -> Sign:

@@ -27,13 +27,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ci.events import Event
 from ci.model import Outcome, Rollback, RollbackOutcome, RunRecord, SelfTest
 from ci.report import signs
 from ci.report.signs import GLYPHS, Sign
+from ci.run.events import Event
 
 if TYPE_CHECKING:
-    from ci.promotion.plan import Plan
+    from ci.promotion.plan.diff import Plan
     from ci.stages.verify import Status
     from ci.toolchain import ToolState
 
@@ -90,7 +90,7 @@ Shown: TypeAlias = RunRecord | Planned | Served | Inspected | SelfTest | Returni
 
 
 def show(shown: Shown, stream: IO[str]) -> None:
-    """Write what a command returned. Only :mod:`ci.cli` calls it, when no live view is open."""
+    """Write what a command returned. Only :mod:`ci.cli.app` calls it, when no live view is open."""
     match shown:
         case RunRecord():
             summary(shown, stream)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ci.context import Context
 from ci.errors import EvidenceRefused
 from ci.evidence import dsse, keys, packing, rules, statement
 from ci.evidence.rules import Accepted, Policy, Wanted
 from ci.evidence.statement import Approval, Rehearsed, Subject, TestResult
 from ci.model import Case, Image, Login, Proof, Rehearsal, ReleaseState
+from ci.run.context import Context
 from ci.tools import chart as charts
 from ci.tools.registry import Repository, copy_attached, open_repository
 

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ci.context import Context
 from ci.errors import BuildFailed, CommandFailed, SettingsError
 from ci.model import Image
+from ci.run.context import Context
 from ci.tools.dagger import Recipe, build_and_publish
 from ci.tools.registry import open_repository
 

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 
-from ci.context import Context
 from ci.errors import ClusterFailed, WaitTimeout
-from ci.home import ClusterRecord
 from ci.model import Cluster
-from ci.process_identity import Process
+from ci.run.context import Context
+from ci.run.state import ClusterRecord
 from ci.tools.api import path_of
 from ci.tools.kind import Kind, configuration
+from ci.tools.process_identity import Process
 from ci.tools.wait import wait_until
 
 READY_SECONDS = 90

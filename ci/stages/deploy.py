@@ -11,11 +11,10 @@ import yaml
 
 import servicebus_emulator
 from ci import standins as manifests
-from ci.context import Context
 from ci.errors import ChartInvalid, DeployFailed, ForeignCluster, WaitTimeout
 from ci.model import Cluster, Image, Release, ServiceBusAccess, StandIns
-from ci.promotion import live
-from ci.promotion.rollout import (
+from ci.promotion.release import reader
+from ci.promotion.release.rollout import (
     Judgement,
     Snapshot,
     UnrecoverablePod,
@@ -26,6 +25,7 @@ from ci.promotion.rollout import (
     troubles,
     unsettled,
 )
+from ci.run.context import Context
 from ci.settings import Settings
 from ci.standins import admission, cloud
 from ci.tools import chart as charts
@@ -351,7 +351,7 @@ def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -
 
     folder = context.folder.below("evidence", f"deploy-{kube.cluster.name}")
     try:
-        live.wait_judged(
+        reader.wait_judged(
             f"the Deployments in {namespace}",
             kube,
             namespace,

@@ -10,13 +10,13 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from ci.context import Context
 from ci.errors import Interrupted, PipelineError, RollbackFailed, VerifyFailed
 from ci.model import Check, Image, Promotion, Proof, Rollback, RollbackOutcome, Target
-from ci.promotion import checks as checks_
-from ci.promotion import lease, live, plan, preflight
-from ci.promotion.afterwards import After, afterwards
-from ci.promotion.before import (
+from ci.promotion.plan import diff
+from ci.promotion.plan.render import make_plan, refuse_more_than_the_image, rendering, sets_of
+from ci.promotion.preflight import checklist, rules
+from ci.promotion.preflight.image_pull import Pull
+from ci.promotion.preflight.inspect import (
     Before,
     back_up,
     inspect,
@@ -28,18 +28,19 @@ from ci.promotion.before import (
     served_already,
     tick,
 )
-from ci.promotion.canary import Canary
-from ci.promotion.change import healthy, released, released_as, settled, upgrade
-from ci.promotion.planning import make_plan, refuse_more_than_the_image, rendering, sets_of
-from ci.promotion.probing import counted, probing_inside, probing_outside, steady
-from ci.promotion.pull import Pull
-from ci.promotion.recovery import recover, so_far, verify_old
-from ci.promotion.rollback import Planned, on_every_pod, planned
-from ci.promotion.rollout import Expected, judge
-from ci.promotion.soak import Soak
-from ci.promotion.surge import Surge
-from ci.promotion.trial import remove_left
-from ci.promotion.watching import Watching
+from ci.promotion.preflight.surge_capacity import Surge
+from ci.promotion.probes.accounting import counted, probing_inside, probing_outside, steady
+from ci.promotion.probes.canary import Canary
+from ci.promotion.release import lease, reader
+from ci.promotion.release.pods import remove_left
+from ci.promotion.release.rollout import Expected, judge
+from ci.promotion.rollback.recovery import recover, so_far, verify_old
+from ci.promotion.rollback.requested import Planned, on_every_pod, planned
+from ci.promotion.upgrade.post_upgrade_test import After, afterwards
+from ci.promotion.upgrade.soak import Soak
+from ci.promotion.upgrade.upgrade import healthy, released, released_as, settled, upgrade
+from ci.promotion.upgrade.watch import Watching
+from ci.run.context import Context
 
 
 def promote(
@@ -68,14 +69,14 @@ def promote(
         with step("check the proof", "only what passed may be promoted"):
             refuse_unproven(proof)
         with step("find the target", "a wrong name ends here, before anything is touched"):
-            history = live.find(context, target)
+            history = reader.find(context, target)
         with step("take the lock", "one promotion at a time per release"):
-            kube = live.private_kube(context, target)
+            kube = reader.private_kube(context, target)
             lock = held.enter_context(
                 lease.Lease(kube, release=target.release, namespace=target.namespace)
             )
             remove_left(kube, target)
-            preflight.unfinished(lock.found, history[-1], rollback=rollback_command(target))
+            rules.unfinished(lock.found, history[-1], rollback=rollback_command(target))
         with step("find the image", "the tag must be the proven digest where the target pulls"):
             image, accepted = proven_image(context, target, proof)
         with step("check the release", "the latest revision serves, whole, and as released"):
@@ -119,9 +120,9 @@ def promote(
         with step("tick the checklist", "the plan's own, each item with its evidence"):
             asked = (
                 prepared,
-                checks_.api_kept(target, proof, before.openapi),
-                checks_.ready_under_load(proof),
-                checks_.no_migration(context, target, before.rendered),
+                checklist.api_kept(target, proof, before.openapi),
+                checklist.ready_under_load(proof),
+                checklist.no_migration(context, target, before.rendered),
                 pull.check(),
                 surge.check(),
             )
@@ -177,9 +178,9 @@ def still_serves(
     judged = judge(before.snapshot, expected)
     number = before.revision.number
     try:
-        answers = live.health(context, target)
+        answers = reader.health(context, target)
     except PipelineError as problem:
-        answers = (Check("the API answers", False, live.failed_to_text(problem)),)
+        answers = (Check("the API answers", False, reader.failed_to_text(problem)),)
     checks = (
         Check(
             "the proven digest runs on every pod",
@@ -203,11 +204,11 @@ def still_serves(
     return checks
 
 
-def preview(context: Context, target: Target, proof: Proof) -> plan.Plan:
+def preview(context: Context, target: Target, proof: Proof) -> diff.Plan:
     """What promoting the proven image would change, allowed or not, and what can be asked of the
     target without a trace. Changes nothing, refuses nothing but a target that is not fit to be
     changed."""
-    history = live.find(context, target)
+    history = reader.find(context, target)
     image = Image(target.image_repository, proof.image.tag, proof.image.digest)
     with ExitStack() as held:
         same = held.enter_context(rendering(context, target, {}))
@@ -216,10 +217,10 @@ def preview(context: Context, target: Target, proof: Proof) -> plan.Plan:
         new = held.enter_context(rendering(context, target, sets))
         planned = make_plan(context, target, before, image, history, same, new)
     asked = (
-        checks_.told(checks_.API, lambda: checks_.api_kept(target, proof, before.openapi)),
-        checks_.ready_under_load(proof),
-        checks_.told(
-            checks_.NO_MIGRATION, lambda: checks_.no_migration(context, target, before.rendered)
+        checklist.told(checklist.API, lambda: checklist.api_kept(target, proof, before.openapi)),
+        checklist.ready_under_load(proof),
+        checklist.told(
+            checklist.NO_MIGRATION, lambda: checklist.no_migration(context, target, before.rendered)
         ),
     )
     return replace(planned, checks=before.checks + asked)
@@ -239,8 +240,8 @@ def rollback(
     """
     step = context.events.step
     with step("find the target", "a wrong name ends here, before anything is touched"):
-        history = live.find(context, target)
-    kube = live.private_kube(context, target)
+        history = reader.find(context, target)
+    kube = reader.private_kube(context, target)
     with ExitStack() as held:
         if dry_run:
             journal = lease.journal(lease.read(kube, target.release, target.namespace))
@@ -277,7 +278,7 @@ def _back(context: Context, target: Target, way: Planned) -> Rollback:
     except PipelineError as problem:
         raise RollbackFailed(
             f"the rollback of {target.release} to revision {number} failed:"
-            f" {live.failed_to_text(problem)}",
+            f" {reader.failed_to_text(problem)}",
             remedy="look at the pods with"
             f" `python3 pipeline.py status --target {target.name}` and repeat the rollback",
         ) from problem
@@ -297,7 +298,7 @@ def _there(context: Context, target: Target, way: Planned) -> Rollback:
     except PipelineError as problem:
         raise VerifyFailed(
             f"revision {number} of {target.release} is what was asked for already, and it does not"
-            f" serve as it should: {live.failed_to_text(problem)}",
+            f" serve as it should: {reader.failed_to_text(problem)}",
             remedy="look at the pods with"
             f" `python3 pipeline.py status --target {target.name}`, or return to another revision"
             " with --revision",

@@ -21,13 +21,13 @@ from tempfile import TemporaryDirectory
 
 import httpx
 
+from ci import openapi_compat
 from ci import standins as manifests
-from ci.context import Context
 from ci.errors import EvidenceRefused, ProofFailed
-from ci.home import Proven
 from ci.model import Image, Proof, Release, StandIns
-from ci.promotion import compat
 from ci.report import junit
+from ci.run.context import Context
+from ci.run.state import Proven
 from ci.tools import diagnostics
 from ci.tools.command import Output
 from ci.tools.kube import Kube
@@ -346,10 +346,12 @@ def _api(context: Context, gateway_url: str) -> str:
         text = answer.text if answer.status_code == 200 else ""
     except httpx.HTTPError as problem:
         text, said = "", str(problem) or type(problem).__name__
-    if compat.read(text) is None:
+    if openapi_compat.read(text) is None:
         said = f"no API is described at {path} ({said}): it is not compared before the change"
-    elif len(text.encode()) > compat.LIMIT:
-        said = f"the description of the API is longer than {compat.LIMIT >> 20} MiB: left out"
+    elif len(text.encode()) > openapi_compat.LIMIT:
+        said = (
+            f"the description of the API is longer than {openapi_compat.LIMIT >> 20} MiB: left out"
+        )
     else:
         return text
     context.events.note(said)

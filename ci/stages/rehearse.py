@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from ci import redaction
-from ci.context import Context
 from ci.errors import (
     Interrupted,
     PipelineError,
@@ -41,9 +40,10 @@ from ci.model import (
     StandIns,
     Target,
 )
-from ci.promotion import live, plan, preflight
-from ci.promotion.change import SETTLE_SECONDS
-from ci.promotion.rollout import (
+from ci.promotion.plan import diff
+from ci.promotion.preflight import rules
+from ci.promotion.release import reader
+from ci.promotion.release.rollout import (
     Expected,
     Judgement,
     Snapshot,
@@ -52,9 +52,11 @@ from ci.promotion.rollout import (
     fail_fast,
     troubles,
 )
+from ci.promotion.upgrade.upgrade import SETTLE_SECONDS
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token
+from ci.run.context import Context
 from ci.tools import chart as charts
 from ci.tools import diagnostics
 from ci.tools.helm import Revision
@@ -149,7 +151,7 @@ def rehearse(
         soak_seconds=0,  # what shows only with time is for the target
         probing=replace(target.probing, outside_url=""),  # that way leads to the target
     )
-    kube = live.private_kube(context, there)
+    kube = reader.private_kube(context, there)
     try:
         with step("install it on the gate", "the target's release, in a namespace of its own"):
             remove(kube, namespace, wait=True)
@@ -174,7 +176,7 @@ def rehearse(
         return finished
     finally:
         with suppress(PipelineError):
-            remove(live.private_kube(context, there, during_cleanup=True), namespace)
+            remove(reader.private_kube(context, there, during_cleanup=True), namespace)
 
 
 def refuse_failed(rehearsal: Rehearsal) -> None:
@@ -191,10 +193,10 @@ def refuse_failed(rehearsal: Rehearsal) -> None:
 
 def state_of(context: Context, target: Target) -> ReleaseState:
     """What the target's release is now; a rehearsal of another state says nothing of it."""
-    history = live.find(context, target)
-    now = live.snapshot(live.private_kube(context, target), target.namespace)
-    image, _ = live.running_image(target, now)
-    supplied = live.private_helm(context, target).values(target.release, target.namespace)
+    history = reader.find(context, target)
+    now = reader.snapshot(reader.private_kube(context, target), target.namespace)
+    image, _ = reader.running_image(target, now)
+    supplied = reader.private_helm(context, target).values(target.release, target.namespace)
     return state(history, image, supplied)
 
 
@@ -203,7 +205,7 @@ def state(history: Sequence[Revision], image: Image, supplied: Mapping[str, Any]
     Pure. A rollback re-uses an older revision, so that one counts."""
     text = json.dumps(redaction.tree(supplied), sort_keys=True, default=str)
     values = hashlib.sha256(text.encode()).hexdigest()
-    return ReleaseState(preflight.origin(history, history[-1]), image.digest, values)
+    return ReleaseState(rules.origin(history, history[-1]), image.digest, values)
 
 
 # -- what is live -> what is installed here --------------------------------------------------------
@@ -211,16 +213,16 @@ def state(history: Sequence[Revision], image: Image, supplied: Mapping[str, Any]
 
 def read(context: Context, target: Target) -> Found:
     """The live release. Raises :class:`PlanRefused` when it is not fit to be changed."""
-    history = live.find(context, target)
-    revision = preflight.deployed_revision(
+    history = reader.find(context, target)
+    revision = rules.deployed_revision(
         history, rollback=f"python3 pipeline.py rollback --target {target.name}"
     )
     chart = context.path(target.chart)
-    preflight.same_chart(revision.chart, charts.metadata(chart))
-    kube, helm = live.private_kube(context, target), live.private_helm(context, target)
-    stored = live.stored(kube, helm, target, revision.number)
-    check = preflight.chart_is_live(stored.chart, chart, stored.values)
-    image, digests = live.running_image(target, live.snapshot(kube, target.namespace))
+    rules.same_chart(revision.chart, charts.metadata(chart))
+    kube, helm = reader.private_kube(context, target), reader.private_helm(context, target)
+    stored = reader.stored(kube, helm, target, revision.number)
+    check = rules.chart_is_live(stored.chart, chart, stored.values)
+    image, digests = reader.running_image(target, reader.snapshot(kube, target.namespace))
     if len(digests) != 1:
         raise PlanRefused(
             f"the release's pods run {len(digests)} different digests of {image.by_tag}",
@@ -235,7 +237,7 @@ def read(context: Context, target: Target) -> Found:
         image,
         stored.values,
         helm.values(target.release, target.namespace, all=True),
-        live.deployments_of(target, stored.rendered.objects),
+        reader.deployments_of(target, stored.rendered.objects),
     )
 
 
@@ -265,7 +267,7 @@ def fitted(
     described = context.settings.rehearsal
     over = charts.merge(redirect, described.values)
     for dotted in target.repository_values:
-        if live.value_at(found.every, dotted) not in (None, image.repository):
+        if reader.value_at(found.every, dotted) not in (None, image.repository):
             nested: Any = image.repository
             for part in reversed(dotted.split(".")):
                 nested = {part: nested}
@@ -283,7 +285,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
         "see the pods' logs in the run's folder; lead what it needs of the cloud to stand-ins with"
         " rehearsal.values in pipeline.toml"
     )
-    kube, watch = live.private_kube(context, there), Watch()
+    kube, watch = reader.private_kube(context, there), Watch()
 
     def look(now: Snapshot, _: Judgement) -> None:
         fail_fast(watch, context.clock.monotonic(), troubles(now.pods))
@@ -292,7 +294,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
         there.deployments, there.gateway, image.repository, image.tag, frozenset({image.digest})
     )
     try:
-        live.private_helm(context, there).install(
+        reader.private_helm(context, there).install(
             there.release,
             context.path(there.chart),
             there.namespace,
@@ -300,7 +302,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
             timeout=there.timeout_seconds,
             wait=False,
         )
-        live.wait_complete(
+        reader.wait_complete(
             kube,
             there,
             expected,
@@ -314,7 +316,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
         folder = context.folder.below("evidence", "rehearsal")
         diagnostics.collect(kube, there.namespace, folder)
         raise RehearsalFailed(
-            f"the live release cannot be rehearsed: {live.failed_to_text(problem)}", remedy=remedy
+            f"the live release cannot be rehearsed: {reader.failed_to_text(problem)}", remedy=remedy
         ) from problem
 
 
@@ -370,7 +372,7 @@ class _Stage:
         except Interrupted:
             raise
         except PipelineError as problem:
-            self.found(name, Check("the promotion succeeds", False, live.failed_to_text(problem)))
+            self.found(name, Check("the promotion succeeds", False, reader.failed_to_text(problem)))
             raise _Over from problem
         accounts = [check for check in promoted.checks if check.name in ACCOUNTS]
         revisions = f"revision {promoted.from_revision} -> {promoted.to_revision}"
@@ -388,7 +390,7 @@ class _Stage:
         except Interrupted:
             raise
         except PipelineError as problem:
-            said = live.failed_to_text(problem)
+            said = reader.failed_to_text(problem)
             right = isinstance(problem, PromotionFailed) and ON_PURPOSE in said
             self.found(FAILURE, Check(what, right, said))
         else:
@@ -403,7 +405,7 @@ class _Stage:
         except Interrupted:
             raise
         except PipelineError as problem:
-            self.found(RETURN, Check(what, False, live.failed_to_text(problem)))
+            self.found(RETURN, Check(what, False, reader.failed_to_text(problem)))
             raise _Over from problem
         self.found(RETURN, Check(what, True, f"revision {number}, {self.old.by_tag}"))
         there = self.there
@@ -427,7 +429,7 @@ class _Stage:
             except Interrupted:
                 raise
             except PipelineError as problem:
-                self.found(name, Check(what, False, live.failed_to_text(problem)))
+                self.found(name, Check(what, False, reader.failed_to_text(problem)))
             else:
                 seen = "each task executed as often as it has to be, its queue as asked for"
                 self.found(name, Check(what, True, seen))
@@ -438,21 +440,21 @@ class _Stage:
         try:
             now = self.look()
         except WaitTimeout as problem:
-            self.found(name, Check("its pods settle", False, live.failed_to_text(problem)))
+            self.found(name, Check("its pods settle", False, reader.failed_to_text(problem)))
             return
         change = None
         if name == AGAIN:
             number = self.latest()
             tag, repository = self.there_image()
-            change = plan.Change(tag, tag, repository, repository, number - 1, number)
+            change = diff.Change(tag, tag, repository, repository, number - 1, number)
         self.found(name, *condition.checks(self.looks[0], before, now, change=change))
 
     def there_image(self) -> tuple[str, str]:
-        image, _ = live.running_image(self.there, self.looks[-1].now)
+        image, _ = reader.running_image(self.there, self.looks[-1].now)
         return image.tag, image.repository
 
     def latest(self) -> int:
-        helm = live.private_helm(self.context, self.there)
+        helm = reader.private_helm(self.context, self.there)
         return helm.history(self.there.release, self.there.namespace)[-1].number
 
     def look(self) -> Seen:
@@ -473,8 +475,8 @@ def look(context: Context, there: Target) -> Seen:
     """The release as the last change left it: pods, tokens, logs, objects. Waits until that
     change has settled: whoever uses the service may do so while old pods drain, but two looks
     compare only when neither sees them. Raises :class:`WaitTimeout`."""
-    kube = live.private_kube(context, there)
-    now = live.wait_settled(
+    kube = reader.private_kube(context, there)
+    now = reader.wait_settled(
         kube, there, there.deployments, timeout=SETTLE_SECONDS, clock=context.clock
     )
     pods = [pod for name in there.deployments for pod in now.live_pods_of(name)]
@@ -515,7 +517,7 @@ def _token(kube: Kube, namespace: str, mount: Mount, made: str) -> Token:
 
 def _objects(context: Context, there: Target) -> list[dict[str, Any]]:
     """The release's objects and hooks, live."""
-    helm, kube = live.private_helm(context, there), live.private_kube(context, there)
+    helm, kube = reader.private_helm(context, there), reader.private_kube(context, there)
     texts = (
         helm.manifest(there.release, there.namespace),
         helm.hooks(there.release, there.namespace),

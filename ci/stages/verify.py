@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from ci.context import Context
 from ci.errors import PipelineError, VerifyFailed, WaitTimeout
 from ci.model import Check, Image, Target
-from ci.promotion import live, plan
-from ci.promotion.before import SERVING_SECONDS
-from ci.promotion.rollout import (
+from ci.promotion.plan import diff
+from ci.promotion.preflight.inspect import SERVING_SECONDS
+from ci.promotion.release import reader
+from ci.promotion.release.rollout import (
     Expected,
     Judgement,
     Snapshot,
@@ -24,6 +24,7 @@ from ci.promotion.rollout import (
     terminating,
     troubles,
 )
+from ci.run.context import Context
 from ci.tools.helm import Revision
 from ci.tools.kube import Kube
 from ci.tools.registry import open_repository
@@ -64,8 +65,8 @@ class Status:
 
 def status(context: Context, target: Target) -> Status:
     """Revisions, Deployments and pods of a target as they are now. Changes nothing."""
-    history = live.find(context, target)
-    now = live.snapshot(live.private_kube(context, target), target.namespace)
+    history = reader.find(context, target)
+    now = reader.snapshot(reader.private_kube(context, target), target.namespace)
     names = _names(context, target, now)
     return Status(
         target=target.name,
@@ -80,9 +81,9 @@ def status(context: Context, target: Target) -> Status:
 def _names(context: Context, target: Target, now: Snapshot) -> tuple[str, ...]:
     if target.deployments:
         return target.deployments
-    helm = live.private_helm(context, target)
-    rendered = plan.parse(helm.manifest(target.release, target.namespace), "")
-    return live.deployments_of(target, rendered.objects) or tuple(now.deployments)
+    helm = reader.private_helm(context, target)
+    rendered = diff.parse(helm.manifest(target.release, target.namespace), "")
+    return reader.deployments_of(target, rendered.objects) or tuple(now.deployments)
 
 
 def _deployment_row(name: str, now: Snapshot) -> DeploymentRow:
@@ -90,7 +91,7 @@ def _deployment_row(name: str, now: Snapshot) -> DeploymentRow:
     counts = deployment.get("status") or {}
     return DeploymentRow(
         name,
-        ":".join(live.image_of(deployment)),
+        ":".join(reader.image_of(deployment)),
         int(deployment["spec"].get("replicas", 1)),
         int(counts.get("updatedReplicas", 0)),
         int(counts.get("availableReplicas", 0)),
@@ -100,7 +101,7 @@ def _deployment_row(name: str, now: Snapshot) -> DeploymentRow:
 def _pod_rows(name: str, now: Snapshot) -> list[PodRow]:
     rows = []
     for pod in now.pods_of(name):
-        repository = live.image_of(now.deployments[name])[0] if name in now.deployments else ""
+        repository = reader.image_of(now.deployments[name])[0] if name in now.deployments else ""
         images = service_containers(pod["spec"], repository)
         stuck = troubles([pod])
         phase = stuck[0].reason if stuck else str((pod.get("status") or {}).get("phase", "?"))
@@ -127,14 +128,14 @@ def verify(context: Context, target: Target, image: Image | None = None) -> tupl
     ``image`` is what shall run; without it, what the release names. Raises
     :class:`VerifyFailed` naming every criterion that is not met; each is a note of the run.
     """
-    kube = live.private_kube(context, target)
+    kube = reader.private_kube(context, target)
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="verify") as pool:
         answers = pool.submit(_answers, context, target)
-        history = live.find(context, target)
-        now = live.snapshot(kube, target.namespace)
+        history = reader.find(context, target)
+        now = reader.snapshot(kube, target.namespace)
         health = answers.result()
     names = _names(context, target, now)
-    running, digests = live.running_image(target, now)
+    running, digests = reader.running_image(target, now)
     repository, tag = running.repository, running.tag
     accepted: frozenset[str] = digests if len(digests) == 1 else frozenset()
     if image is not None:
@@ -142,7 +143,7 @@ def verify(context: Context, target: Target, image: Image | None = None) -> tupl
         accepted = _accepted(context, target, image)
     expected = Expected(names, target.gateway, repository, tag, accepted)
     judged, now = _settled(context, kube, target, expected, now)
-    _, digests = live.running_image(target, now)
+    _, digests = reader.running_image(target, now)
     pods = [pod for name in names for pod in now.live_pods_of(name)]
     unready = [p["metadata"]["name"] for p in pods if not ready(p)]
     stuck = troubles(pods)
@@ -164,7 +165,7 @@ def verify(context: Context, target: Target, image: Image | None = None) -> tupl
         ),
         *health,
     ]
-    errors = live.error_lines(kube, target, pods)
+    errors = reader.error_lines(kube, target, pods)
     checks.append(
         Check(
             "no error lines in the logs",
@@ -189,19 +190,19 @@ def _settled(
     if judged.complete or not judge(now.without_terminating(), expected).complete:
         return judged, now
     with suppress(WaitTimeout):
-        return live.wait_complete(
+        return reader.wait_complete(
             kube, target, expected, timeout=SERVING_SECONDS, clock=context.clock
         )
-    now = live.snapshot(kube, target.namespace)
+    now = reader.snapshot(kube, target.namespace)
     return judge(now, expected), now
 
 
 def _answers(context: Context, target: Target) -> tuple[Check, ...]:
     """Every health path, as a client asks it; one check that failed where there is no way."""
     try:
-        return live.health(context, target)
+        return reader.health(context, target)
     except PipelineError as problem:
-        return (Check("the API answers", False, live.failed_to_text(problem)),)
+        return (Check("the API answers", False, reader.failed_to_text(problem)),)
 
 
 def _accepted(context: Context, target: Target, image: Image) -> frozenset[str]:

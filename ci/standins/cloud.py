@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ci.errors import DeployFailed
-from ci.promotion.rollout import Watch, finished, is_live, troubles
+from ci.promotion.release.rollout import Watch, finished, is_live, troubles
 from ci.standins import admission, corefile
 from ci.standins.admission import NAME
 from ci.tools.api import path_of

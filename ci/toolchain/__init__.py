@@ -19,8 +19,8 @@ from typing import Any, Literal, TypeVar
 import httpx
 
 from ci.errors import CommandFailed, DiskFull, DockerUnavailable, Interrupted, ToolchainError
-from ci.events import Events
 from ci.model import Registry, Tools
+from ci.run.events import Events
 from ci.toolchain import components, pins, recipes, services
 from ci.toolchain.binaries import (
     DAGGER,

@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx
 
 from ci.errors import CommandFailed, ToolchainError
-from ci.events import Events
+from ci.run.events import Events
 from ci.toolchain.host import Host
 from ci.toolchain.pins import SOURCES, Pins
 from ci.toolchain.store import Store, content_key

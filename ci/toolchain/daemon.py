@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ci.errors import DiskFull, DockerUnavailable, PipelineError, WaitTimeout
-from ci.events import Events
-from ci.home import Home
+from ci.run.events import Events
+from ci.run.state import Home
 from ci.toolchain.host import Host
 from ci.toolchain.store import Store
 from ci.tools.command import Programs

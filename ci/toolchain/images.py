@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ci.errors import ToolchainError
-from ci.events import Events
+from ci.run.events import Events
 from ci.toolchain.daemon import install_packages
 from ci.toolchain.host import Host
 from ci.toolchain.pins import Pins

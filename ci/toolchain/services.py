@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 
 from ci.errors import ToolchainError
-from ci.events import Events
 from ci.model import Registry
+from ci.run.events import Events
 from ci.toolchain.host import Host
 from ci.toolchain.images import LABEL
 from ci.toolchain.store import Store, content_key

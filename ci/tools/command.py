@@ -23,7 +23,7 @@ from typing import IO
 
 from ci.errors import CommandFailed, DiskFull, Interrupted, PipelineError
 from ci.redaction import Redactor
-from ci.runfolder import Log, RunFolder
+from ci.run_folder import Log, RunFolder
 
 TAIL_LINES = 12
 GRACE_SECONDS = 5.0

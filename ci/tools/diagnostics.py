@@ -18,7 +18,7 @@ import yaml
 
 from ci.errors import CommandFailed, PipelineError
 from ci.redaction import Redactor
-from ci.runfolder import RunFolder
+from ci.run_folder import RunFolder
 from ci.tools.helm import Helm
 from ci.tools.kube import Kube
 

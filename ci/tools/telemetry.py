@@ -1,5 +1,5 @@
 """Spans that are sent when they start and again when they end, so that a trace shows what is
-under way. Kept apart from :mod:`ci.session` because importing the SDK costs time that a run
+under way. Kept apart from :mod:`ci.cli.session` because importing the SDK costs time that a run
 outside ``dagger run`` need not pay."""
 
 from __future__ import annotations

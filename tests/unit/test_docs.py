@@ -13,7 +13,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from ci import cli, selftest
+from ci.cli import app, selftest
 from ci.errors import PipelineError
 from ci.settings import Notify, QuerySettings, RegistryLogin, Settings, TargetSettings, Wave
 
@@ -153,7 +153,7 @@ def test_every_command_is_in_the_table_and_no_other() -> None:
         for first, *_ in rows("docs/commands.md", "# Commands")
         for word in re.findall(r"`([a-z]+)", first)
     ]
-    known = [c.name or getattr(c.callback, "__name__", "") for c in cli.app.registered_commands]
+    known = [c.name or getattr(c.callback, "__name__", "") for c in app.app.registered_commands]
     assert sorted(listed) == sorted(known)
 
 

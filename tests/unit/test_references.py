@@ -16,12 +16,13 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from ci import cli, joints, session
-from ci.context import Context
+from ci.cli import app, session
 from ci.errors import PipelineError, SettingsError, TargetNotFound
 from ci.model import Target
 from ci.references import Kind, reference_of
+from ci.run.context import Context
 from ci.settings import USES, Block, Settings, check_references, parse
+from ci.workflow import handoffs
 from tests.unit.evidence.fakes import machine
 
 CONNECTION = (
@@ -311,11 +312,11 @@ def test_every_command_that_obtains_tools_says_what_it_uses(
         called.add(command)
         raise typer.Exit(0)
 
-    monkeypatch.setattr(cli, "_with_tools", asked)
+    monkeypatch.setattr(app, "_with_tools", asked)
     for words in (["run"], ["build"], ["prove"], ["promote", "--image", "x"], ["rehearse"],
                   ["plan", "--image", "x"], ["approve", "--image", "x", "--by", "y"],
                   ["verify"], ["rollback"], ["status"]):  # fmt: skip
-        assert cli.main(words) == 0
+        assert app.main(words) == 0
     assert called == set(USES)
 
 
@@ -343,7 +344,7 @@ def test_the_command_line_refuses_before_it_does_anything(
     monkeypatch.setattr(session, "opened", opened)
     words = [command, "--target", "prod", "--config", str(tmp_path / "pipeline.toml")]
     words += ["--image", "last"] if command == "promote" else []
-    assert cli.main(words) == 3
+    assert app.main(words) == 3
     error, remedy = capsys.readouterr().err.splitlines()
     assert error == (
         "error: targets.prod.servicebus_connection_string_env: the environment variable"
@@ -360,7 +361,7 @@ def test_the_test_on_a_target_is_not_left_out_in_silence() -> None:
         programs = SimpleNamespace(env=env)
         context = cast(Context, SimpleNamespace(programs=programs))
         described = cast(Target, SimpleNamespace(name="prod", standins=None, servicebus_env="BUS"))
-        with joints.tests_of(context, described):
+        with handoffs.tests_of(context, described):
             yield
 
     with pytest.raises(SettingsError, match="BUS is not set"), asked({}):

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from ci import places
-from ci.context import Context
 from ci.errors import SettingsError
 from ci.model import Gates, Probing, Query, Target
+from ci.run.context import Context
 from ci.settings import ProbingSettings, Settings, load
 from ci.standins.admission import SELECTOR
+from ci.workflow import environments
 
 BLOCK = """
 [targets.prod]
@@ -32,7 +32,7 @@ def loaded(tmp_path: Path, more: str = "") -> Settings:
 def target(tmp_path: Path, more: str = "") -> Target:
     settings = loaded(tmp_path, more)
     context = cast(Context, SimpleNamespace(settings=settings, path=lambda path: path))
-    return places.real_target(context, "prod", settings.targets["prod"])
+    return environments.real_target(context, "prod", settings.targets["prod"])
 
 
 def test_the_defaults_are_the_models(tmp_path: Path) -> None:

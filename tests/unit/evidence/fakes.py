@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 
-from ci.context import Context
-from ci.events import Events
-from ci.home import Home
 from ci.model import Case, Image, Outcome, Proof, Registry, Tools
+from ci.run.context import Context
+from ci.run.events import Events
+from ci.run.state import Home
 from ci.settings import Settings, parse
 from ci.tools.command import Programs
 from ci.tools.wait import SystemClock
@@ -73,7 +73,7 @@ class FakeRegistry:
             return httpx.Response(404, json={"errors": [{"code": "NAME_UNKNOWN"}]})
         kind, name = found[1], found[2]
         match request.method, kind:
-            case "HEAD" | "GET", "manifests":
+            case ["HEAD" | "GET", "manifests"]:
                 digest = self.tags.get(name, name)
                 if digest not in self.manifests:
                     return httpx.Response(404, json={"errors": [{"code": "MANIFEST_UNKNOWN"}]})
@@ -81,21 +81,21 @@ class FakeRegistry:
                 headers = {"content-type": media, "docker-content-digest": digest}
                 body = content if request.method == "GET" else b""
                 return httpx.Response(200, content=body, headers=headers)
-            case "HEAD" | "GET", "blobs":
+            case ["HEAD" | "GET", "blobs"]:
                 if name not in self.blobs:
                     return httpx.Response(404)
                 return httpx.Response(200, content=self.blobs[name])
-            case "POST", "blobs":
+            case ["POST", "blobs"]:
                 return httpx.Response(202, headers={"location": "/v2/model-engine/blobs/up/1"})
-            case "PUT", "blobs":
+            case ["PUT", "blobs"]:
                 content = request.read()
                 if request.url.params["digest"] != sha(content):
                     return httpx.Response(400, json={"errors": [{"code": "DIGEST_INVALID"}]})
                 self.blobs[sha(content)] = content
                 return httpx.Response(201)
-            case "PUT", "manifests":
+            case ["PUT", "manifests"]:
                 return self._put(name, request.read(), request.headers["content-type"])
-            case "GET", "referrers" if self.referrers:
+            case ["GET", "referrers"] if self.referrers:
                 return self._referrers(name, int(request.url.params.get("from", 0)))
         return httpx.Response(404, text="404 page not found")
 

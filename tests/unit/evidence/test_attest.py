@@ -11,10 +11,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from ci.context import Context
 from ci.errors import EvidenceRefused, SettingsError
 from ci.evidence import dsse, keys, statement
 from ci.model import Image, Outcome
+from ci.run.context import Context
 from ci.stages import attest
 from ci.stages.attest import Source
 from tests.unit.evidence.fakes import API, REPOSITORY, FakeRegistry, machine, proof

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ci.promotion import compat
+from ci import openapi_compat
 from ci.stages import prove
 from tests.unit.evidence.fakes import API, machine
 from tests.unit.evidence.test_failing import CASE, RELEASE, suite
@@ -43,7 +43,7 @@ def gateway() -> Iterator[str]:
         (API, "/api.json", "", "no API is described at /api.json (HTTP 404)"),
         (API, "", "", ""),
         (
-            API + " " * compat.LIMIT,
+            API + " " * openapi_compat.LIMIT,
             "/openapi.json",
             "",
             "the description of the API is longer than 1 MiB: left out",

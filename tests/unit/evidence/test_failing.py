@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from ci import joints
-from ci.context import Context
 from ci.errors import DeployFailed, ProofFailed
 from ci.evidence import dsse, statement
 from ci.model import Cluster, Image, Release
+from ci.run.context import Context
 from ci.stages import attest, prove
 from ci.tools.command import Output
 from ci.tools.wait import SystemClock, wait_until
+from ci.workflow import handoffs
 from tests.unit.evidence.fakes import REPOSITORY, machine
 
 RELEASE = Release(
@@ -57,7 +57,7 @@ def test_failing_evidence_stays_in_the_runs_folder(
     context = machine(tmp_path)
     suite(monkeypatch, context, CASE.format(1, "") + CASE.format(2, FAILED), 1)
     with pytest.raises(ProofFailed, match="1 of 2 cases failed"):
-        joints.proven_here(context, lambda: RELEASE, None)  # type: ignore[arg-type]
+        handoffs.proven_here(context, lambda: RELEASE, None)  # type: ignore[arg-type]
     kept = dsse.parse((context.run_dir / attest.FILE).read_bytes())
     stated = statement.read_result(kept.payload)
     assert stated.result == "FAILED"
@@ -75,7 +75,7 @@ def test_what_is_no_result_is_not_stated(
     context = machine(tmp_path)
     suite(monkeypatch, context, junit, status)
     with pytest.raises(ProofFailed):
-        joints.proven_here(context, lambda: RELEASE, None)  # type: ignore[arg-type]
+        handoffs.proven_here(context, lambda: RELEASE, None)  # type: ignore[arg-type]
     assert not (context.run_dir / attest.FILE).exists()
 
 
@@ -85,14 +85,14 @@ def test_a_key_that_is_gone_does_not_hide_what_failed(
     context = machine(tmp_path, {"evidence": {"key_file": "nowhere.pem"}})
     suite(monkeypatch, context, CASE.format(1, FAILED), 1)
     with pytest.raises(ProofFailed, match="1 of 1 cases failed"):
-        joints.proven_here(context, lambda: RELEASE, None)  # type: ignore[arg-type]
+        handoffs.proven_here(context, lambda: RELEASE, None)  # type: ignore[arg-type]
     assert "was not signed" in context.events.all[-1].text
 
 
 def test_the_suite_is_not_given_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = machine(tmp_path, {"evidence": {"key_env": "TEAM_KEY"}}, {"TEAM_KEY": "secret pem"})
     given = suite(monkeypatch, context, CASE.format(1, ""), 0)
-    assert joints.proven_here(context, lambda: RELEASE, None).passed  # type: ignore[arg-type]
+    assert handoffs.proven_here(context, lambda: RELEASE, None).passed  # type: ignore[arg-type]
     assert given["TEAM_KEY"] == ""
 
 
@@ -115,7 +115,7 @@ def test_tests_that_started_early_end_at_once_when_there_is_nothing_to_test(
 
     monkeypatch.setattr(context.programs, "run", run)
     with pytest.raises(DeployFailed, match="no release"):
-        joints.proven_here(context, no_release, None)  # type: ignore[arg-type]
+        handoffs.proven_here(context, no_release, None)  # type: ignore[arg-type]
     assert seen == [b""]
     assert not places[0].is_relative_to(context.run_dir), "it may hold a key"
     assert not places[0].exists()

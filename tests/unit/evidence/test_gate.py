@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from ci import flow, joints, waves
-from ci.context import Context
 from ci.errors import EvidenceRefused, SettingsError
+from ci.run.context import Context
 from ci.settings import Options
 from ci.stages import attest
+from ci.workflow import commands, fleet, handoffs
 from tests.unit.evidence.fakes import REPOSITORY, FakeRegistry, machine, proof
 
 PRODUCTION = {
@@ -32,19 +32,19 @@ def here(folder: Path, **target: Any) -> Context:
 
 def proven(context: Context, registry: FakeRegistry) -> str:
     made = proof(registry.image("new"))
-    joints.attested(context, made)
+    handoffs.attested(context, made)
     return made.image.by_digest
 
 
 def ask(context: Context, image: str, **options: Any) -> Any:
     chosen = Options("production", **options)
-    return joints.evidence(context, joints.source(context, image, chosen.target), chosen)
+    return handoffs.evidence(context, handoffs.source(context, image, chosen.target), chosen)
 
 
 def test_last_is_a_name_and_no_proof(registry: FakeRegistry, tmp_path: Path) -> None:
     context = here(tmp_path)
     with pytest.raises(EvidenceRefused, match="no image model-engine was proven in this checkout"):
-        joints.source(context, "last", "launch")
+        handoffs.source(context, "last", "launch")
     image = proven(context, registry)
     assert ask(context, "last").image.by_digest == image
     registry.tags.clear()
@@ -63,14 +63,14 @@ def test_last_belongs_to_the_checkout(registry: FakeRegistry, tmp_path: Path) ->
     )
     image = proven(other, registry)
     with pytest.raises(EvidenceRefused) as refused:
-        joints.source(mine, "last", "production")
+        handoffs.source(mine, "last", "production")
     assert str(other.root.resolve()) in str(refused.value)
     assert str(mine.root.resolve()) in str(refused.value)
     assert f"--image {image}" in refused.value.remedy
     own = proof(registry.image("own"))
-    joints.attested(mine, own)
-    assert joints.source(mine, "last", "production").by_digest == own.image.by_digest
-    assert joints.source(other, "last", "production").by_digest == image
+    handoffs.attested(mine, own)
+    assert handoffs.source(mine, "last", "production").by_digest == own.image.by_digest
+    assert handoffs.source(other, "last", "production").by_digest == image
 
 
 def test_last_belongs_to_the_image_of_the_settings(registry: FakeRegistry, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_last_belongs_to_the_image_of_the_settings(registry: FakeRegistry, tmp_p
         update={"image": context.settings.image.model_copy(update={"name": "other"})}
     )
     with pytest.raises(EvidenceRefused, match="no image other was proven in this checkout") as no:
-        joints.source(replace(context, settings=renamed), "last", "production")
+        handoffs.source(replace(context, settings=renamed), "last", "production")
     assert "--image" not in no.value.remedy, "an image of another name is not offered"
 
 
@@ -89,13 +89,13 @@ def test_a_link_to_the_checkout_is_the_checkout(registry: FakeRegistry, tmp_path
     image = proven(context, registry)
     (tmp_path / "link").symlink_to(context.root)
     through = replace(context, root=tmp_path / "link")
-    assert joints.source(through, "last", "production").by_digest == image
+    assert handoffs.source(through, "last", "production").by_digest == image
 
 
 def test_what_last_resolves_to_is_shown(registry: FakeRegistry, tmp_path: Path) -> None:
     context = here(tmp_path)
     image = proven(context, registry)
-    joints.source(context, "last", "production")
+    handoffs.source(context, "last", "production")
     [shown] = [event.text for event in context.events.all if event.kind == "run.note"]
     for part in (image, str(context.root.resolve()), context.run_dir.name, "UTC"):
         assert part in shown
@@ -113,8 +113,8 @@ def test_several_targets_get_one_image(
         given.append(image)
         return ()
 
-    monkeypatch.setattr(waves, "promote", waved)
-    flow.promote_to(context, ["production", "launch"], Options(), "last", [])
+    monkeypatch.setattr(fleet, "promote", waved)
+    commands.promote_to(context, ["production", "launch"], Options(), "last", [])
     assert given == [image]
 
 
@@ -123,20 +123,20 @@ def test_several_targets_get_one_image(
 )
 def test_an_image_is_named_by_digest(tmp_path: Path, image: str) -> None:
     with pytest.raises(SettingsError, match="not an image by digest"):
-        joints.source(here(tmp_path), image, "production")
+        handoffs.source(here(tmp_path), image, "production")
 
 
 def test_a_tag_beside_the_digest_is_left_out(tmp_path: Path) -> None:
     digest = f"sha256:{'a' * 64}"
-    found = joints.source(here(tmp_path), f"host:5000/a/b:tag@{digest}", "production")
+    found = handoffs.source(here(tmp_path), f"host:5000/a/b:tag@{digest}", "production")
     assert (found.repository, found.digest) == ("host:5000/a/b", digest)
 
 
 def test_the_login_of_a_target_goes_to_its_registry_only(tmp_path: Path) -> None:
     context, digest = here(tmp_path), f"sha256:{'a' * 64}"
-    assert joints.source(context, f"{REPOSITORY}@{digest}", "production").login is not None
-    assert joints.source(context, f"elsewhere:5000/x@{digest}", "production").login is None
-    assert joints.source(context, f"{REPOSITORY}@{digest}", "launch").login is None
+    assert handoffs.source(context, f"{REPOSITORY}@{digest}", "production").login is not None
+    assert handoffs.source(context, f"elsewhere:5000/x@{digest}", "production").login is None
+    assert handoffs.source(context, f"{REPOSITORY}@{digest}", "launch").login is None
 
 
 def test_a_target_that_needs_approval(registry: FakeRegistry, tmp_path: Path) -> None:
@@ -159,11 +159,11 @@ def test_no_approval_replaces_a_proof(registry: FakeRegistry, tmp_path: Path) ->
 def test_approval_by_command(registry: FakeRegistry, tmp_path: Path) -> None:
     context = here(tmp_path, approval=True)
     image = proven(context, registry)
-    result = flow.approve_only(context, Options("production", approve="Ada"), image)
+    result = commands.approve_only(context, Options("production", approve="Ada"), image)
     assert result.proof is not None
     assert ask(context, image).image.by_digest == image
     with pytest.raises(SettingsError, match="no target 'staging'"):
-        flow.approve_only(context, Options("staging", approve="Ada"), image)
+        commands.approve_only(context, Options("staging", approve="Ada"), image)
 
 
 def test_keys_are_looked_at_before_the_work(tmp_path: Path) -> None:
@@ -172,5 +172,5 @@ def test_keys_are_looked_at_before_the_work(tmp_path: Path) -> None:
         update={"evidence": context.settings.evidence.model_copy(update={"key_env": "NONE"})}
     )
     with pytest.raises(SettingsError, match="variable NONE"):
-        flow.run(replace(context, settings=broken), Options("production"))
+        commands.run(replace(context, settings=broken), Options("production"))
     attest.check_keys(context)

@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import pytest
 
-from ci.context import Context
 from ci.errors import (
     CommandFailed,
     EvidenceRefused,
@@ -29,7 +28,6 @@ from ci.errors import (
     RollbackFailed,
     VerifyFailed,
 )
-from ci.events import Events
 from ci.model import (
     Case,
     Check,
@@ -44,9 +42,14 @@ from ci.model import (
     RollbackOutcome,
     Target,
 )
-from ci.promotion import change, lease, live, plan, recovery, rollback
-from ci.promotion.afterwards import After
-from ci.promotion.before import Before
+from ci.promotion.plan import diff
+from ci.promotion.preflight.inspect import Before
+from ci.promotion.release import lease, reader
+from ci.promotion.rollback import recovery, requested
+from ci.promotion.upgrade import upgrade as upgrade_
+from ci.promotion.upgrade.post_upgrade_test import After
+from ci.run.context import Context
+from ci.run.events import Events
 from ci.settings import Settings
 from ci.stages import promote
 from ci.tools import api
@@ -287,15 +290,15 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     healthy = (Check("/readyz", True, "HTTP 200"),)
     accepted = frozenset({NEW})
-    monkeypatch.setattr(live, "health", lambda *a, **k: healthy)
+    monkeypatch.setattr(reader, "health", lambda *a, **k: healthy)
     monkeypatch.setattr(
         promote, "proven_image", lambda c, t, proof: (proof.image, accepted), raising=True
     )
     monkeypatch.setattr(
-        rollback, "resolved", lambda c, t, image: (world.digests[image.rpartition(":")[2]],)
+        requested, "resolved", lambda c, t, image: (world.digests[image.rpartition(":")[2]],)
     )
     monkeypatch.setattr(FakePrograms, "world", world, raising=False)
-    monkeypatch.setattr(live, "Programs", FakePrograms)
+    monkeypatch.setattr(reader, "Programs", FakePrograms)
     monkeypatch.setattr(api, "ask", lambda _, *words, **more: world.api_(*words, **more))
     return world
 
@@ -370,7 +373,7 @@ HOOK = {"metadata": {"name": "h", "annotations": {"helm.sh/hook": "pre-upgrade,p
     ],
 )
 def test_the_check_begins_before_helm_ends_where_the_change_shows(
-    context: Context, served: str, hooks: dict[plan.Key, Any], begins: bool
+    context: Context, served: str, hooks: dict[diff.Key, Any], begins: bool
 ) -> None:
     target = Target(
         "prod", Cluster("launch", context.root / "kubeconfig", "launch", True), "launch", "rel",
@@ -380,11 +383,13 @@ def test_the_check_begins_before_helm_ends_where_the_change_shows(
         deployments=("model-engine",),
         digests=frozenset({served}),
         image=Image(REPOSITORY, "old", served),
-        rendered=plan.Rendered({}, hooks),
+        rendered=diff.Rendered({}, hooks),
     )
-    wanted = change.released_as(target, 2, Image(REPOSITORY, "new", NEW))
+    wanted = upgrade_.released_as(target, 2, Image(REPOSITORY, "new", NEW))
     begun: list[Release] = []
-    change.upgrade(context, target, cast(Before, before), wanted, frozenset({NEW}), up=begun.append)
+    upgrade_.upgrade(
+        context, target, cast(Before, before), wanted, frozenset({NEW}), up=begun.append
+    )
     assert begun == ([wanted] if begins else [])
 
 
@@ -647,7 +652,7 @@ def test_what_is_served_and_is_not_well_is_no_success(
     go(context)
     world.asked.clear()
     bad = (Check("/readyz", False, "HTTP 503"),)
-    monkeypatch.setattr(live, "health", lambda *a, **k: bad)
+    monkeypatch.setattr(reader, "health", lambda *a, **k: bad)
     with pytest.raises(VerifyFailed, match=r"serves new already.*/readyz: HTTP 503") as caught:
         go(context)
     assert caught.value.exit_code == 34
@@ -712,7 +717,7 @@ def test_what_old_pods_still_run_is_known_without_the_registry(
     context: Context, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An upgrade that failed: what serves is what is returned to."""
-    monkeypatch.setattr(rollback, "resolved", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(requested, "resolved", lambda *_: pytest.fail("asked"))
     world.add("failed", "", "new")
     planned = back(context, dry_run=True)
     assert (planned.before.revision, planned.after.revision) == (2, 1)
@@ -729,7 +734,7 @@ def test_a_registry_that_is_away_does_not_hinder_a_rollback(
         asked.append(image)
         raise RegistryRefused("no route to host")
 
-    monkeypatch.setattr(rollback, "resolved", away)
+    monkeypatch.setattr(requested, "resolved", away)
     world.history, world.tag = [_revision(1, "failed", "")], "new"
     world.add("superseded", "", "old")
     world.add("deployed", "", "new")
@@ -789,15 +794,15 @@ def test_a_revision_that_would_render_otherwise_is_returned_to(
 ) -> None:
     """The same image, values and chart, and yet not the same objects (a random secret)."""
     served_twice(world)
-    stored = live.stored
+    stored = reader.stored
 
-    def read(kube: Any, helm: Any, target: Target, number: int) -> live.Stored:
+    def read(kube: Any, helm: Any, target: Target, number: int) -> reader.Stored:
         found = stored(kube, helm, target, number)
         more = {"kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"n": str(number)}}
         objects = {**found.rendered.objects, ("v1", "ConfigMap", "elsewhere", "m"): more}
-        return replace(found, rendered=plan.Rendered(objects, {}))
+        return replace(found, rendered=diff.Rendered(objects, {}))
 
-    monkeypatch.setattr(live, "stored", read)
+    monkeypatch.setattr(reader, "stored", read)
     back(context, 2)
     assert world.asked == ["rollback 2"]
 
@@ -807,7 +812,7 @@ def test_what_serves_already_and_does_not_serve_well_is_no_success(
 ) -> None:
     served_twice(world)
     bad = (Check("/readyz", False, "HTTP 503"),)
-    monkeypatch.setattr(live, "health_without_forward", lambda *a: bad)
+    monkeypatch.setattr(reader, "health_without_forward", lambda *a: bad)
     monkeypatch.setattr(recovery, "ANSWER_SECONDS", 0.0)
     with pytest.raises(VerifyFailed, match="revision 3 of rel is what was asked for already"):
         back(context, 3)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ci.promotion.plan import Change
-from ci.promotion.rollout import Snapshot
+from ci.promotion.plan.diff import Change
+from ci.promotion.release.rollout import Snapshot
 from ci.rehearsal import condition
 from ci.rehearsal.condition import Mount, Seen, Token
 

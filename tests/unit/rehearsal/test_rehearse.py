@@ -11,8 +11,6 @@ from typing import Any, cast
 
 import pytest
 
-from ci import joints, places
-from ci.context import Context
 from ci.errors import (
     EvidenceRefused,
     Interrupted,
@@ -23,7 +21,6 @@ from ci.errors import (
     RehearsalFailed,
     RollbackFailed,
 )
-from ci.events import Events
 from ci.model import (
     Case,
     Check,
@@ -40,17 +37,20 @@ from ci.model import (
     Served,
     Target,
 )
-from ci.promotion import live
+from ci.promotion.release import reader
+from ci.run.context import Context
+from ci.run.events import Events
 from ci.settings import parse
 from ci.stages import attest, promote, rehearse
 from ci.stages.rehearse import Actors
 from ci.tools.command import Programs
 from ci.tools.helm import Revision
 from ci.tools.wait import SystemClock
+from ci.workflow import environments, handoffs
 from tests.unit.evidence.fakes import machine
-from tests.unit.promotion.test_soak import ManualClock
-from tests.unit.promotion.test_two_looks import Pod as LivePod
-from tests.unit.promotion.test_two_looks import look as pods_look
+from tests.unit.promotion.release.test_two_looks import Pod as LivePod
+from tests.unit.promotion.release.test_two_looks import look as pods_look
+from tests.unit.promotion.upgrade.test_soak import ManualClock
 from tests.unit.rehearsal.test_condition import account, seen
 
 OLD = Image("registry:5000/engine", "old", "sha256:" + "a" * 64)
@@ -236,9 +236,9 @@ def slow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[float], A
             drains = clock.now - begun[0] < seconds
             return pods_look(*OWN, *([LivePod("a", 9, terminating=True)] if drains else []))
 
-        monkeypatch.setattr(live, "snapshot", snapshot)
-        monkeypatch.setattr(live, "private_kube", lambda *_, **__: Nothing())
-        monkeypatch.setattr(live, "private_helm", lambda *_: Nothing())
+        monkeypatch.setattr(reader, "snapshot", snapshot)
+        monkeypatch.setattr(reader, "private_kube", lambda *_, **__: Nothing())
+        monkeypatch.setattr(reader, "private_helm", lambda *_: Nothing())
         stage = rehearse._Stage(context, target, OLD, Actors(**cast(Any, AT_ONCE)))
         return SimpleNamespace(stage=stage, clock=clock, begun=begun, asked=asked)
 
@@ -308,8 +308,8 @@ def test_who_wants_a_rehearsal(everywhere: bool, here: bool | None, wanted: bool
         {"rehearsal": {"required": everywhere}, "targets": {"prod": block}}, origin="test"
     )
     context = cast(Context, SimpleNamespace(settings=settings))
-    assert places.wants_rehearsal(context, "prod") is wanted
-    assert places.wants_rehearsal(context, "launch") is everywhere
+    assert environments.wants_rehearsal(context, "prod") is wanted
+    assert environments.wants_rehearsal(context, "launch") is everywhere
 
 
 @pytest.mark.parametrize("passed", [True, False])
@@ -333,11 +333,11 @@ def test_a_target_that_asks_for_a_rehearsal_is_not_promoted_without_one(
     monkeypatch.setattr(promote, "promote", lambda *_a, **_k: promoted)
     target = replace(TARGET, name="launch")
     if passed:
-        assert joints.promote(context, target, PROOF) is promoted
+        assert handoffs.promote(context, target, PROOF) is promoted
     else:
         monkeypatch.setattr(promote, "promote", lambda *_a, **_k: pytest.fail("promoted"))
         with pytest.raises(EvidenceRefused, match="launch needs a passed rehearsal"):
-            joints.promote(context, target, PROOF)
+            handoffs.promote(context, target, PROOF)
     assert asked == [("launch", state)]
 
 
@@ -366,11 +366,11 @@ def test_what_is_served_already_needs_no_rehearsal(
     monkeypatch.setattr(promote, "promote", promoted)
     target = replace(TARGET, name="launch")
     if asked:
-        assert not joints.promote(context, target, PROOF, force=force).changed
+        assert not handoffs.promote(context, target, PROOF, force=force).changed
         assert given == [(refusal, False)]
     else:
         with pytest.raises(EvidenceRefused, match="no rehearsal of this release"):
-            joints.promote(context, target, PROOF, force=force)
+            handoffs.promote(context, target, PROOF, force=force)
         assert given == []
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ci import cli
+from ci.cli import app
 from ci.model import Outcome, RunRecord
 from ci.report import html, terminal
-from ci.runfolder import RunFolder
+from ci.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def finished(folder: Path) -> RunRecord:
 def test_a_run_leaves_its_report_and_the_closing_summary_names_it(session: Any) -> None:
     run = finished(session.run_dir)
     assert not any(line.startswith("report") for line in terminal.closing(run))
-    cli._leave(session, run)
+    app._leave(session, run)
     assert (session.run_dir / "summary.json").exists()
     assert f"report     {session.run_dir / 'report.html'}" in list(terminal.closing(run))
     assert session.noted == []
@@ -41,6 +41,6 @@ def test_a_report_that_fails_is_noted_and_nothing_else(
         raise RuntimeError("no such template")
 
     monkeypatch.setattr(html, "render", broken)
-    cli._leave(session, finished(session.run_dir))
+    app._leave(session, finished(session.run_dir))
     assert session.noted == ["no report was written: RuntimeError: no such template"]
     assert [path.name for path in session.run_dir.iterdir()] == ["summary.json"]

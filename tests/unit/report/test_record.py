@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ci.model import Outcome
-from ci.promotion.inside import InsideProber
-from ci.promotion.prober import Account
+from ci.promotion.probes.in_cluster import InsideProber
+from ci.promotion.probes.prober import Account
 from ci.report import html, record
 from ci.report.record import Note
 from tests.unit.report.folders import (

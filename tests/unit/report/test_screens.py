@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from rich.file_proxy import FileProxy
 
-from ci import cleaning, cli, flow, selftest, toolchain
-from ci.context import Context
+from ci import toolchain
+from ci.cli import app, clean, selftest
+from ci.cli.session import Session
 from ci.errors import PromotionFailed, VerifyFailed
-from ci.events import Events
 from ci.model import (
     Case,
     Check,
@@ -33,13 +33,15 @@ from ci.model import (
     SelfTest,
     Tools,
 )
-from ci.promotion.plan import Change, Difference, Plan
+from ci.promotion.plan.diff import Change, Difference, Plan
 from ci.report import html, signs
 from ci.report.signs import GLYPHS, Sign
-from ci.session import Session
+from ci.run.context import Context
+from ci.run.events import Events
 from ci.stages.verify import DeploymentRow, PodRow, Status
 from ci.toolchain import ToolState
 from ci.tools.helm import Revision
+from ci.workflow import commands as commands_
 from tests.unit.report.screens import Terminal, terminal
 
 WIDTHS = (60, 80, 200)
@@ -213,8 +215,8 @@ SCENES = (
         ("clean", "--dry-run"),
         0,
         ("would be removed",),
-        result=cleaning.Survey(
-            (cleaning.Item(cleaning.Kind.CLUSTER, "gate", "the throwaway cluster"),), (), True
+        result=clean.Survey(
+            (clean.Item(clean.Kind.CLUSTER, "gate", "the throwaway cluster"),), (), True
         ),
     ),
 )
@@ -222,7 +224,7 @@ BEHIND = (
     *("run", "build_only", "prove_only", "promote_to", "rehearse_only"),
     *("plan", "approve_only", "verify_only", "roll_back", "status"),
 )
-"""The functions of :mod:`ci.flow` that commands call."""
+"""The functions of :mod:`ci.workflow.commands` that commands call."""
 BRIEF = ("plan", "status", "doctor")
 """Whose live view goes when it is closed: all that matters is what they show."""
 VIEWLESS = ("clean",)
@@ -253,9 +255,9 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Scene, Ter
         registry=Registry("gate-registry:5000", "http://127.0.0.1:1"),
         postgres_image="", redis_image="", node_certs_dir=nothing, kubelet_patch="",
     )  # fmt: skip
-    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    monkeypatch.setattr(app, "ROOT", tmp_path)
     for name in ("examples", "tests"):  # what the default settings name has to be there
-        (tmp_path / name).symlink_to(cli.__file__.rpartition("/ci/")[0] + f"/{name}")
+        (tmp_path / name).symlink_to(app.__file__.rpartition("/ci/")[0] + f"/{name}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIPELINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGGER_SESSION_PORT", "1")  # nothing continues under a `dagger run`
@@ -277,11 +279,11 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Scene, Ter
 
         with pytest.MonkeyPatch.context() as patch:
             for name in BEHIND:
-                patch.setattr(flow, name, behind)
+                patch.setattr(commands_, name, behind)
             patch.setattr(toolchain, "inspect", inspected)
             patch.setattr(selftest, "run", behind)
-            patch.setattr(cleaning, "survey", lambda _: scene.result)
-            return cli.main(list(scene.words))
+            patch.setattr(clean, "survey", lambda _: scene.result)
+            return app.main(list(scene.words))
 
     return run
 
@@ -295,7 +297,7 @@ def assert_shown(lines: list[str], wanted: tuple[str, ...]) -> None:
 
 
 def test_every_command_has_a_scene() -> None:
-    commands = {c.name or (c.callback and c.callback.__name__) for c in cli.app.registered_commands}
+    commands = {c.name or (c.callback and c.callback.__name__) for c in app.app.registered_commands}
     assert {scene.words[0] for scene in SCENES} == commands
 
 
@@ -394,8 +396,8 @@ def test_a_signal_is_a_note_and_no_failure(
         return Result()
 
     with terminal(60, encoding=encoding) as seen, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "roll_back", behind)
-        assert cli.main(["rollback"]) == 0
+        patch.setattr(commands_, "roll_back", behind)
+        assert app.main(["rollback"]) == 0
     assert seen.screen is not None
     text = "\n".join(seen.screen.rows)
     assert f"\n{sign}SIGINT: stopping, cleaning up" in text
@@ -418,8 +420,8 @@ def test_what_a_library_writes_goes_above_the_live_view(
         return STATUS
 
     with terminal(80) as seen, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "status", behind)
-        assert cli.main(["status"]) == 0
+        patch.setattr(commands_, "status", behind)
+        assert app.main(["status"]) == 0
     assert seen.screen is not None
     assert seen.screen.lines_written[:3] == [
         "a warning of a library",
@@ -440,7 +442,7 @@ def test_the_guard_of_these_tests_fails_a_command_that_prints(
 
     monkeypatch.setattr(FileProxy, "write", refuse)
     with terminal(80) as seen, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "status", behind)
-        assert cli.main(["status"]) == 1
+        patch.setattr(commands_, "status", behind)
+        assert app.main(["status"]) == 1
     assert seen.screen is not None
     assert any("a defect of the pipeline" in line for line in seen.screen.lines_written)

@@ -8,15 +8,8 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from ci.events import Event
-from ci.report.terminal import (
-    WATCHED_LINES,
-    Lines,
-    Redrawn,
-    columns,
-    console_for,
-    plain,
-)
+from ci.report.terminal import WATCHED_LINES, Lines, Redrawn, columns, console_for, plain
+from ci.run.events import Event
 
 
 def watched(step: str, text: str, at: float = 1.0) -> Event:

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import yaml
 
-from ci.context import Context
 from ci.errors import ClusterFailed, CommandFailed, WaitTimeout
-from ci.home import ClusterRecord
 from ci.model import Cluster
-from ci.process_identity import Process
+from ci.run.context import Context
+from ci.run.state import ClusterRecord
 from ci.stages import cluster
 from ci.tools import api
 from ci.tools.api import Answer
 from ci.tools.command import Output
+from ci.tools.process_identity import Process
 from tests.unit.evidence.fakes import machine as described_machine
 from tests.unit.machine import Machine, ManualClock, failed, said, take_over
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ci.context import Context
 from ci.errors import TargetNotFound, VerifyFailed
 from ci.model import Cluster, Image, Registry, Target
+from ci.run.context import Context
 from ci.stages import verify
 from tests.unit.evidence.fakes import FakeRegistry, machine
 from tests.unit.live import GATEWAY, NAMESPACE, OLD, RELEASE, REPOSITORY, Live, owned, serving_here

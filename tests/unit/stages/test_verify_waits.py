@@ -9,16 +9,23 @@ from typing import Any, cast
 
 import pytest
 
-from ci.context import Context
 from ci.errors import VerifyFailed
-from ci.events import Events
 from ci.model import Check, Cluster, Target
-from ci.promotion import live
-from ci.promotion.rollout import Snapshot
+from ci.promotion.release import reader
+from ci.promotion.release.rollout import Snapshot
+from ci.run.context import Context
+from ci.run.events import Events
 from ci.stages import verify
 from ci.tools.helm import Revision
-from tests.unit.promotion.test_rollout import OLD, REPOSITORY, draining, in_state, items, pod
-from tests.unit.promotion.test_soak import ManualClock
+from tests.unit.promotion.release.test_rollout import (
+    OLD,
+    REPOSITORY,
+    draining,
+    in_state,
+    items,
+    pod,
+)
+from tests.unit.promotion.upgrade.test_soak import ManualClock
 
 TARGET = Target(
     "prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("chart"), REPOSITORY,
@@ -45,11 +52,11 @@ class World:
 
 
 def verified(monkeypatch: pytest.MonkeyPatch, world: World) -> dict[str, Check]:
-    monkeypatch.setattr(live, "snapshot", world.snapshot)
-    monkeypatch.setattr(live, "error_lines", world.error_lines)
-    monkeypatch.setattr(live, "private_kube", lambda *_, **__: None)
-    monkeypatch.setattr(live, "find", lambda *_: [Revision(3, "deployed", "engine-1", "")])
-    monkeypatch.setattr(live, "health", lambda *_: (Check("/readyz", True, "HTTP 200"),))
+    monkeypatch.setattr(reader, "snapshot", world.snapshot)
+    monkeypatch.setattr(reader, "error_lines", world.error_lines)
+    monkeypatch.setattr(reader, "private_kube", lambda *_, **__: None)
+    monkeypatch.setattr(reader, "find", lambda *_: [Revision(3, "deployed", "engine-1", "")])
+    monkeypatch.setattr(reader, "health", lambda *_: (Check("/readyz", True, "HTTP 200"),))
     events = Events(world.clock)
     context = cast(Context, SimpleNamespace(clock=world.clock, events=events))
     return {check.name: check for check in verify.verify(context, TARGET)}

@@ -1,5 +1,5 @@
 """The manifests of the admission policy. What they do to a pod is the API server's business, and
-is seen in ``tests/parts/test_cloud.py``."""
+is seen in ``tests/integration/test_cloud.py``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The cloud is led to the stand-ins and given back, whatever call of it is the last.
 
-The API server is a model of the few objects that are touched; ``tests/parts/test_cloud.py`` does
-the same in a real cluster.
+The API server is a model of the few objects that are touched; ``tests/integration/test_cloud.py``
+does the same in a real cluster.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ci.errors import DiskFull, DockerUnavailable
-from ci.events import Events
+from ci.run.events import Events
 from ci.toolchain import daemon
 from ci.toolchain.daemon import install_packages
 from ci.toolchain.store import Store

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ci.errors import ToolchainError
-from ci.events import Events
+from ci.run.events import Events
 from ci.toolchain import images, pins
 from ci.toolchain.images import Assembler, Recipe
 from ci.toolchain.store import Store

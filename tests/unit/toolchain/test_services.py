@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ci.errors import ToolchainError, WaitTimeout
-from ci.events import Events
 from ci.model import Registry
+from ci.run.events import Events
 from ci.toolchain import services
 from ci.toolchain.store import Store
 from ci.tools.command import Output, Programs

@@ -1,0 +1,1 @@
+"""The command line: commands, the session of a run, the self-test, and cleaning up."""

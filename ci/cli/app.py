@@ -1,0 +1,826 @@
+"""The command line. Turns a :class:`ci.errors.PipelineError` into one line, its remedy and its
+exit code; nothing else in ``ci`` prints an error or ends the process.
+
+A command is a function that takes the common options and its own, and returns an :class:`Answer`:
+it prints nothing itself. The answer is shown when the command has ended, and its live view with
+it, so that neither can overwrite the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Generic, TypeVar
+
+import typer
+
+from ci import redaction
+from ci.cli import session as sessions
+from ci.cli.session import Session
+from ci.errors import CommandFailed, Interrupted, PipelineError, PlanRefused, SettingsError
+from ci.model import Outcome, Result, RunRecord, StepRecord
+from ci.report import terminal
+from ci.run.context import Context
+from ci.settings import DEMO_TARGET, Options, Settings, check_references, load, members
+
+
+class OnFirstUse:
+    """A module that is imported when something of it is used."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> object:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+if TYPE_CHECKING:
+    from ci.promotion.plan.diff import Plan
+    from ci.workflow import commands
+else:
+    # It brings all stages along, which --help and a wrong option need not wait for.
+    flow = OnFirstUse("ci.workflow.commands")
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EPILOG = """
+Examples:
+
+  python3 pipeline.py                        build, prove, promote to the demonstration target
+
+  python3 pipeline.py prove --keep-cluster   the inner loop: redeploys and proves in seconds
+
+  python3 pipeline.py run --target prod      the same for [targets.prod] of pipeline.toml
+
+  python3 pipeline.py test                   every check and the whole flow
+"""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+    help="Builds an image, proves its queue time-outs on a throwaway cluster, and promotes "
+    "exactly what was proven. Without a command it does all of it (`run`).",
+)
+
+
+class Origin(StrEnum):
+    AUTO = "auto"
+    DOWNLOAD = "download"
+    SOURCE = "source"
+
+
+ToolchainOption = Annotated[
+    Origin,
+    typer.Option(
+        "--toolchain",
+        help="Where tools may come from: auto (present, else downloaded, else built), "
+        "download, or source (package registries only).",
+    ),
+]
+ConfigOption = Annotated[
+    Path, typer.Option("--config", help="Settings; pipeline.toml.example explains every key.")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Every note as a line; tracebacks of defects.")
+]
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        help=f"A [targets.NAME] block of the settings; `{DEMO_TARGET}` is the demonstration "
+        "cluster that the pipeline makes itself.",
+    ),
+]
+ChartChangeOption = Annotated[
+    bool,
+    typer.Option(
+        "--chart-change",
+        help="The chart is another than the live one, on purpose: all that it changes is shown "
+        "and allowed, and its new defaults are taken (--reset-then-reuse-values).",
+    ),
+]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Promote an image that the target serves already all the same; without it that is "
+        "verified, and nothing is changed.",
+    ),
+]
+KeepOption = Annotated[
+    bool,
+    typer.Option("--keep-cluster", help="Keep the gate cluster for the next run, and reuse it."),
+]
+
+DEFAULT_CONFIG = Path("pipeline.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The options that every command has; :func:`_command` adds them to each."""
+
+    toolchain: ToolchainOption = Origin.AUTO
+    config: ConfigOption = DEFAULT_CONFIG
+    verbose: VerboseOption = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command made: ``shown`` goes to the standard output, then ``problem`` is raised,
+    which decides the exit status. Both only when no live view is open any more."""
+
+    shown: terminal.Shown | None = None
+    problem: Exception | None = None
+    redact: Callable[[str], str] = redaction.text
+    """Removes the run's secrets from what is said of ``problem``."""
+
+
+def _command(
+    name: str | None = None, *, without: tuple[str, ...] = ()
+) -> Callable[[Callable[Concatenate[Common, ...], Answer]], Callable[..., None]]:
+    """Make a function a command of its name or ``name``: the common options are added to its own,
+    all but those in ``without``, and what it answers is shown when it has returned."""
+
+    def register(body: Callable[Concatenate[Common, ...], Answer]) -> Callable[..., None]:
+        own = list(inspect.signature(body, eval_str=True).parameters.values())[1:]
+        common = [
+            option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for option in inspect.signature(Common, eval_str=True).parameters.values()
+            if option.name not in without
+        ]
+
+        @functools.wraps(body)
+        def command(**given: Any) -> None:
+            options = Common(**{option.name: given.pop(option.name) for option in common})
+            with _told(options.verbose):
+                answer = body(options, **given)
+                if answer.shown is not None:
+                    terminal.show(answer.shown, sys.stdout)
+            if answer.problem is not None:
+                with _told(options.verbose, answer.redact):
+                    raise answer.problem
+
+        # What typer reads the options from.
+        command.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
+        command.__annotations__ = {option.name: option.annotation for option in [*own, *common]}
+        return app.command(name)(command)
+
+    return register
+
+
+@_command()
+def run(
+    common: Common,
+    target: TargetOption = DEMO_TARGET,
+    keep_cluster: KeepOption = False,
+    force: ForceOption = False,
+) -> Answer:
+    """Build, prove on a throwaway cluster, promote what was proven, verify. The default."""
+    return _work(
+        "run",
+        common,
+        lambda c: commands.run(c, Options(target, keep_cluster, force=force)),
+        targets=(target,),
+    )
+
+
+@_command()
+def build(common: Common) -> Answer:
+    """Build the service's image with Dagger and publish it, nothing else."""
+    return _work("build", common, lambda c: commands.build_only(c, Options()))
+
+
+@_command()
+def prove(
+    common: Common,
+    keep_cluster: KeepOption = False,
+) -> Answer:
+    """Prove the source as it is with the end-to-end tests. Promotes nothing.
+
+    An unchanged source is not built again, and a cluster kept by --keep-cluster is used again.
+    """
+    return _work(
+        "prove",
+        common,
+        lambda c: commands.prove_only(c, Options(keep_cluster=keep_cluster)),
+        needs_dagger=lambda c: not commands.builds_nothing(c),
+    )
+
+
+@_command()
+def promote(
+    common: Common,
+    image: Annotated[
+        str,
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
+    ],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            help="As for the other commands; given again, further targets, one after the other. "
+            "A [waves.NAME] block: its targets, wave by wave.",
+        ),
+    ] = None,
+    approve: Annotated[
+        str,
+        typer.Option(
+            "--approve",
+            metavar="NAME",
+            help="Approve it in your name, for a target with `approval = true`; signed and kept.",
+        ),
+    ] = "",
+    chart_change: ChartChangeOption = False,
+    force: ForceOption = False,
+) -> Answer:
+    """Promote an image whose signed evidence is attached to it in its registry.
+
+    It may have been proven on any machine. Evidence that is missing, edited, too old, signed by
+    a key that is not trusted, of another image or chart, or without a required case is refused.
+    An image that the target serves already is verified, and nothing is changed, unless --force is
+    given. Of several targets, the first that fails stops those that have not begun.
+    """
+    words = ["--toolchain", common.toolchain.value, "--config", str(common.config)]
+    words += ["--approve", approve] if approve else []
+    words += ["--chart-change"] if chart_change else []
+    words += ["--force"] if force else []
+    options = Options(approve=approve, chart_change=chart_change, force=force)
+    return _work(
+        "promote",
+        common,
+        lambda c: commands.promote_to(c, target or [DEMO_TARGET], options, image, words),
+        targets=target or [DEMO_TARGET],
+        signs=bool(approve),
+        needs_dagger=None,
+    )
+
+
+@_command()
+def rehearse(
+    common: Common,
+    image: Annotated[
+        str,
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
+    ] = "last",
+    target: TargetOption = DEMO_TARGET,
+    keep_cluster: KeepOption = False,
+) -> Answer:
+    """Rehearse a promotion on the gate cluster with the target's live release. Changes no target.
+
+    The release is upgraded, upgraded again unchanged, made to fail, and rolled back; the signed
+    verdict is attached to the image. Status 22 when the change broke it.
+    """
+    return _work(
+        "rehearse",
+        common,
+        lambda c: commands.rehearse_only(c, Options(target, keep_cluster), image),
+        targets=(target,),
+        needs_dagger=lambda c: not commands.emulator_built(c),
+    )
+
+
+@_command()
+def plan(
+    common: Common,
+    image: Annotated[
+        str,
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
+    ],
+    target: TargetOption = DEMO_TARGET,
+    chart_change: ChartChangeOption = False,
+) -> Answer:
+    """Show what promoting a proven image would change on a target. Changes nothing.
+
+    Rendered by the target's server with the release's live values, hooks included, secrets
+    hidden. Status 0 when only the image would change, 31 when the promotion would be refused.
+    """
+
+    def body(context: Context) -> Plan:
+        return commands.plan(context, Options(target, chart_change=chart_change), image)
+
+    found = _ask("plan", common, body, targets=(target,))
+    return Answer(terminal.Planned(found), _refusal(found))
+
+
+@_command()
+def approve(
+    common: Common,
+    image: Annotated[
+        str,
+        typer.Option(
+            "--image",
+            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+        ),
+    ],
+    by: Annotated[str, typer.Option("--by", help="Who approves; it stands in the statement.")],
+    target: TargetOption = DEMO_TARGET,
+) -> Answer:
+    """Approve a proven image for a target, for a later promotion. Changes no cluster.
+
+    The approval is a second signed statement beside the evidence, in the image's registry.
+    """
+    return _work(
+        "approve",
+        common,
+        lambda c: commands.approve_only(c, Options(target, approve=by), image),
+        targets=(target,),
+        needs_dagger=None,
+    )
+
+
+@_command()
+def verify(common: Common, target: TargetOption = DEMO_TARGET) -> Answer:
+    """Check the success criteria on a target's live state. Changes nothing."""
+    return _work(
+        "verify",
+        common,
+        lambda c: commands.verify_only(c, Options(target)),
+        targets=(target,),
+        needs_dagger=None,
+    )
+
+
+@_command()
+def rollback(
+    common: Common,
+    target: TargetOption = DEMO_TARGET,
+    revision: Annotated[
+        int | None,
+        typer.Option(
+            "--revision",
+            min=1,
+            help="Helm revision; when left out, the last that was deployed and serves something "
+            "else than now.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show from what to what, and change nothing.")
+    ] = False,
+) -> Answer:
+    """Return a target's release to what it served before, and verify it.
+
+    Revisions are compared by what they serve (images, values, chart), not by their number. What
+    differs is shown before anything is done. Status 0 also where the release serves what --revision
+    names already; 31 where there is nothing to return to.
+    """
+
+    def body(context: Context) -> Result:
+        return commands.roll_back(context, Options(target), revision, dry_run=dry_run)
+
+    if not dry_run:
+        return _work("rollback", common, body, targets=(target,), needs_dagger=None)
+    found = _ask("rollback", common, body, targets=(target,)).rollback
+    assert found is not None
+    return Answer(terminal.Returning(found))
+
+
+@_command()
+def status(
+    common: Common,
+    target: TargetOption = DEMO_TARGET,
+    as_json: Annotated[bool, typer.Option("--json", help="As data, for other programs.")] = False,
+) -> Answer:
+    """Show what a target runs: revisions, Deployments, pods, digests."""
+
+    found = _ask("status", common, lambda c: commands.status(c, Options(target)), targets=(target,))
+    return Answer(terminal.Served(found, as_json))
+
+
+@_command()
+def doctor(common: Common) -> Answer:
+    """Show every tool: pinned and found version, origin, state, remedy. Changes nothing."""
+
+    def body(session: Session) -> Answer:
+        from ci.toolchain import inspect as inspected
+
+        states = inspected(
+            session.home.folder,
+            session.programs,
+            session.clock,
+            session.events,
+            session.env,
+            common.toolchain.value,
+        )
+        return Answer(terminal.Inspected(tuple(states)))
+
+    return _quick(common, body, brief=True)
+
+
+@_command("test")
+def check(
+    common: Common,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Lint, types and unit tests only: no cluster.")
+    ] = False,
+    matrix: Annotated[
+        bool | None,
+        typer.Option(
+            "--matrix/--no-matrix",
+            help="Only the failure matrix (promotions made to fail on a cluster of their own, with "
+            "a table of how each ended; some 20 minutes), or all but that.",
+        ),
+    ] = None,
+) -> Answer:
+    """Run every check: lint, types, unit tests, the whole flow, and the flow that must fail."""
+
+    def body(session: Session) -> Answer:
+        from ci.cli import selftest
+
+        found = selftest.run(session, common.toolchain.value, quick=quick, matrix=matrix)
+        return Answer(found, None if found.passed else typer.Exit(1))
+
+    return _quick(common, body, record="test")
+
+
+@_command(without=("toolchain",))
+def clean(
+    common: Common,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Also the tools, images and environments: the next run starts from nothing. "
+            "Never the keys.",
+        ),
+    ] = False,
+    demo_target: Annotated[
+        bool,
+        typer.Option(
+            "--demo-target",
+            help=f"Also the demonstration target `{DEMO_TARGET}`; on a terminal it is asked for.",
+        ),
+    ] = False,
+    keys: Annotated[
+        bool,
+        typer.Option(
+            "--keys", help="Also the signing key that was made here; nothing else removes it."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer what would be asked.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")
+    ] = False,
+) -> Answer:
+    """List, then remove the clusters and containers that the pipeline made.
+
+    Says what is left behind and how that is removed by hand; docs/uninstall.md has all of it.
+    """
+    from ci.cli import clean as clean_
+
+    def session() -> AbstractContextManager[Session]:
+        return sessions.opened(ROOT, os.environ, settings, record=False)
+
+    settings = _settings(common.config)
+    with session() as looking:
+        there = clean_.survey(looking)
+    chosen = clean_.Choice(everything, keys, demo_target or yes)
+    plan = clean_.plan(there, chosen)
+    _print(clean_.listing(plan, dry_run=dry_run))
+    # No session is open meanwhile: Ctrl-C ends the question.
+    if plan.asks and not dry_run and _on_terminal() and _agreed():
+        plan = clean_.plan(there, replace(chosen, demo_target=True))
+        _print(clean_.listing(plan))
+    if dry_run:
+        _print(clean_.leaving(plan))
+        return Answer()
+    with session() as removing:
+        failures = clean_.carry_out(removing, plan, lambda line: _print([line]))
+    _print(clean_.leaving(plan))
+    if not failures:
+        return Answer()
+    first = failures[0]
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    return Answer(
+        problem=CommandFailed(
+            f"{first.item.kind} {first.item.name} was not removed: {first.why}{more}",
+            remedy="see why, and run it again",
+        )
+    )
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _agreed() -> bool:
+    """Raises :class:`ci.errors.Interrupted` for Ctrl-C."""
+    try:
+        return typer.confirm(f"Remove the demonstration target {DEMO_TARGET}, too?")
+    except typer.Abort:
+        raise Interrupted("interrupted", remedy="nothing was removed") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The process's exit status. ``pipeline.py`` alone, or with options only, is ``run``."""
+    for stream in (sys.stdout, sys.stderr):
+        terminal.never_fails(stream)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words.insert(0, "run")
+    try:
+        app(words, prog_name="pipeline.py")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    return 0
+
+
+def _refusal(found: Plan) -> PlanRefused | None:
+    """Why the promotion would be refused."""
+    if found.refused:
+        return PlanRefused(
+            f"the upgrade would change more than the image: {len(found.refused)} of"
+            f" {len(found.differences)} differences do not derive from its tag",
+            remedy="make these changes in a release of their own, then promote the image",
+        )
+    wrong = [check for check in found.checks if not check.ok]
+    if wrong:
+        return PlanRefused(
+            f"the promotion would be refused: {wrong[0].name}: {wrong[0].evidence}",
+            remedy="see what was asked, above",
+        )
+    return None
+
+
+@dataclass(slots=True)
+class _Ended(Generic[T]):
+    """How a command that uses the tools ended."""
+
+    session: Session
+    value: T | None = None
+    problem: Exception | None = None
+    supervised: int | None = None
+    """The exit status of the process under ``dagger run``, where one did all of it."""
+    versions: tuple[tuple[str, str], ...] = ()
+
+
+def _work(
+    command: str,
+    common: Common,
+    body: Callable[[Context], Result],
+    *,
+    targets: Sequence[str] = (),
+    signs: bool = False,
+    needs_dagger: Callable[[Context], bool] | None = lambda _: True,
+) -> Answer:
+    """A command that uses the tools and leaves a run folder: look for what the settings name,
+    obtain the tools, continue under ``dagger run`` where it builds, do ``body``, and close with a
+    summary.
+
+    ``targets`` are the targets or waves that it is about; ``signs``: it signs something although
+    the command as such does not."""
+    ended = _with_tools(
+        command, common, body, targets=targets, signs=signs, needs_dagger=needs_dagger, record=True
+    )
+    if ended.supervised is not None:
+        return Answer(problem=typer.Exit(ended.supervised))  # that process has shown everything
+    result = ended.value if ended.value is not None else Result()
+    programs = ended.session.programs
+    finished = programs.redactor.data(
+        _record(command, ended.session, result, ended.problem, ended.versions)
+    )
+    _leave(ended.session, finished)
+    return Answer(finished, ended.problem, programs.redact)
+
+
+def _ask(
+    command: str, common: Common, body: Callable[[Context], T], *, targets: Sequence[str]
+) -> T:
+    """What ``body`` returns, for a command that uses the tools, changes nothing and leaves
+    nothing behind. Raises what it raises."""
+    ended = _with_tools(
+        command, common, body, targets=targets, signs=False, needs_dagger=None, record=False
+    )
+    if ended.problem is not None:
+        with _told(common.verbose, ended.session.programs.redact):
+            raise ended.problem
+    assert ended.value is not None
+    return ended.value
+
+
+def _with_tools(
+    command: str,
+    common: Common,
+    body: Callable[[Context], T],
+    *,
+    targets: Sequence[str],
+    signs: bool,
+    needs_dagger: Callable[[Context], bool] | None,
+    record: bool,
+) -> _Ended[T]:
+    """Do ``body`` with the tools, or all of it again under ``dagger run``. Raises only what goes
+    wrong before there is a session."""
+    settings = _settings(common.config)
+    check_references(settings, command, targets, signs=signs, env=os.environ, root=ROOT)
+    view = terminal.view(sys.stderr, verbose=common.verbose, brief=not record)
+    ended: _Ended[T] | None = None
+    try:
+        with sessions.opened(
+            ROOT,
+            os.environ,
+            settings,
+            listeners=[lambda _: view],
+            record=record,
+            command=command,
+            targets=[name for each in targets for name in members(settings, each)],
+        ) as session:
+            ended = _Ended(session)
+            with view:
+                tools = session.tools(common.toolchain.value)
+                ended.versions = tools.versions
+                context = session.context(tools)
+                again = (
+                    needs_dagger is not None
+                    and not session.under_dagger()
+                    and needs_dagger(context)
+                )
+            if again:
+                ended.supervised = session.continue_under_dagger(tools, sys.argv[1:])
+            else:
+                with view:
+                    ended.value = body(context)
+    except Exception as error:
+        if ended is None:
+            raise
+        ended.problem = error
+        if ended.session.programs.cancel.is_set() and _is_interrupt(ended.session):
+            ended.problem = _interrupted(error)
+    return ended
+
+
+def _quick(
+    common: Common,
+    body: Callable[[Session], Answer],
+    *,
+    record: str = "",
+    brief: bool = False,
+) -> Answer:
+    """A command that looks after itself and needs no tools. With ``record``, its name, it leaves
+    a run folder."""
+    settings = _settings(common.config)
+    view = terminal.view(sys.stderr, verbose=common.verbose, brief=brief)
+    with (
+        sessions.opened(
+            ROOT,
+            os.environ,
+            settings,
+            listeners=[lambda _: view],
+            record=bool(record),
+            command=record,
+        ) as session,
+        view,
+    ):
+        try:
+            answer = body(session)
+        except Exception as error:
+            answer = Answer(problem=error, redact=session.programs.redact)
+        if record:
+            finished = _record(record, session, Result(), answer.problem, ())
+            _leave(session, session.programs.redactor.data(finished))
+    return answer
+
+
+def _leave(session: Session, finished: RunRecord) -> None:
+    """Write what a run leaves behind: its summary, and the report. One that cannot be rendered
+    is noted, and changes nothing of how the run ended."""
+    session.folder.json("summary.json", asdict(finished))
+    try:
+        from ci.report import html
+
+        html.write(session.folder, datetime.now(UTC))
+    except Exception as problem:
+        session.events.note(f"no report was written: {type(problem).__name__}: {problem}")
+    session.folder.seal()
+
+
+def _settings(config: Path) -> Settings:
+    path = config if config.is_absolute() else Path.cwd() / config
+    if config == DEFAULT_CONFIG and not path.exists():
+        path = ROOT / config
+    elif not path.exists():
+        raise SettingsError(f"there is no settings file {config}")
+    return load(path)
+
+
+class _told:
+    """Turns an error into its two lines and its exit code, without what ``redact`` removes."""
+
+    def __init__(self, verbose: bool, redact: Callable[[str], str] = redaction.text) -> None:
+        self._verbose = verbose
+        self._redact = redact
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
+        if problem is None or not isinstance(problem, Exception | KeyboardInterrupt):
+            return
+        if isinstance(problem, typer.Exit):
+            return
+        foreseen = problem
+        if isinstance(problem, OSError) and problem.errno in (28, 122):
+            from ci.errors import DiskFull
+
+            foreseen = DiskFull(f"no disk space left: {problem}")
+        elif not isinstance(problem, PipelineError):
+            what = f"{type(problem).__name__}: {problem}"
+            foreseen = PipelineError(f"a defect of the pipeline: {what}")
+        assert isinstance(foreseen, PipelineError)
+        if self._verbose:
+            shown = self._redact("".join(traceback.format_exception(problem)))
+            print(shown, end="", file=sys.stderr)
+        print(sessions.explain(foreseen, self._redact), file=sys.stderr, flush=True)
+        raise SystemExit(foreseen.exit_code) from None
+
+
+def _is_interrupt(session: Session) -> bool:
+    return any(event.kind == "run.cancelled" for event in session.events.all)
+
+
+def _interrupted(problem: Exception) -> Exception:
+    """Ctrl-C is what the person is told, unless the cleanup itself went wrong."""
+    from ci.errors import PromotionFailed, RollbackFailed
+
+    if isinstance(problem, RollbackFailed | Interrupted):
+        return problem
+    if isinstance(problem, PromotionFailed):
+        told = Interrupted(f"interrupted; {problem}", remedy=problem.remedy)
+        told.found = problem.found
+        return told
+    return Interrupted("interrupted")
+
+
+def _said(problem: Exception | None) -> str:
+    if isinstance(problem, typer.Exit):
+        return "a check failed"
+    return " ".join(str(problem).split()) if problem else ""
+
+
+def _record(
+    command: str,
+    session: Session,
+    result: Result,
+    problem: Exception | None,
+    versions: tuple[tuple[str, str], ...],
+) -> RunRecord:
+    steps = []
+    parents: dict[str, str] = {}
+    for event in session.events.all:
+        if event.kind == "step.started":
+            parents[event.step] = str(event.data.get("parent", ""))
+        elif event.kind in ("step.finished", "step.failed"):
+            ended = Outcome.PASSED if event.kind == "step.finished" else Outcome.FAILED
+            seconds = float(event.data["seconds"])
+            steps.append(StepRecord(event.step, seconds, ended, parents.get(event.step, "")))
+    earlier = session.handed.steps if session.handed else ()
+    before = [StepRecord(name, s, Outcome.PASSED, parent) for name, s, parent in earlier]
+    code = 0
+    if problem is not None:
+        code = problem.exit_code if isinstance(problem, PipelineError) else 1
+    return RunRecord(
+        id=session.run_dir.name,
+        command=command,
+        outcome=Outcome.PASSED if problem is None else Outcome.FAILED,
+        exit_code=code,
+        seconds=round(session.elapsed(), 3),
+        steps=tuple(before + steps),
+        folder=session.run_dir,
+        image=result.image,
+        cases=result.proof.cases if result.proof else (),
+        promotion=result.promotion,
+        checks=result.checks,
+        attempted=problem.found if isinstance(problem, PipelineError) else (),
+        rollback=result.rollback,
+        versions=versions,
+        error=_said(problem),
+        remedy=problem.remedy if isinstance(problem, PipelineError) else "",
+    )

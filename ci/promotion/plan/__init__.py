@@ -1,0 +1,1 @@
+"""What an upgrade would change on a target, before it is done."""

@@ -1,0 +1,1 @@
+"""Questions before the change: whether a release is fit to be changed."""

@@ -1,0 +1,118 @@
+"""The new image pulled by the target's own nodes, with the release's own rights, before the change.
+
+A short-lived pod on each node that runs the service now asks for the image by its digest. What it
+says when it runs is of no interest, only that it could be started at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ci.errors import PlanRefused, WaitTimeout
+from ci.model import Image, Target
+from ci.promotion.release import pods as pods_
+from ci.promotion.release.pods import Trial
+from ci.promotion.release.rollout import Watch, troubles
+from ci.run.context import Context
+
+PULLING = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+    | {"ImageInspectError", "RegistryUnavailable"}
+)
+"""Waiting reasons of a container whose image is not there."""
+
+
+def manifest(target: Target, gateway: Mapping[str, Any], image: Image, node: str) -> dict[str, Any]:
+    """The pod. ``gateway`` is the live Deployment, whose pull secrets and account it has."""
+    return pods_.manifest(
+        target,
+        pods_.PULL,
+        gateway,
+        ("imagePullSecrets", "serviceAccountName", "securityContext"),
+        nodeName=node,
+        tolerations=[{"operator": "Exists"}],
+        activeDeadlineSeconds=target.timeout_seconds,
+        containers=[
+            {
+                "name": "pull",
+                "image": image.by_digest,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["true"],
+                "resources": {
+                    "requests": {"cpu": "5m", "memory": "8Mi"},
+                    "limits": {"memory": "64Mi"},
+                },
+                "securityContext": pods_.UNPRIVILEGED,
+            }
+        ],
+    )
+
+
+def pulled(pod: Mapping[str, Any]) -> bool:
+    """Whether the pod's image is on its node: its container ran, or failed for another reason."""
+    for container in (pod.get("status") or {}).get("containerStatuses") or []:
+        state = container.get("state") or {}
+        waiting = (state.get("waiting") or {}).get("reason", "ContainerCreating")
+        if "terminated" in state or "running" in state:
+            return True
+        return waiting not in PULLING and waiting not in ("ContainerCreating", "PodInitializing")
+    return False
+
+
+def rejected(pod: Mapping[str, Any]) -> str:
+    """Why the node did not take the pod at all; empty when it did."""
+    status = pod.get("status") or {}
+    if status.get("phase") == "Failed" and not status.get("containerStatuses"):
+        return f"{status.get('reason', 'no reason')}: {status.get('message', '')}"[:200]
+    return ""
+
+
+class Pull(Trial):
+    """Begins beside the next steps; :meth:`check` waits for the nodes."""
+
+    name = "image can be pulled on the target's nodes"
+
+    def __init__(
+        self,
+        context: Context,
+        target: Target,
+        image: Image,
+        gateway: Mapping[str, Any],
+        pods: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self._image = image
+        self._nodes = sorted(
+            {str(p["spec"]["nodeName"]) for p in pods if p["spec"].get("nodeName")}
+        )
+        made = [manifest(target, gateway, image, node) for node in self._nodes]
+        off = "" if target.pull_on_nodes else "turned off (pull_on_nodes)"
+        super().__init__(context, target, pods_.PULL, made, untried=off)
+
+    def _watched(self) -> str:
+        begun, watch, took = self._clock.monotonic(), Watch(), dict[str, float]()
+
+        def seen(now: float, pods: Sequence[Mapping[str, Any]]) -> set[str]:
+            for pod in pods:
+                if pulled(pod) or rejected(pod):
+                    took.setdefault(pod["metadata"]["name"], now - begun)
+            trouble = watch.see(now, [t for t in troubles(pods) if t.reason in PULLING])
+            if trouble is not None:
+                raise PlanRefused(
+                    f"a node of the target cannot pull {self._image.by_digest}: {trouble}",
+                    remedy="push it there, or correct the release's pull secrets; the target was"
+                    " not touched",
+                )
+            return set(took)
+
+        wanted = f"{len(self._names)} nodes to pull {self._image.by_digest}"
+        try:
+            self._wait(wanted, seen, self._target.timeout_seconds)
+        except WaitTimeout as problem:
+            raise PlanRefused(
+                f"the target's nodes do not get the image: {problem}",
+                remedy="see that its registry answers the nodes, and how fast; the target was not"
+                " touched",
+            ) from problem
+        seconds = ", ".join(f"{each:.1f} s" for each in took.values())
+        return f"by digest on {', '.join(self._nodes)} in {seconds}"

@@ -1,0 +1,297 @@
+"""Before the change: questions only, and what a rollback will need. A wrong answer raises, and
+the target is as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ci.errors import PlanRefused, ProofFailed, WaitTimeout
+from ci.model import Check, Image, Proof, Target
+from ci.openapi_compat import Document
+from ci.promotion.plan import diff
+from ci.promotion.preflight import checklist, rules
+from ci.promotion.release import lease, reader
+from ci.promotion.release.rollout import Expected, Snapshot, judge
+from ci.promotion.rollback import backups
+from ci.run.context import Context
+from ci.run_folder import RunFolder
+from ci.tools import chart as charts
+from ci.tools.helm import Revision
+from ci.tools.registry import copy, open_repository
+
+SERVING_SECONDS = 30
+"""How long pods of an earlier change may take to go before the release is called unfit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The target as it was found: all that the plan, the backups and a rollback need."""
+
+    revision: Revision
+    image: Image
+    digests: frozenset[str]
+    deployments: tuple[str, ...]
+    rendered: diff.Rendered
+    snapshot: Snapshot
+    values: dict[str, Any]
+    accounts: dict[str, str]
+    """UID of every ServiceAccount, by name."""
+    openapi: Document | None
+    """How the service describes its API, where it does."""
+    checks: tuple[Check, ...]
+
+    @property
+    def pods(self) -> list[Mapping[str, Any]]:
+        """Of every Deployment of the service."""
+        return [pod for name in self.deployments for pod in self.snapshot.pods_of(name)]
+
+    def expected(self, target: Target) -> Expected:
+        return Expected(
+            self.deployments, target.gateway, self.image.repository, self.image.tag, self.digests
+        )
+
+
+def refuse_unproven(proof: Proof) -> None:
+    """Raise :class:`ProofFailed` unless the proof passed."""
+    if proof.passed:
+        return
+    if proof.failed:
+        names = ", ".join(case.name for case in proof.failed[:3])
+        more = f" and {len(proof.failed) - 3} more" if len(proof.failed) > 3 else ""
+        raise ProofFailed(f"the proof of {proof.image.by_tag} failed: {names}{more}")
+    raise ProofFailed(f"nothing was proven about {proof.image.by_tag}: no test case passed")
+
+
+def proven_image(context: Context, target: Target, proof: Proof) -> tuple[Image, frozenset[str]]:
+    """The proven image as the target pulls it, and the digests its nodes may report.
+
+    An image that the target's registry does not have yet is copied there by digest, bit for
+    bit. A tag that resolves to anything else is refused.
+    """
+    proven = proof.image
+    image = Image(target.image_repository, proven.tag, proven.digest)
+    local = context.tools.registry
+    with open_repository(
+        image.repository, local=local, login=target.login, programs=context.programs
+    ) as there:
+        found = there.digest(image.tag)
+        if found is None and image.repository != proven.repository:
+            context.events.note(f"copying {proven.digest[:19]} to {image.repository}")
+            with open_repository(proven.repository, local=local, programs=context.programs) as here:
+                copy(here, there, image)
+            found = there.digest(image.tag)
+        if found != image.digest:
+            raise PlanRefused(
+                f"{image.by_tag} is {found or 'not in the registry'}, proven was {image.digest}",
+                remedy="tags must not move: build and prove again, under a new tag",
+            )
+        return image, there.equivalents(image.digest)
+
+
+def inspect(context: Context, target: Target, history: list[Revision]) -> Before:
+    """Read the release, and refuse one that is not fit to be changed."""
+    revision = rules.deployed_revision(history, rollback=rollback_command(target))
+    chart = context.path(target.chart)
+    metadata = charts.metadata(chart)
+    if not target.chart_change:
+        rules.same_chart(revision.chart, metadata)
+    kube, helm = reader.private_kube(context, target), reader.private_helm(context, target)
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="inspect") as pool:
+        stored_ = pool.submit(reader.stored, kube, helm, target, revision.number)
+        hpas_ = pool.submit(kube.objects, "horizontalpodautoscalers", target.namespace)
+        accounts_ = pool.submit(reader.accounts, kube, target)
+        openapi_ = pool.submit(reader.openapi, kube, target)
+        now = reader.snapshot(kube, target.namespace)
+        stored = stored_.result()
+        values, rendered = stored.values, stored.rendered
+        present = reader.present(kube, target, rendered)
+        hpas, accounts = hpas_.result(), accounts_.result()
+        api = openapi_.result()
+    checks = [Check("latest revision is the deployed one", True, f"revision {revision.number}")]
+    if target.chart_change:
+        ours = rules.chart_name(metadata)
+        checks.append(
+            rules.chart_changed(stored.chart, chart, values, was=revision.chart, now=ours)
+        )
+    else:
+        checks.append(Check("chart is the live one", True, revision.chart))
+        checks.append(rules.chart_is_live(stored.chart, chart, values))
+    scaled = rules.autoscaled(hpas, list(rendered.objects.values()))
+    if scaled:
+        raise PlanRefused(
+            f"the chart sets the replicas of {', '.join(scaled)}, an autoscaler does, too:"
+            " the upgrade would reset them",
+            remedy="leave replicas out of the chart where an HPA is, or remove the HPA",
+        )
+    checks.append(Check("no autoscaler is overruled", True, f"{len(hpas)} HPAs in the namespace"))
+    checks.append(as_released(target, revision, rendered, present))
+    deployments = reader.deployments_of(target, rendered.objects)
+    asked, _ = reader.running_image(target, now)
+    expected = Expected(deployments, target.gateway, asked.repository, asked.tag, frozenset())
+    judged = judge(now, expected)
+    try:
+        if not judged.complete:  # pods of a change just before this one may still be ending
+            judged, now = reader.wait_complete(
+                kube, target, expected, timeout=SERVING_SECONDS, clock=context.clock
+            )
+    except WaitTimeout as problem:
+        raise PlanRefused(
+            f"the release does not serve as it should: {reader.failed_to_text(problem)}",
+            remedy="repair it first: from a broken release there is nothing to roll back to",
+        ) from problem
+    image, digests = reader.running_image(target, now)
+    if len(digests) > 1:
+        raise PlanRefused(
+            f"the release's pods run {len(digests)} different digests of {image.by_tag}",
+            remedy="its tag was moved: restart the Deployments, so that all run the same",
+        )
+    checks.append(Check("every pod serves before the change", True, "; ".join(judged.evidence)))
+    return Before(
+        revision, image, digests, deployments, rendered, now, values, accounts, api, tuple(checks)
+    )
+
+
+def as_released(
+    target: Target, revision: Revision, rendered: diff.Rendered, present: reader.Present
+) -> Check:
+    """Raise :class:`PlanRefused` when somebody changed a live object of the release by hand: the
+    upgrade would take that back. What controllers write is named and no reason to refuse."""
+    drifted, written = changed_since(rendered, present)
+    if drifted:
+        raise PlanRefused(
+            f"live objects were changed by hand since the release: {'; '.join(drifted[:4])}",
+            remedy="put the change into the release's values, or undo it with"
+            f" `{rollback_command(target)} --revision {revision.number}`",
+        )
+    said = f"{len(present.objects)} objects"
+    if present.unread:
+        said += f"; {len(present.unread)} were not read ({present.why})"
+    if written:
+        said += f"; written by controllers: {', '.join(written[:4])}"
+    return Check("live objects are as released", True, said)
+
+
+def changed_since(rendered: diff.Rendered, present: reader.Present) -> tuple[list[str], list[str]]:
+    """Fields of live objects that are not as released: changed by hand, and written by
+    controllers."""
+    by_hand: list[str] = []
+    written: list[str] = []
+    for key, released in rendered.objects.items():
+        version, kind, _, name = key
+        found = present.objects.get(key)
+        if found is not None:
+            paths = [f"{kind}/{name} {path}" for path in rules.drift(released, found)]
+        elif key in present.unread or kind in ("Job", "Pod"):  # these come to an end
+            paths = []
+        else:
+            paths = [f"{kind}/{name} is gone"]
+        (by_hand if rules.by_hand(kind, version) else written).extend(paths)
+    return by_hand, written
+
+
+def served_already(
+    context: Context, target: Target, before: Before, image: Image, accepted: frozenset[str]
+) -> bool:
+    """Whether the release serves ``image`` as it is: its tag value and every Deployment name it,
+    and every pod runs one of the ``accepted`` digests. A chart that is changed on purpose is a
+    change, whatever the image."""
+    if target.chart_change or not before.digests:
+        return False
+    tag = reader.value_at(before.values, target.tag_value)
+    if tag is None:  # the release has the chart's default
+        helm = reader.private_helm(context, target)
+        every = helm.values(target.release, target.namespace, all=True)
+        tag = reader.value_at(every, target.tag_value)
+    if str(tag) != image.tag:
+        return False
+    expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
+    return judge(before.snapshot, expected).complete
+
+
+def back_up(context: Context, target: Target, before: Before, folder: Path) -> Check:
+    """Write the plan's backups, for this user only, and try the rollback script's dry run."""
+    recorded = backups.Recorded(
+        kubeconfig=str(target.cluster.kubeconfig.resolve()),
+        context=target.cluster.context,
+        namespace=target.namespace,
+        release=target.release,
+        revision=before.revision.number,
+        timeout_seconds=target.timeout_seconds,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        values=before.values,
+        deployments={n: before.snapshot.deployments[n] for n in before.deployments},
+        gateway=target.gateway,
+        image=before.image.by_tag,
+        digest=before.image.digest,
+    )
+    into = RunFolder(folder, context.programs.redactor)
+    if recipients := context.settings.backups.recipients:
+        into.verbatim("backups.tar.age", backups.sealed(recorded, recipients))
+    # Redacted as trees already: as texts they have to stay what kubectl and helm read.
+    for file in backups.make(recorded, clean=context.programs.redactor.tree):
+        into.verbatim(file.name, file.text.encode(), executable=file.executable)
+    script = str(folder / "quick-rollback.sh")
+    tried = (["--help"], ["--dry-run", "--with", "helm"], ["--dry-run", "--with", "kubectl"])
+    with ThreadPoolExecutor(max_workers=len(tried), thread_name_prefix="rollback") as pool:
+        for ended in [
+            pool.submit(
+                context.programs.run, ["sh", script, *words], log="quick-rollback", timeout=20
+            )
+            for words in tried
+        ]:
+            ended.result()
+    context.events.note(f"backups in {folder}; quick-rollback.sh tried dry")
+    said = f"revision {before.revision.number} is there; quick-rollback.sh --help and its dry runs"
+    return Check(checklist.ROLLBACK, True, f"{said} with helm and with kubectl")
+
+
+def tick(
+    context: Context, proof: Proof, image: Image, folder: Path, asked: tuple[Check, ...]
+) -> tuple[Check, ...]:
+    """The plan's checklist, for the terminal and, as a table, for the report."""
+    ticked = checklist.checklist(
+        proof,
+        asked,
+        files=sorted(path.name for path in folder.iterdir()),
+        pushed=f"{image.by_tag} is {image.digest}",
+        told=sum("start" in whom.on for whom in context.settings.notify),
+    )
+    for item in ticked:
+        context.events.note(f"[{'x' if item.ok else ' '}] {item.name}: {item.evidence}")
+    described = {
+        "title": "Pre-upgrade checklist",
+        "note": "The upgrade plan's own; an item without a tick says why.",
+        "columns": ("item", "evidence", "ok"),
+        "rows": [[item.name, item.evidence, item.ok] for item in ticked],
+    }
+    context.folder.json("tables/checklist.json", described)
+    return ticked
+
+
+def refuse_changed(context: Context, target: Target, recorded: Revision) -> None:
+    latest = context.helm(target.cluster).history(target.release, target.namespace)[-1]
+    if (latest.number, latest.status) != (recorded.number, recorded.status):
+        raise PlanRefused(
+            f"the release is now at revision {latest.number} ({latest.status}), it was at"
+            f" {recorded.number}: somebody else changes it",
+            remedy="find out who, then promote again",
+        )
+
+
+def note_begin(lock: lease.Lease, before: Before, image: Image) -> None:
+    """Into the cluster's journal: what to return to, should this run be killed."""
+    lock.note(
+        step="upgrading",
+        revision=str(before.revision.number),
+        digests=",".join(sorted(before.digests)),
+        image=image.by_digest,
+    )
+
+
+def rollback_command(target: Target) -> str:
+    return f"python3 pipeline.py rollback --target {target.name}"

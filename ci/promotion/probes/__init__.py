@@ -1,0 +1,1 @@
+"""Requests and tasks during a change, every one accounted for."""

@@ -1,0 +1,434 @@
+"""Tasks through a canary queue while a release rolls over, every one accounted for.
+
+The canary is an endpoint of the service's own API, made for one promotion: its queue is on the
+release's Service Bus, and the release's own workers consume it, old and new ones during the
+roll-over. Tasks are sent at a steady rate; at the end each must have been executed once: a
+delivery that a stopping worker hands back unfinished (``abandoned``) is none. After the change
+the new version is asked for another lock duration, and Service Bus itself is asked whether the
+queue has it, whether it is empty, and what it could not deliver.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from tempfile import NamedTemporaryFile
+from typing import Any, Protocol
+
+from ci import standins as manifests
+from ci.errors import PipelineError, PlanRefused, PromotionFailed, WaitTimeout
+from ci.model import Check, Target
+from ci.promotion.probes.prober import Prober
+from ci.promotion.release import reader
+from ci.run.context import Context
+from ci.tools.kube import Kube
+from ci.tools.wait import SystemClock, wait_until
+
+ENDPOINTS = "/v1/model-endpoints"
+PREFIX = "promotion-canary-"
+LOCK_BEFORE, LOCK_AFTER = 30, 45
+"""Seconds that the canary's queue is asked to lock for, by the old version and by the new one."""
+TASK_SECONDS = 0.2
+READY_SECONDS = 30
+FIRST_TASKS = 1
+"""Tasks that must have been executed before the change."""
+SETTLE_SECONDS = LOCK_AFTER + 15
+"""How long the last tasks may take: a lock that was left behind has run out by then."""
+UNKNOWN = "no Service Bus access for the target (servicebus_connection_string_env)"
+
+
+# -- the account. Pure. ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """All tasks of a time: accepted = once + lost + twice."""
+
+    once: int
+    lost: tuple[str, ...]
+    """Identifiers; never executed to the end, as far as the service knows."""
+    twice: tuple[str, ...]
+    refused: int = 0
+    """Tasks that the service did not accept; its clients were told so."""
+    why: str = ""
+    """Of the refusals."""
+
+    @property
+    def accepted(self) -> int:
+        return self.once + len(self.lost) + len(self.twice)
+
+    def __str__(self) -> str:
+        refused = f", {self.refused} not accepted ({self.why})" if self.refused else ""
+        return (
+            f"{self.accepted} sent, {self.once} executed once, {len(self.lost)} lost,"
+            f" {len(self.twice)} processed twice{refused}"
+        )
+
+
+def executions(task: Mapping[str, Any]) -> list[str]:
+    """Outcomes of a task's executions, without those handed back by a stopping worker."""
+    found = [str(each["outcome"]) for each in task.get("executions") or []]
+    return [outcome for outcome in found if outcome != "abandoned"]
+
+
+def settled(task: Mapping[str, Any]) -> bool:
+    """Whether nothing runs, and nothing will run again."""
+    done = task.get("status") in ("completed", "dead-lettered")
+    return done and "running" not in executions(task)
+
+
+def tally(tasks: Mapping[str, Mapping[str, Any] | None], refused: int = 0, why: str = "") -> Tally:
+    """Sum up tasks by their identifiers; ``None`` for one that the service does not know."""
+    once, lost, twice = 0, [], []
+    for name, task in tasks.items():
+        outcomes = executions(task) if task is not None else []
+        if "completed" not in outcomes:
+            lost.append(name)
+        elif len(outcomes) > 1:
+            twice.append(name)
+        else:
+            once += 1
+    return Tally(once, tuple(lost), tuple(twice), refused, why)
+
+
+def breaches(found: Tally, tasks: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """What must not be, in plain words, with one task as the example."""
+
+    def example(name: str) -> str:
+        task = tasks[name]
+        return ", ".join(executions(task)) or str(task["status"]) if task else "unknown"
+
+    said = []
+    if found.lost:
+        said.append(f"{len(found.lost)} tasks were lost ({example(found.lost[0])})")
+    if found.twice:
+        said.append(
+            f"{len(found.twice)} tasks were processed twice ({example(found.twice[0])}): the lock"
+            " does not keep a second consumer away during the roll-over"
+        )
+    if found.refused:
+        said.append(f"{found.refused} tasks were not accepted ({found.why})")
+    return said
+
+
+# -- the broker -----------------------------------------------------------------------------------
+
+
+class Silent(Exception):
+    """Service Bus does not answer as it should; the message says how. Never leaves the promotion's
+    account of its tasks."""
+
+
+class Queues(Protocol):
+    """What Service Bus itself says of queues. Raises :class:`Silent`."""
+
+    def lock_duration(self, name: str) -> timedelta | None:
+        """``None`` for a queue that is not there."""
+
+    def messages(self, name: str) -> tuple[int, int]:
+        """How many messages are active (locked ones included) and dead-lettered."""
+
+    def undelivered(self, name: str) -> str:
+        """Why the first dead letter could not be delivered."""
+
+    def states(self) -> list[str]:
+        """A line for every queue: its name, status, lock duration and counts."""
+
+
+@contextmanager
+def broker(context: Context, target: Target, *, during_cleanup: bool = False) -> Iterator[Queues]:
+    """The target's Service Bus: its stand-in's, else the one of ``servicebus_env``."""
+    # Its SDK takes a third of a second to load, which no other command has to spend.
+    from ci.promotion.probes.servicebus_admin import Broker
+
+    with ExitStack() as held:
+        if target.standins is None:
+            connection = admin = context.programs.env[target.servicebus_env]
+            context.programs.hide(connection)
+            options: dict[str, Any] = {}
+        else:
+            access = target.standins
+            kube = context.kube(access.cluster)
+            kube = kube.for_cleanup() if during_cleanup else kube
+            ports = held.enter_context(manifests.forwarded(kube, access.namespace))
+            authority = held.enter_context(NamedTemporaryFile(suffix=".pem"))
+            authority.write(access.servicebus.ca_pem)
+            authority.flush()
+            connection, admin = (
+                manifests.connection_string(f"localhost:{ports[port]}", access.servicebus.key)
+                for port in (manifests.AMQP_PORT, 443)
+            )
+            options = {"connection_verify": authority.name}
+        found = Broker(connection, admin, options)
+        held.callback(found.close)
+        yield found
+
+
+# -- the canary -----------------------------------------------------------------------------------
+
+
+class Refused(Exception):
+    """The service answered otherwise than expected. Never leaves this module."""
+
+
+class Service:
+    """The calls of the service's API that the canary needs, through the API server: to any ready
+    pod, each time anew."""
+
+    def __init__(self, kube: Kube, target: Target) -> None:
+        self._kube, self._target = kube, target
+
+    def call(self, method: str, path: str, expected: int, body: Any = None) -> Any:
+        """Raises :class:`Refused` for another status, and for none."""
+        where = reader.service_path(self._target, path)
+        seconds = self._target.probing.timeout_seconds
+        answer = self._kube.ask(method, where, body=body, timeout=seconds)
+        if answer.code != expected:
+            said = " ".join(answer.text.split())[:160]
+            by_it = f"{method} {path} answered {answer.code}: " if answer.code else ""
+            raise Refused(by_it + said)
+        return json.loads(answer.text)
+
+    def task(self, id: str) -> Mapping[str, Any] | None:
+        try:
+            found: Mapping[str, Any] = self.call("GET", f"/v1/tasks/{id}", 200)
+        except Refused:
+            return None
+        return found
+
+
+class Canary:
+    """Begins beside the next steps; sends until :meth:`account` is asked for.
+
+    Does nothing, and says why, where the target's Service Bus is not known or the service has no
+    such API.
+    """
+
+    def __init__(self, context: Context, target: Target) -> None:
+        self._context, self._target = context, target
+        # Cleanup mode: the endpoint goes after Ctrl-C, too.
+        self._service = Service(context.kube(target.cluster).for_cleanup(), target)
+        self._held = ExitStack()
+        self._name = f"{PREFIX}{secrets.token_hex(3)}"
+        self._queue = ""
+        self._ids: list[str] = []
+        self._prober: Prober | None = None
+        self._absent = absent(context, target)
+        self._problem: PipelineError | None = None
+        self._thread = threading.Thread(target=self._begin, name="canary", daemon=True)
+
+    def __enter__(self) -> Canary:
+        if not self._absent:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self._thread.is_alive():
+            self._thread.join(READY_SECONDS)
+        if self._prober is not None:
+            self._prober.stop()
+        if self._queue:
+            # What cannot be removed now is removed by the next promotion.
+            with suppress(Refused):
+                self._service.call("DELETE", f"{ENDPOINTS}/{self._name}", 202)
+        self._held.close()
+
+    def _begin(self) -> None:
+        target = self._target
+        try:
+            self._create()
+            self._prober = self._held.enter_context(
+                Prober(
+                    self._send,
+                    per_second=target.canary_per_second,
+                    timeout=target.probing.timeout_seconds,
+                    clock=SystemClock(),
+                )
+            )
+            # What :func:`broker` needs at the end, beside the steps that wait for programs.
+            importlib.import_module("ci.promotion.probes.servicebus_admin")
+        except Refused as problem:
+            self._absent = f"the service has no such API: {problem}"
+        except PipelineError as problem:
+            self._problem = problem
+
+    def _create(self) -> None:
+        """The canary's endpoint, ready; those of promotions that were killed go."""
+        service = self._service
+        for left in service.call("GET", ENDPOINTS, 200)["model_endpoints"]:
+            if left["name"].startswith(PREFIX):
+                with suppress(Refused):
+                    service.call("DELETE", f"{ENDPOINTS}/{left['name']}", 202)
+        asked = {"name": self._name, "queue_message_timeout_duration": LOCK_BEFORE}
+        self._queue = service.call("POST", ENDPOINTS, 201, asked)["queue_name"]
+        self._wait_ready()
+
+    def _wait_ready(self) -> None:
+        def ready() -> bool:
+            with suppress(Refused):
+                found = self._service.call("GET", f"{ENDPOINTS}/{self._name}", 200)
+                if found["status"] == "FAILED":
+                    raise PlanRefused(f"the canary's endpoint is FAILED: {found.get('error')}")
+                return bool(found["status"] == "READY")
+            return False
+
+        wait_until(
+            "the canary's endpoint to be READY",
+            ready,
+            timeout=READY_SECONDS,
+            clock=SystemClock(),
+            interval=0.2,
+        )
+
+    def _send(self) -> str:
+        path = f"{ENDPOINTS}/{self._name}/tasks"
+        try:
+            id = self._service.call("POST", path, 202, {"seconds": TASK_SECONDS})["task_id"]
+        except Refused as problem:
+            return str(problem)
+        self._ids.append(str(id))
+        return ""
+
+    def steady(self) -> None:
+        """Wait until tasks are executed. Raises :class:`PlanRefused` when they are not before
+        the change: there would be nothing to compare with."""
+        if not self._absent:
+            self._thread.join()
+        if self._problem is not None:
+            raise PlanRefused(
+                f"no canary can be sent before the change: {self._problem}",
+                remedy="repair the service's queues, or turn the canary off (canary_per_second)",
+            ) from self._problem
+        if self._absent:
+            self._context.events.note(f"no canary queue: {self._absent}")
+            return
+
+        def executed() -> bool:
+            done = [id for id in self._ids[:FIRST_TASKS] if settled(self._service.task(id) or {})]
+            return len(done) >= FIRST_TASKS
+
+        try:
+            wait_until(
+                "the first task of the canary queue",
+                executed,
+                timeout=READY_SECONDS,
+                clock=self._context.clock,
+                interval=0.1,
+                diagnose=lambda: f"{len(self._ids)} sent",
+            )
+        except WaitTimeout as problem:
+            raise PlanRefused(
+                f"the service does not execute tasks before the change: {problem}",
+                remedy="repair its workers, or turn the canary off (canary_per_second)",
+            ) from problem
+
+    def account(self) -> tuple[Check, ...]:
+        """Every task, and the queue itself. Raises :class:`PromotionFailed` with what was lost,
+        processed twice or ignored."""
+        if self._absent or self._prober is None:
+            return (Check("tasks through the canary queue", True, f"not sent: {self._absent}"),)
+        sent = self._prober.stop()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="canary") as pool:
+            lock_ = pool.submit(self._new_lock)
+            with broker(self._context, self._target) as bus:
+                tasks = self._settled()
+                lock = lock_.result()
+                asked = self._asked(bus)
+        # A request that got no answer at all may have been the API server's failure: whether
+        # requests are lost is the prober's account.
+        answered = [(why, n) for why, n in sent.problems if why.startswith("POST ")]
+        own = [(why, n) for why, n in answered if '"kind":"Status"' not in why]
+        found = tally(tasks, sum(n for _, n in own), own[0][0] if own else "")
+        said = breaches(found, tasks) + asked
+        if said or lock:
+            raise PromotionFailed("; ".join([*said, *([lock] if lock else [])]))
+        return (
+            Check("tasks through the canary queue", True, str(found)),
+            Check("the queue is as the new version was asked for", True, self._evidence()),
+        )
+
+    def _evidence(self) -> str:
+        return f"{self._queue}: empty, no dead letters, lock duration {LOCK_AFTER} s"
+
+    def _new_lock(self) -> str:
+        """Ask the new version for another lock duration; what is wrong with its answer."""
+        try:
+            asked = {"queue_message_timeout_duration": LOCK_AFTER}
+            self._service.call("PUT", f"{ENDPOINTS}/{self._name}", 202, asked)
+            self._wait_ready()
+        except (Refused, PipelineError) as problem:
+            return f"the new version cannot change a queue's lock duration: {problem}"
+        return ""
+
+    def _settled(self) -> dict[str, Mapping[str, Any] | None]:
+        """Every task once nothing runs any more, or the time is over."""
+        tasks: dict[str, Mapping[str, Any] | None] = {}
+
+        def all_settled() -> bool:
+            open_ = [id for id in self._ids if not settled(tasks.get(id) or {})]
+            with ThreadPoolExecutor(max_workers=8, thread_name_prefix="canary") as pool:
+                tasks.update(zip(open_, pool.map(self._service.task, open_), strict=True))
+            return all(settled(tasks[id] or {}) for id in self._ids)
+
+        with suppress(WaitTimeout):
+            wait_until(
+                "the canary's tasks",
+                all_settled,
+                timeout=SETTLE_SECONDS,
+                clock=self._context.clock,
+                interval=0.2,
+            )
+        return tasks
+
+    def _asked(self, bus: Queues) -> list[str]:
+        """What Service Bus says of the queue that must not be."""
+        try:
+            lock = bus.lock_duration(self._queue)
+            if lock is None:
+                return [f"the canary's queue {self._queue} is gone"]
+            said = []
+            if lock != timedelta(seconds=LOCK_AFTER):
+                said.append(
+                    f"the new version ignores the lock duration: {LOCK_AFTER} s were asked for,"
+                    f" the queue has {lock}"
+                )
+            active, dead = bus.messages(self._queue)
+            if active or dead:
+                why = f" ({bus.undelivered(self._queue)})" if dead else ""
+                said.append(
+                    f"the canary's queue still holds {active} messages and {dead} dead letters{why}"
+                )
+            return said
+        except Silent as problem:
+            return [f"Service Bus does not answer: {problem}"]
+
+
+def absent(context: Context, target: Target) -> str:
+    """Why there is no canary; empty when there is one."""
+    if target.canary_per_second <= 0:
+        return "turned off"
+    return "" if known(context, target) else UNKNOWN
+
+
+def known(context: Context, target: Target) -> bool:
+    """Whether the target's Service Bus can be asked."""
+    return target.standins is not None or bool(context.programs.env.get(target.servicebus_env))
+
+
+def queue_states(context: Context, target: Target) -> str:
+    """How every queue is now, for what is kept when a promotion fails. Raises
+    :class:`ci.errors.PipelineError`."""
+    if not known(context, target):
+        return UNKNOWN + "\n"
+    with broker(context, target, during_cleanup=True) as bus:
+        try:
+            return "\n".join(bus.states()) + "\n"
+        except Silent as problem:
+            return f"Service Bus does not answer: {problem}\n"

@@ -1,0 +1,1 @@
+"""Reading a release and its rollout: the ground floor of a promotion."""

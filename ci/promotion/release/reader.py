@@ -1,0 +1,456 @@
+"""Reading a target: what is there, what runs, whether it answers. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import yaml
+
+from ci import openapi_compat, redaction
+from ci.errors import CommandFailed, PipelineError, TargetNotFound
+from ci.model import Check, Image, Target
+from ci.openapi_compat import Document
+from ci.promotion.plan.diff import Key, Rendered, parse
+from ci.promotion.preflight import rules
+from ci.promotion.probes.prober import Send
+from ci.promotion.release.rollout import (
+    Expected,
+    Judgement,
+    Snapshot,
+    digests_of,
+    judge,
+    service_containers,
+    unsettled,
+)
+from ci.run.context import Context
+from ci.tools.api import Answer
+from ci.tools.command import Programs
+from ci.tools.helm import Helm, Revision, reason
+from ci.tools.kube import Kube
+from ci.tools.wait import Clock, Pending, SystemClock, wait_until
+
+KINDS = ("deployments", "replicasets", "pods", "endpointslices")
+LOOK_SECONDS = 10
+"""How long the API may take for a look."""
+
+HEALTH_SECONDS = 1.0
+"""Within which a health path has to answer: the time-out of the plan's own readiness probe."""
+
+ERROR_LINE = re.compile(
+    r"\b(ERROR|CRITICAL|FATAL)\b|^Traceback \(most recent call last\)|^panic:"
+    r'|"(level|severity|levelname)":\s*"(error|critical|fatal)"',
+)
+
+
+def private(context: Context) -> Programs:
+    """Programs that leave no log: for reading what holds secrets (values, manifests)."""
+    return Programs(
+        env=context.programs.env,
+        cancel=context.programs.cancel,
+        redactor=context.programs.redactor,
+    )
+
+
+def private_helm(context: Context, target: Target) -> Helm:
+    return Helm(context.tools.helm, target.cluster, private(context))
+
+
+def private_kube(context: Context, target: Target, *, during_cleanup: bool = False) -> Kube:
+    clock: Clock = SystemClock() if during_cleanup else context.clock
+    return Kube(
+        context.tools.kubectl,
+        target.cluster,
+        private(context),
+        clock,
+        during_cleanup=during_cleanup,
+    )
+
+
+def find(context: Context, target: Target) -> list[Revision]:
+    """The release's revisions, oldest first. Raises :class:`TargetNotFound` naming exactly what
+    does not exist: the kubeconfig, the context, the cluster, the namespace or the release."""
+    cluster = target.cluster
+    names = rules.contexts(cluster.kubeconfig)
+    if cluster.context not in names:
+        raise TargetNotFound(
+            f"{cluster.kubeconfig} has no context {cluster.context!r}",
+            remedy=f"its contexts are: {', '.join(names) or 'none'}",
+        )
+    kube, helm = context.kube(cluster), context.helm(cluster)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="find") as pool:
+        history_ = pool.submit(
+            helm.run,
+            *("history", target.release, "-o", "json", "--max", "256"),
+            namespace=target.namespace,
+            check=False,
+        )
+        answer = kube.ask("GET", f"/api/v1/namespaces/{target.namespace}", timeout=15)
+        history = history_.result()
+    if not answer.ok:
+        if answer.code == 404:
+            raise TargetNotFound(
+                f"the cluster of context {cluster.context!r} has no namespace {target.namespace!r}"
+            )
+        # Who may not look at namespaces may still promote; the release tells.
+        if answer.code != 403:
+            raise TargetNotFound(
+                f"the cluster of context {cluster.context!r} does not answer:"
+                f" {redaction.text(answer.problem)}",
+                remedy="check the kubeconfig, its credentials and the way to the cluster",
+            )
+    if history.status != 0:
+        if "not found" not in history.stderr:
+            raise TargetNotFound(f"helm cannot read {target.release!r}: {reason(history)}")
+        there = helm.run("list", "--all", "-q", namespace=target.namespace, check=False)
+        raise TargetNotFound(
+            f"namespace {target.namespace!r} has no release {target.release!r}",
+            remedy=f"its releases are: {', '.join(there.stdout.split()) or 'none'}",
+        )
+    return [
+        Revision(int(r["revision"]), r["status"], r["chart"], r["description"])
+        for r in json.loads(history.stdout)
+    ]
+
+
+def snapshot(kube: Kube, namespace: str) -> Snapshot:
+    """Raises :class:`CommandFailed` when the API does not answer; soon, also where the network
+    swallows what is sent, so that whoever looks again and again sees other things, too."""
+    return Snapshot.of(
+        [item for kind in KINDS for item in kube.objects(kind, namespace, timeout=LOOK_SECONDS)]
+    )
+
+
+def look(kube: Kube, target: Target) -> Snapshot | None:
+    """The live objects; ``None`` when the API did not answer this time (Helm waits on)."""
+    try:
+        return snapshot(kube, target.namespace)
+    except CommandFailed:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """A release's objects as they are live."""
+
+    objects: Mapping[Key, Mapping[str, Any]]
+    unread: frozenset[Key]
+    """Those that may not be read, and those of other namespaces."""
+    why: str
+
+
+def present(kube: Kube, target: Target, rendered: Rendered) -> Present:
+    """Look up every object of the release's manifest; those that are gone are in neither set."""
+    own = [key for key in rendered.objects if key[2] in ("", target.namespace)]
+
+    def asked(key: Key) -> Answer:
+        version, kind, _, name = key
+        return kube.find(version, kind, name, target.namespace)
+
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="present") as pool:
+        answers = dict(zip(own, pool.map(asked, own), strict=True))
+    refused = {
+        key: said.problem for key, said in answers.items() if said.code != 404 and not said.ok
+    }
+    return Present(
+        {key: said.object() for key, said in answers.items() if said.ok},
+        frozenset(refused) | (frozenset(rendered.objects) - frozenset(own)),
+        redaction.text(next(iter(refused.values()), "of another namespace")),
+    )
+
+
+def accounts(kube: Kube, target: Target) -> dict[str, str]:
+    """UID of every ServiceAccount in the namespace, by name; empty when they may not be read."""
+    try:
+        found = kube.objects("serviceaccounts", target.namespace)
+    except CommandFailed:
+        return {}
+    return {item["metadata"]["name"]: item["metadata"]["uid"] for item in found}
+
+
+def deployments_of(target: Target, objects: Mapping[Key, Mapping[str, Any]]) -> tuple[str, ...]:
+    """The Deployments that run the image: as configured, else those of the manifest."""
+    return target.deployments or tuple(key[3] for key in objects if key[1] == "Deployment")
+
+
+def image_of(deployment: Mapping[str, Any], prefer: str = "") -> tuple[str, str]:
+    """Repository and tag of a Deployment's service container: the one named like the
+    Deployment, else the first."""
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    name = prefer or deployment["metadata"]["name"]
+    chosen = next((c for c in containers if c["name"] == name), containers[0])
+    reference = str(chosen["image"]).partition("@")[0]
+    repository, colon, tag = reference.rpartition(":")
+    if not colon or "/" in tag:
+        return reference, "latest"
+    return repository, tag
+
+
+def value_at(values: Mapping[str, Any], dotted: str) -> Any:
+    """A Helm value by its dotted name; ``None`` when there is none."""
+    here: Any = values
+    for part in dotted.split("."):
+        here = here.get(part) if isinstance(here, Mapping) else None
+    return here
+
+
+def released_image(target: Target, rendered: Rendered) -> tuple[str, str]:
+    """Repository and tag of the gateway in a rendered release."""
+    for key, item in rendered.objects.items():
+        if key[1] == "Deployment" and key[3] == target.gateway:
+            return image_of(item)
+    raise TargetNotFound(
+        f"release {target.release!r} has no Deployment {target.gateway!r}",
+        remedy="name the gateway's Deployment in pipeline.toml (service.gateway)",
+    )
+
+
+def wait_complete(
+    kube: Kube,
+    target: Target,
+    expected: Expected,
+    *,
+    timeout: float,
+    clock: Clock,
+    look: Callable[[Snapshot, Judgement], None] | None = None,
+) -> tuple[Judgement, Snapshot]:
+    """Wait until the roll-over is complete by our own judgement. ``look`` may raise to give up.
+    ``timeout`` in seconds. Raises :class:`ci.errors.WaitTimeout`."""
+    return wait_judged(
+        f"the roll-over of {target.release} to {expected.tag}",
+        kube,
+        target.namespace,
+        lambda now: judge(now, expected),
+        timeout=timeout,
+        clock=clock,
+        look=look,
+    )
+
+
+def wait_settled(
+    kube: Kube, target: Target, deployments: Sequence[str], *, timeout: float, clock: Clock
+) -> Snapshot:
+    """Wait until nothing of any earlier change is under way (old pods drained and gone), so that
+    what is seen is what stays and may be compared with another look. ``timeout`` in seconds.
+    Raises :class:`ci.errors.WaitTimeout`."""
+    _, now = wait_judged(
+        f"the pods of {target.release} to settle",
+        kube,
+        target.namespace,
+        lambda now: Judgement(unsettled(now, deployments)),
+        timeout=timeout,
+        clock=clock,
+    )
+    return now
+
+
+def wait_judged(
+    what: str,
+    kube: Kube,
+    namespace: str,
+    assess: Callable[[Snapshot], Judgement],
+    *,
+    timeout: float,
+    clock: Clock,
+    look: Callable[[Snapshot, Judgement], None] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Judgement, Snapshot]:
+    """Wait until ``assess`` finds nothing missing. ``look`` is told each judgement and may raise
+    to give up, ``progress`` what is missing when it changes. ``timeout`` in seconds.
+
+    An API that does not answer (its server restarts, the network is cut for a moment) is waited
+    for like everything else. Raises :class:`ci.errors.WaitTimeout`.
+    """
+
+    def probe() -> tuple[Judgement, Snapshot] | Pending:
+        try:
+            now = snapshot(kube, namespace)
+        except CommandFailed as problem:
+            return Pending(f"the API does not answer: {failed_to_text(problem)}")
+        judged = assess(now)
+        if look is not None:
+            look(now, judged)
+        return (judged, now) if judged.complete else Pending(str(judged))
+
+    return wait_until(what, probe, timeout=timeout, clock=clock, interval=0.3, progress=progress)
+
+
+# -- answering ------------------------------------------------------------------------------------
+
+
+def health(context: Context, target: Target, *, kube: Kube | None = None) -> tuple[Check, ...]:
+    """Every health path through a port-forward, as the upgrade plan asks it."""
+    kube = kube or context.kube(target.cluster)
+    checks: list[Check] = []
+    with (
+        kube.forward_to_service(target.namespace, target.gateway, target.port) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5, trust_env=False) as client,
+    ):
+        for path in target.health_paths:
+            asked = [_asked(client, path, context.clock)]
+            if asked[0][2] > HEALTH_SECONDS:
+                # It may have been the way there: of three times the middle one counts.
+                asked += [_asked(client, path, context.clock) for _ in range(2)]
+            ok, said, taken = sorted(asked, key=lambda answer: answer[2])[len(asked) // 2]
+            evidence = f"{said} in {taken * 1000:.0f} ms"
+            if taken > HEALTH_SECONDS:
+                evidence += f", the limit is {HEALTH_SECONDS:g} s"
+            ok = ok and all(answer[0] for answer in asked) and taken <= HEALTH_SECONDS
+            checks.append(Check(path, ok, evidence))
+    return tuple(checks)
+
+
+def _asked(client: httpx.Client, path: str, clock: Clock) -> tuple[bool, str, float]:
+    """Whether one path answered 200, what it said, and in how many seconds."""
+    begun = clock.monotonic()
+    try:
+        answer = client.get(path)
+        said = " ".join(answer.text.split())[:120]
+        ok, evidence = answer.status_code == 200, f"HTTP {answer.status_code} {said}"
+    except httpx.HTTPError as problem:
+        ok, evidence = False, str(problem) or type(problem).__name__
+    return ok, redaction.text(evidence), clock.monotonic() - begun
+
+
+def health_without_forward(kube: Kube, target: Target) -> tuple[Check, ...]:
+    """The same through the API server: works while the run is being cancelled."""
+    checks: list[Check] = []
+    for path in target.health_paths:
+        answer = kube.ask("GET", service_path(target, path), timeout=15)
+        said = " ".join((answer.text if answer.ok else answer.problem).split())[:120]
+        checks.append(Check(path, answer.ok, redaction.text(said)))
+    return tuple(checks)
+
+
+def service_path(target: Target, path: str) -> str:
+    """A path of the Service as the API server forwards it: to any ready pod, each time anew."""
+    return (
+        f"/api/v1/namespaces/{target.namespace}/services/http:{target.gateway}:{target.port}"
+        f"/proxy{path}"
+    )
+
+
+def openapi(kube: Kube, target: Target) -> Document | None:
+    """How the service describes its API; ``None`` when it does not."""
+    if not target.openapi_path:
+        return None
+    answer = kube.ask("GET", service_path(target, target.openapi_path), timeout=15)
+    return openapi_compat.read(answer.text) if answer.ok else None
+
+
+def compatible(kube: Kube, target: Target, before: Document | None) -> Check:
+    """The API that serves now, held against the one that served ``before``."""
+    return openapi_compat.check(
+        "the API that serves is backward compatible",
+        before,
+        openapi(kube, target),
+        missing=f"no description at {target.openapi_path or '-'}",
+    )
+
+
+def sender(kube: Kube, target: Target) -> Send:
+    """Sends one probe through the API server, which picks a pod of the Service each time (a
+    port-forward stays with one pod and would prove nothing about a roll-over)."""
+    where, seconds = service_path(target, target.probing.path), target.probing.timeout_seconds
+
+    def send() -> str:
+        answer = kube.ask("GET", where, timeout=seconds)
+        if 0 < answer.code < 400:
+            return ""
+        said = redaction.text(" ".join(answer.text.split()))[:160]
+        return f"HTTP {answer.code}: {said}" if answer.code else said
+
+    return send
+
+
+def error_lines(
+    kube: Kube,
+    target: Target,
+    pods: Sequence[Mapping[str, Any]],
+    *,
+    tail: int = 2000,
+    since: int | None = None,
+    repository: str = "",
+) -> list[str]:
+    """Lines of the service's containers that report an error, with the pod they are from.
+
+    Of the last ``since`` seconds when given; ``repository`` is where old pods' image is from,
+    the target's own when left out.
+    """
+    recent = {} if since is None else {"sinceSeconds": since}
+    asked = [
+        (str(pod["metadata"]["name"]), container)
+        for pod in pods
+        for container in service_containers(pod["spec"], repository or target.image_repository)
+    ]
+
+    def lines(name: str, container: str) -> list[str]:
+        answer = kube.logs(name, target.namespace, container=container, tailLines=tail, **recent)
+        return [
+            f"{name}: {redaction.text(line.strip())[:200]}"
+            for line in (answer.text if answer.ok else "").splitlines()
+            if ERROR_LINE.search(line)
+        ]
+
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="logs") as pool:
+        return [line for found in pool.map(lambda each: lines(*each), asked) for line in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A revision as Helm stored it."""
+
+    values: dict[str, Any]
+    """Those that the release was given."""
+    rendered: Rendered
+    chart: dict[str, Any] | None
+    """``None`` when only Helm can read the release: it does not give the chart away."""
+
+
+def stored(kube: Kube, helm: Helm, target: Target, revision: int) -> Stored:
+    """From the release's Secret, all at once; where it is kept elsewhere or may not be read, from
+    Helm's own commands."""
+    name = f"sh.helm.release.v1.{target.release}.v{revision}"
+    try:
+        secret = kube.read("secrets", name, target.namespace) or {}
+        record = rules.record_of_release(secret["data"]["release"])
+        # Helm leaves out what is empty.
+        hooks = [hook["manifest"] for hook in record.get("hooks") or []]
+        rendered = parse(record.get("manifest", ""), hooks)
+        return Stored(record.get("config") or {}, rendered, record["chart"])
+    except (PipelineError, KeyError, ValueError, OSError, yaml.YAMLError):
+        values = helm.values(target.release, target.namespace, revision)
+        manifest = helm.manifest(target.release, target.namespace, revision)
+        texts = helm.hooks(target.release, target.namespace, revision)
+        return Stored(values, parse(manifest, texts), None)
+
+
+def running_image(target: Target, now: Snapshot) -> tuple[Image, frozenset[str]]:
+    """The image the gateway asks for, and every digest the service's live pods run."""
+    gateway = now.deployments.get(target.gateway)
+    if gateway is None:
+        raise TargetNotFound(
+            f"namespace {target.namespace!r} has no Deployment {target.gateway!r}",
+            remedy="name the gateway's Deployment in pipeline.toml (service.gateway)",
+        )
+    repository, tag = image_of(gateway)
+    digests = [
+        digest
+        for name in (target.gateway, *target.deployments)
+        for pod in now.live_pods_of(name)
+        for digest in digests_of(pod, repository).values()
+    ]
+    return Image(repository, tag, digests[0] if digests else ""), frozenset(digests)
+
+
+def failed_to_text(problem: BaseException) -> str:
+    """A failure in one line of plain words."""
+    if isinstance(problem, CommandFailed) and problem.output:
+        return " ".join(problem.output.splitlines()[-1].split())
+    first = (str(problem) or type(problem).__name__).splitlines()[0]
+    return " ".join(first.split())

@@ -1,0 +1,1 @@
+"""Returning a target to what it served: automatically, on request, and by hand."""

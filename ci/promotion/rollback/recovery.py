@@ -1,0 +1,246 @@
+"""The way back: evidence first, then the recorded revision, then proof that the old image serves
+as it did."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from ci import redaction
+from ci.errors import Locked, PipelineError, PromotionFailed, RollbackFailed
+from ci.model import Check, Target
+from ci.promotion.preflight import rules
+from ci.promotion.preflight.inspect import Before
+from ci.promotion.probes.canary import queue_states
+from ci.promotion.probes.prober import Counting
+from ci.promotion.release import lease, reader
+from ci.promotion.release.rollout import Expected, Judgement, Snapshot
+from ci.promotion.rollback.cause import cause, with_last_words
+from ci.promotion.upgrade.upgrade import SETTLE_SECONDS
+from ci.redaction import Redactor
+from ci.run.context import Context
+from ci.tools import diagnostics
+from ci.tools.helm import Helm, Revision
+from ci.tools.wait import SystemClock, wait_until
+
+AWAY_SECONDS = 60
+"""How long the cluster's API may be away before a rollback is given up."""
+ANSWER_SECONDS = 30
+"""How long the old version may take to answer once its pods are ready."""
+
+
+def recover(
+    context: Context,
+    target: Target,
+    before: Before,
+    folder: Path,
+    lock: lease.Lease,
+    problem: BaseException,
+    found: tuple[Check, ...],
+) -> NoReturn:
+    """Evidence, rollback, verification; then raise what is to be told, with what was ``found``
+    out until then."""
+    step, kept = context.events.step, context.folder.below("evidence")
+    where = kept.path
+    because = context.programs.redact(cause(problem))
+    context.events.note(f"the promotion failed: {because}")
+    try:
+        with step("reach the cluster", "it may be away, and all that follows asks it"):
+            reach(lock)
+        with (
+            suppress(Exception),  # not even a defect here may stop the rollback
+            step("keep the evidence", "before it is rolled back"),
+        ):
+            private_helm = reader.private_helm(context, target).for_cleanup()
+            private_kube = reader.private_kube(context, target, during_cleanup=True)
+            now = reader.look(private_kube, target)
+            more = {
+                "helm-values.diff": lambda: values_diff(
+                    before, private_helm, target, context.programs.redactor
+                ),
+                "queues.txt": lambda: queue_states(context, target),
+            }
+            diagnostics.collect(
+                private_kube,
+                target.namespace,
+                kept,
+                helm=private_helm,
+                release=target.release,
+                of=of_release(target, now),
+                more=more,
+            )
+            because = context.programs.redact(with_last_words(because, problem, where))
+            kept.text("cause.txt", because + "\n")
+            kept.pack()
+        with step("roll back", f"to the recorded revision {before.revision.number}"):
+            changed = roll_back(context, target, before.revision)
+            restart_refused(context, target, before)
+        with step("verify the rollback", "the old digest on every pod, and it answers"):
+            judged, _ = verify_old(context, target, before.expected(target))
+            verify_restored(context, target, before)
+    except BaseException as second:
+        worst = RollbackFailed(
+            f"the promotion failed ({because}) and the rollback failed, too:"
+            f" {reader.failed_to_text(second)}",
+            remedy=second.remedy
+            if isinstance(second, Locked)
+            else "act now: " + commands_for_a_human(context, target, before, folder),
+        )
+        worst.found = found
+        raise worst from second
+    with suppress(PipelineError):
+        lock.note(step="rolled back")
+    did = f"rolled back to revision {before.revision.number}" if changed else "nothing was changed"
+    context.events.note("; ".join(judged.evidence))
+    failure = PromotionFailed(
+        f"{because}; {did}: {before.image.tag} ({_short(before.image.digest)}) serves again",
+        remedy=f"the evidence is in {where}, and as one archive beside it",
+    )
+    failure.found = found
+    raise failure from problem
+
+
+def of_release(target: Target, now: Snapshot | None) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a pod is of the target's own Deployments: what else runs in its namespace is not
+    ours to keep logs of."""
+    if now is None:
+        return lambda pod: False
+    wanted = target.deployments or now.deployments
+    names = {pod["metadata"]["name"] for name in wanted for pod in now.pods_of(name)}
+    return lambda pod: pod["metadata"]["name"] in names
+
+
+def values_diff(before: Before, helm: Helm, target: Target, redactor: Redactor) -> str:
+    """What the release's values have become, without secrets."""
+    was, now = (
+        yaml.safe_dump(redactor.tree(dict(values))).splitlines(keepends=True)
+        for values in (before.values, helm.values(target.release, target.namespace))
+    )
+    return "".join(difflib.unified_diff(was, now, "before", "now")) or "no difference\n"
+
+
+def so_far(probers: Sequence[Counting], problem: BaseException) -> tuple[Check, ...]:
+    """What ended the promotion, and the account of the requests until then."""
+    found = [Check("the change came to its end", False, redaction.text(cause(problem)))]
+    for prober in probers:
+        with suppress(PipelineError):
+            if now := prober.account():
+                name = f"{prober.what} until it failed"
+                found.append(Check(name, now.failed == 0, f"{now}, {prober.where}"))
+    return tuple(found)
+
+
+def _short(digest: str) -> str:
+    return digest[:19] or "digest unknown"
+
+
+def reach(lock: lease.Lease) -> None:
+    """Wait for the cluster's API, which may be away for a moment (that may be why we are here).
+
+    It is asked to renew the lock: when we were away for too long somebody else may have repaired
+    the release, or be about to, and must not be undone. Raises :class:`Locked` then.
+    """
+    said = [""]
+
+    def answered() -> bool:
+        said[0] = lock.keep()
+        return not said[0]
+
+    wait_until(
+        "an answer of the cluster's API",
+        answered,
+        timeout=AWAY_SECONDS,
+        clock=SystemClock(),
+        interval=2,
+        diagnose=lambda: redaction.text(" ".join(said[0].split())),
+    )
+
+
+def roll_back(context: Context, target: Target, recorded: Revision) -> bool:
+    """``helm rollback`` to the recorded revision; ``False`` when nothing had been changed."""
+    helm = context.helm(target.cluster).for_cleanup()
+    latest = helm.history(target.release, target.namespace)[-1]
+    if latest.number == recorded.number and latest.status == "deployed":
+        return False
+    helm.rollback(target.release, recorded.number, target.namespace, timeout=target.timeout_seconds)
+    return True
+
+
+def restart_refused(context: Context, target: Target, before: Before) -> None:
+    """Restart the service when the upgrade re-created a ServiceAccount (some charts make it in
+    a hook): the old pods' tokens are refused from then on, and no rollback repairs that."""
+    kube = reader.private_kube(context, target, during_cleanup=True)
+    names = rules.recreated(before.accounts, reader.accounts(kube, target))
+    if not names:
+        return
+    context.events.note(
+        f"ServiceAccount {', '.join(names)} was re-created by the upgrade: restarting the pods,"
+        " whose tokens are refused; the cure is the annotation helm.sh/hook: pre-install"
+    )
+    for name in before.deployments:
+        kube.run("rollout", "restart", f"deployment/{name}", "--namespace", target.namespace)
+        kube.run(
+            "rollout", "status", f"deployment/{name}", "--namespace", target.namespace,
+            f"--timeout={target.timeout_seconds}s", timeout=target.timeout_seconds + 30,
+        )  # fmt: skip
+
+
+def verify_old(context: Context, target: Target, expected: Expected) -> tuple[Judgement, Snapshot]:
+    """Wait until what is expected serves from every pod, and answers."""
+    kube = reader.private_kube(context, target, during_cleanup=True)
+    judged, now = reader.wait_complete(
+        kube, target, expected, timeout=SETTLE_SECONDS, clock=SystemClock()
+    )
+
+    def answers() -> bool | None:
+        return all(c.ok for c in reader.health_without_forward(kube, target)) or None
+
+    wait_until(
+        f"{', '.join(target.health_paths)} of the old version",
+        answers,
+        timeout=ANSWER_SECONDS,
+        clock=SystemClock(),
+        diagnose=lambda: "; ".join(
+            f"{c.name}: {c.evidence}"
+            for c in reader.health_without_forward(kube, target)
+            if not c.ok
+        ),
+    )
+    return judged, now
+
+
+def verify_restored(context: Context, target: Target, before: Before) -> None:
+    """Raise unless the live Deployments are what was recorded before the change."""
+    kube = reader.private_kube(context, target, during_cleanup=True)
+    now = reader.snapshot(kube, target.namespace)
+    left = [
+        f"Deployment/{name} {path}"
+        for name in before.deployments
+        for path in rules.unrestored(before.snapshot.deployments[name], now.deployments[name])
+    ]
+    if left:
+        raise RollbackFailed(f"the rollback left {'; '.join(left[:4])} otherwise than before")
+
+
+def commands_for_a_human(context: Context, target: Target, before: Before, folder: Path) -> str:
+    """The exact commands that do by hand what failed here."""
+    helm = context.helm(target.cluster)
+    by_hand = shlex.join(
+        helm.argv(
+            "rollback",
+            target.release,
+            str(before.revision.number),
+            "--wait",
+            "--timeout",
+            f"{target.timeout_seconds}s",
+            namespace=target.namespace,
+        )
+    )
+    script = shlex.quote(str(folder / "quick-rollback.sh"))
+    return f"`{script}`, or `{by_hand}`; without helm: `{script} --with kubectl`"

@@ -1,0 +1,1 @@
+"""The upgrade itself, and watching what it becomes."""

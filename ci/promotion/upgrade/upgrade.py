@@ -1,0 +1,189 @@
+"""The change itself, and whether it came to its end: by our own judgement, not Helm's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ci.errors import Interrupted, PromotionFailed
+from ci.model import Check, Image, Release, Target
+from ci.openapi_compat import Document
+from ci.promotion.plan.diff import Rendered
+from ci.promotion.plan.render import sets_of
+from ci.promotion.preflight import rules
+from ci.promotion.preflight.inspect import Before
+from ci.promotion.release import reader
+from ci.promotion.release.rollout import (
+    Expected,
+    Judgement,
+    Snapshot,
+    Watch,
+    fail_fast,
+    judge,
+    misplaced,
+    new_pods,
+    troubles,
+)
+from ci.run.context import Context
+from ci.tools.wait import wait_until
+
+LOOK_SECONDS = 0.3
+"""Between two looks at an upgrade: each costs the machine what it needs for the upgrade."""
+SETTLE_SECONDS = 120
+"""How long old pods may take to drain and go after Helm says that it is done, or rolled back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a pod may be in a state before the upgrade is given up."""
+
+    broken: Watch = field(default_factory=Watch)
+    misplaced: Watch = field(default_factory=lambda: Watch(patience=30))
+
+
+def upgrade(
+    context: Context,
+    target: Target,
+    before: Before,
+    release: Release,
+    accepted: frozenset[str],
+    *,
+    up: Callable[[Release], None],
+) -> None:
+    """``helm upgrade --reuse-values --wait``; ended at once when a new pod is unrecoverable.
+
+    ``release`` is what it shall make. ``up`` is told it as in :func:`settled`, where that can be
+    seen before Helm sees it (which looks every two seconds) and the chart does nothing after that.
+    """
+    image = release.image
+    helm = context.helm(target.cluster)
+    words = helm.upgrade_words(
+        target.release,
+        context.path(target.chart),
+        sets_of(target, before.image, image),
+        description=f"promoted {image.digest}",
+        new_defaults=target.chart_change,
+    )
+    argv = helm.argv(
+        *words, "--wait", "--timeout", f"{target.timeout_seconds}s", namespace=target.namespace
+    )
+    kube, watch = reader.private_kube(context, target), Patience()
+    said: list[str] = []
+    expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
+    # Where the image stays, what serves before the upgrade is no different.
+    shows = image.digest not in before.digests and not ends_with_hooks(before.rendered)
+    progress, looked = [""], [float("-inf")]
+
+    with context.programs.background(
+        argv, log=f"helm-upgrade-{target.cluster.name}", on_line=said.append
+    ) as process:
+
+        def finished() -> bool:
+            if process.poll() is not None:
+                return True
+            if context.clock.monotonic() - looked[0] < LOOK_SECONDS:
+                return False
+            now = reader.look(kube, target)
+            looked[0] = context.clock.monotonic()
+            if now is not None:
+                _fail_fast(now, expected, watch, context)
+                judged = judge(now, expected)
+                if judged.serving and shows:
+                    up(release)
+                seen = str(judged).split("; ")[0]
+                if seen != progress[0]:
+                    progress[0] = seen
+                    context.events.note(seen)
+            return False
+
+        wait_until(
+            "helm upgrade to end",
+            finished,
+            timeout=target.timeout_seconds + 60,
+            clock=context.clock,
+            interval=0.1,
+            diagnose=lambda: progress[0] or "nothing",
+        )
+    if process.returncode != 0:
+        if context.programs.cancel.is_set():
+            raise Interrupted("interrupted during helm upgrade")
+        begin = next((n for n, line in enumerate(said) if line.startswith("Error:")), -1)
+        text = " ".join(" ".join(said[begin:]).split()).removeprefix("Error: ") or "no output"
+        seen = f"; last seen: {progress[0]}" if progress[0] else ""
+        status = process.returncode
+        ended = f"ended with {status}" if status > 0 else f"was ended by signal {-status}"
+        raise PromotionFailed(f"helm upgrade {ended}: {text}{seen}")
+
+
+def ends_with_hooks(rendered: Rendered) -> bool:
+    """Whether an upgrade does more once the release's own objects are up."""
+    hooked = (
+        str((hook["metadata"].get("annotations") or {}).get("helm.sh/hook", ""))
+        for hook in rendered.hooks.values()
+    )
+    return any("post-upgrade" in phases for phases in hooked)
+
+
+def _fail_fast(now: Snapshot, expected: Expected, patience: Patience, context: Context) -> None:
+    """Raise :class:`ci.promotion.release.rollout.UnrecoverablePod` when a new pod has been in such
+    a state for several seconds, or had no place for longer."""
+    moment = context.clock.monotonic()
+    fail_fast(patience.broken, moment, troubles(new_pods(now, expected)))
+    fail_fast(patience.misplaced, moment, misplaced(now, expected.deployments))
+
+
+def released(context: Context, target: Target, image: Image) -> Release:
+    """What Helm has recorded. Raises :class:`PromotionFailed` unless it is deployed."""
+    latest = context.helm(target.cluster).history(target.release, target.namespace)[-1]
+    if latest.status != "deployed":
+        raise PromotionFailed(f"revision {latest.number} is {latest.status}, not deployed")
+    return released_as(target, latest.number, image)
+
+
+def released_as(target: Target, revision: int, image: Image) -> Release:
+    return Release(target.cluster, target.namespace, target.release, revision, image)
+
+
+def settled(
+    context: Context,
+    release: Release,
+    target: Target,
+    before: Before,
+    accepted: frozenset[str],
+    *,
+    up: Callable[[Release], None],
+) -> tuple[Check, ...]:
+    """Our own check after Helm's: complete by digest. ``up`` is told as soon as nothing is left
+    to wait for but old pods of the gateway that drain."""
+    kube, watch, image = reader.private_kube(context, target), Patience(), release.image
+    expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
+
+    def look(seen: Snapshot, judged: Judgement) -> None:
+        _fail_fast(seen, expected, watch, context)
+        if judged.serving:
+            up(release)
+
+    judged, now = reader.wait_complete(
+        kube, target, expected, timeout=SETTLE_SECONDS, clock=context.clock, look=look
+    )
+    pods = sum(len(now.pods_of(name)) for name in before.deployments)
+    recreated = rules.recreated(before.accounts, reader.accounts(kube, target))
+    if recreated:
+        context.events.note(
+            f"ServiceAccount {', '.join(recreated)} was re-created by the upgrade: pods of others"
+            " that use it lose access; the cure is the annotation helm.sh/hook: pre-install"
+        )
+    return (
+        Check("the proven digest runs on every pod", True, "; ".join(judged.evidence)),
+        Check("old pods are gone", True, f"{pods} pods, all new; EndpointSlices name only these"),
+        Check("the release is deployed", True, f"revision {release.revision}"),
+    )
+
+
+def healthy(context: Context, target: Target, api: Document | None) -> tuple[Check, ...]:
+    checks = reader.health(context, target)
+    checks += (reader.compatible(reader.private_kube(context, target), target, api),)
+    failed = [f"{check.name}: {check.evidence}" for check in checks if not check.ok]
+    if failed:
+        raise PromotionFailed(f"the new release is not healthy: {'; '.join(failed)}")
+    return checks

@@ -1,0 +1,1 @@
+"""What every stage is given: context, events, scheduler, and what is kept between runs."""

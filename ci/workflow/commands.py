@@ -1,0 +1,379 @@
+"""THE list: what a run does, in which order, what beside what, and why.
+
+A step takes the values that earlier steps returned, so a wrong order is a type error. The
+machinery is :mod:`ci.run.scheduler`; where things run is
+:mod:`ci.workflow.environments`; a step that needs more than one stage stands in
+:mod:`ci.workflow.handoffs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ci.model import Cluster, Image, Proof, Release, Result
+from ci.promotion.plan.diff import Plan
+from ci.run.context import Context
+from ci.run.scheduler import Flow, Pending
+from ci.settings import DEMO_TARGET, Options
+from ci.stages import attest, build, cluster, deploy
+from ci.stages import promote as promotion
+from ci.stages import verify as verification
+from ci.workflow import environments, fleet, handoffs
+
+
+def run(context: Context, options: Options) -> Result:
+    """Build, prove on a fresh cluster, promote what was proven, verify."""
+    attest.check_keys(context)
+    gate = context.settings.gate
+    environments.check_target_name(context, options.target)
+    with (
+        context.home.lock("gate", f"the {gate.name} cluster"),
+        Flow(context.events, context.programs) as flow,
+    ):
+        flow.step("chart", "one that does not render ends the run at once", deploy.render, context)
+        flow.step("stale", "what a killed run left is removed first", cluster.remove_stale, context)
+        tag = build.new_tag(context)
+        emulator = flow.beside(
+            "emulator", "its content is its tag: built once", build.build_emulator, context
+        )
+        image = flow.beside("build", "the one build and the one push", build.build, context, tag)
+        place = flow.beside(
+            "gate",
+            "a fresh cluster, beside the build",
+            environments.gate_cluster,
+            flow,
+            context,
+            options,
+            image,
+        )
+        target = flow.beside(
+            "target",
+            "it must be there before anything is proven for it",
+            environments.find_target,
+            context,
+            options.target,
+            emulator,
+        )
+        here = place.result()
+        release, proven = prove_on(flow, context, here, emulator, image)
+        goal = target.result()
+        if environments.wants_rehearsal(context, options.target):
+            flow.step(
+                "rehearse",
+                "what breaks the target's release breaks it here first",
+                handoffs.rehearse,
+                context,
+                here,
+                goal,
+                emulator.result(),
+                proven,
+            )
+        if not options.keep_cluster:
+            flow.beside(
+                "gate gone",
+                "it has served; its cores help the promotion",
+                environments.quietly_delete,
+                context,
+                here.name,
+            )
+        proof = flow.step(
+            "evidence",
+            "what the registry holds decides, not what we remember",
+            handoffs.evidence,
+            context,
+            handoffs.source(context, release.image.by_digest, options.target),
+            options,
+        )
+        promoted = flow.step(
+            "promote",
+            "only the image changes; what is served already is verified",
+            handoffs.promote,
+            context,
+            goal,
+            proof,
+            force=options.force,
+        )
+        checks = flow.step(
+            "verify",
+            "the plan's success criteria, on the live state",
+            verification.verify,
+            context,
+            goal,
+            promoted.after,
+        )
+        return Result(release.image, proof, promoted, checks)
+
+
+def prove_on(
+    flow: Flow, context: Context, here: Cluster, emulator: Pending[Image], image: Pending[Image]
+) -> tuple[Release, Proof]:
+    """From a cluster to evidence: what ``run`` and ``prove`` have in common."""
+    standins = flow.step("keys", "what opens the stand-ins", deploy.prepare_standins, context, here)
+    cloud = flow.beside(
+        "stand-ins",
+        "the cloud, for the gate",
+        deploy.start_standins,
+        context,
+        standins,
+        emulator.result(),
+    )
+    deployed = flow.beside(
+        "deploy",
+        "the image under test; it waits for its cloud by itself",
+        handoffs.deploy_gate,
+        context,
+        here,
+        standins,
+        image,
+    )
+
+    def released() -> Release:
+        cloud.result()
+        return deployed.result()
+
+    proof = flow.step(
+        "prove",
+        "the end-to-end tests decide; they start beside what they test",
+        handoffs.proven_here,
+        context,
+        released,
+        standins,
+    )
+    flow.step(
+        "attest", "signed, and found by digest from any machine", handoffs.attested, context, proof
+    )
+    return deployed.result(), proof
+
+
+def build_only(context: Context, options: Options) -> Result:
+    """Build and publish, nothing else."""
+    with Flow(context.events, context.programs) as flow:
+        emulator = flow.beside(
+            "emulator", "its content is its tag: built once", build.build_emulator, context
+        )
+        tag = build.new_tag(context)
+        image = flow.step("build", "the one build and the one push", build.build, context, tag)
+        emulator.result()
+        return Result(image)
+
+
+def builds_nothing(context: Context) -> bool:
+    """Whether ``prove`` needs no build, and so no Dagger session: the source is unchanged."""
+    return build.latest(context) is not None and build.find_emulator(context) is not None
+
+
+def emulator_built(context: Context) -> bool:
+    """Whether ``rehearse`` needs no build."""
+    return build.find_emulator(context) is not None
+
+
+def prove_only(context: Context, options: Options) -> Result:
+    """Prove the source as it is, on a kept cluster when there is one. Promotes nothing."""
+    attest.check_keys(context)
+    gate = context.settings.gate
+    with (
+        context.home.lock("gate", f"the {gate.name} cluster"),
+        Flow(context.events, context.programs) as flow,
+    ):
+        flow.step("chart", "one that does not render ends the run at once", deploy.render, context)
+        flow.step("stale", "what a killed run left is removed first", cluster.remove_stale, context)
+        emulator = flow.beside(
+            "emulator", "its content is its tag: built once", build.build_emulator, context
+        )
+        image = flow.beside(
+            "build", "unchanged source is not built again", handoffs.latest_or_built, context
+        )
+        here = flow.step(
+            "gate",
+            "a kept cluster saves time",
+            environments.kept_cluster,
+            flow,
+            context,
+            options,
+            image,
+        )
+        release, proof = prove_on(flow, context, here, emulator, image)
+        return Result(release.image, proof)
+
+
+def rehearse_only(context: Context, options: Options, image: str) -> Result:
+    """Rehearse a proven image on the gate cluster, with a target's live release. Changes no
+    target; the signed verdict is what a promotion asks for."""
+    attest.check_keys(context)
+    environments.check_target_name(context, options.target)
+    wanted = handoffs.source(context, image, options.target)
+    with (
+        context.home.lock("gate", f"the {context.settings.gate.name} cluster"),
+        Flow(context.events, context.programs) as flow,
+    ):
+        flow.step("stale", "what a killed run left is removed first", cluster.remove_stale, context)
+        proof = flow.step(
+            "evidence",
+            "only what was proven is worth a rehearsal",
+            attest.verified,
+            context,
+            wanted,
+            environments.chart_of(context, options.target),
+        )
+        emulator = flow.beside(
+            "emulator", "its content is its tag: built once", build.build_emulator, context
+        )
+        goal = flow.step(
+            "target", "it must be there", environments.found_target, context, options.target
+        )
+        here = flow.step(
+            "gate", "a kept cluster saves time", environments.kept_cluster, flow, context, options
+        )
+        found = flow.step(
+            "rehearse",
+            "what breaks the target's release breaks it here first",
+            handoffs.rehearse,
+            context,
+            here,
+            goal,
+            emulator.result(),
+            proof,
+        )
+        return Result(proof.image, proof, checks=found.checks)
+
+
+def promote_only(context: Context, options: Options, image: str) -> Result:
+    """Promote an image that was proven, on whichever machine; ``image`` is REPOSITORY@DIGEST or
+    ``last``."""
+    environments.check_target_name(context, options.target)
+    wanted = handoffs.source(context, image, options.target)
+    with Flow(context.events, context.programs) as flow:
+        proof = flow.step(
+            "evidence", "only what was proven may pass", handoffs.evidence, context, wanted, options
+        )
+        goal = flow.step(
+            "target", "it must be there", environments.found_target, context, options.target
+        )
+        goal = replace(goal, chart_change=options.chart_change)
+        promoted = flow.step(
+            "promote",
+            "only the image changes; what is served already is verified",
+            handoffs.promote,
+            context,
+            goal,
+            proof,
+            force=options.force,
+        )
+        checks = flow.step(
+            "verify",
+            "the plan's success criteria, on the live state",
+            verification.verify,
+            context,
+            goal,
+            promoted.after,
+        )
+        return Result(proof.image, proof, promoted, checks)
+
+
+def promote_to(
+    context: Context, names: Sequence[str], options: Options, image: str, words: Sequence[str]
+) -> Result:
+    """Promote to one target, or to several in order; ``words`` are the options for each."""
+    known = [DEMO_TARGET, *context.settings.targets]
+    chosen = fleet.order(names, context.settings, known)
+    if len(chosen.targets) == 1:
+        return promote_only(context, replace(options, target=chosen.targets[0]), image)
+    # Once for all: a proof that ends meanwhile must not send the later targets another image.
+    image = handoffs.named(context, image)
+    return Result(checks=fleet.promote(context, chosen, image, words))
+
+
+def plan(context: Context, options: Options, image: str) -> Plan:
+    """What promoting a proven image would change on a target. Changes nothing."""
+    environments.check_target_name(context, options.target)
+    wanted = handoffs.source(context, image, options.target)
+    with Flow(context.events, context.programs) as flow:
+        proof = flow.step(
+            "evidence",
+            "it names the tag, and only what was proven may pass",
+            attest.verified,
+            context,
+            wanted,
+            environments.chart_of(context, options.target),
+        )
+        goal = flow.step(
+            "target", "it must be there", environments.found_target, context, options.target
+        )
+        goal = replace(goal, chart_change=options.chart_change)
+        found = flow.step(
+            "plan",
+            "rendered by the target's own server, with its live values",
+            promotion.preview,
+            context,
+            goal,
+            proof,
+        )
+    return context.programs.redactor.data(found)
+
+
+def approve_only(context: Context, options: Options, image: str) -> Result:
+    """Approve a proven image for a target, for a later promotion on whichever machine."""
+    environments.check_target_name(context, options.target)
+    wanted = handoffs.source(context, image, options.target)
+    with Flow(context.events, context.programs) as flow:
+        proof = flow.step(
+            "evidence",
+            "nobody approves what was not proven",
+            attest.verified,
+            context,
+            wanted,
+            environments.chart_of(context, options.target),
+        )
+        flow.step(
+            "approve",
+            "a second statement beside the evidence",
+            attest.approve,
+            context,
+            wanted,
+            options.target,
+            options.approve,
+        )
+        return Result(proof.image, proof)
+
+
+def verify_only(context: Context, options: Options) -> Result:
+    """The success criteria of a target, as it is now."""
+    environments.check_target_name(context, options.target)
+    with Flow(context.events, context.programs) as flow:
+        goal = flow.step(
+            "target", "it must be there", environments.found_target, context, options.target
+        )
+        checks = flow.step(
+            "verify", "the plan's success criteria", verification.verify, context, goal
+        )
+        return Result(checks=checks)
+
+
+def roll_back(
+    context: Context, options: Options, revision: int | None, *, dry_run: bool = False
+) -> Result:
+    """Return a target to an earlier revision; with ``dry_run`` only look up which, and what would
+    change."""
+    environments.check_target_name(context, options.target)
+    with Flow(context.events, context.programs) as flow:
+        goal = flow.step(
+            "target", "it must be there", environments.found_target, context, options.target
+        )
+        found = flow.step(
+            "rollback",
+            "to what served before",
+            promotion.rollback,
+            context,
+            goal,
+            revision,
+            dry_run=dry_run,
+        )
+        return Result(rollback=found)
+
+
+def status(context: Context, options: Options) -> verification.Status:
+    """What a target runs. Changes nothing."""
+    environments.check_target_name(context, options.target)
+    found = verification.status(context, environments.found_target(context, options.target))
+    return context.programs.redactor.data(found)

@@ -1,0 +1,204 @@
+"""Where things run: the gate's cluster, and the target that is meant by a name.
+
+The demonstration target is made when it is missing, its first release included. A real one is a
+block of ``pipeline.toml``: it is there already, or the run ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ci.errors import SettingsError
+from ci.model import Cluster, Gates, Image, Login, Probing, Query, StandIns, Target
+from ci.run.context import Context
+from ci.run.scheduler import Flow, Pending
+from ci.settings import DEMO_TARGET, Options, TargetSettings
+from ci.stages import build, cluster, deploy
+from ci.stages import verify as verification
+
+PREVIOUS_TAG = "0123456789abcdef0123456789abcdef01234567"
+"""The image that the demonstration target serves before its first promotion, as in the plan."""
+DEMO_NAMESPACE = "launch"
+DEMO_RELEASE = "launch-inference"
+
+
+# -- the gate -------------------------------------------------------------------------------------
+
+
+def gate_cluster(
+    flow: Flow, context: Context, options: Options, image: Pending[Image] | None = None
+) -> Cluster:
+    """A cluster that nothing was done to yet; with ``--keep-cluster`` one that was kept."""
+    name = context.settings.gate.name
+    if options.keep_cluster:
+        return cluster.ensure(context, name, wanted_images(context, image))
+    flow.cleanup("clean up", cluster.delete, context, name)
+    return cluster.create(context, name, wanted_images(context, image))
+
+
+def kept_cluster(
+    flow: Flow, context: Context, options: Options, image: Pending[Image] | None = None
+) -> Cluster:
+    """The kept cluster; else one that goes when the run ends, unless it shall be kept."""
+    found = cluster.find(context, context.settings.gate.name)
+    return found if found is not None else gate_cluster(flow, context, options, image)
+
+
+def wanted_images(context: Context, built: Pending[Image] | None = None) -> Iterator[str]:
+    """What a new node can pull before anything is deployed: the service's last image, which
+    shares all but its last layers with the one that is being built, the stand-ins, and at last
+    what was built."""
+    last = build.find(context, context.settings.image.name, PREVIOUS_TAG)
+    if last is not None:
+        yield last.by_digest
+    yield context.tools.postgres_image
+    emulator = build.find_emulator(context)
+    if emulator is not None:
+        yield emulator.by_digest
+    yield context.tools.redis_image
+    if built is not None:
+        yield built.result().by_digest
+
+
+def quietly_delete(context: Context, name: str) -> None:
+    """A cluster that does not go must not fail a promotion; the next run removes it."""
+    try:
+        cluster.delete(context, name)
+    except Exception as problem:
+        context.events.note(f"{name} was not removed: {problem}")
+
+
+# -- targets --------------------------------------------------------------------------------------
+
+
+def check_target_name(context: Context, name: str) -> None:
+    """Raises :class:`SettingsError` for a target that no block describes."""
+    known = [DEMO_TARGET, *context.settings.targets]
+    if name not in known:
+        raise SettingsError(
+            f"there is no target {name!r}; there is {', '.join(known)}",
+            remedy=f"add a [targets.{name}] block to pipeline.toml, or name another with --target",
+        )
+
+
+def find_target(context: Context, name: str, emulator: Pending[Image]) -> Target:
+    """The target, its release there; the demonstration one is made when it is missing."""
+    if name != DEMO_TARGET:
+        return found_target(context, name)
+    here = cluster.ensure(context, DEMO_TARGET, wanted_images(context))
+    standins = deploy.standins(context, here, emulator.result())
+    if not deploy.installed(context, here, DEMO_NAMESPACE, DEMO_RELEASE):
+        context.events.note(f"installing {DEMO_RELEASE} at its previous image")
+        previous = build.find(context, context.settings.image.name, PREVIOUS_TAG)
+        deploy.deploy(
+            context,
+            here,
+            standins,
+            previous if previous is not None else build.build(context, PREVIOUS_TAG, record=False),
+            namespace=DEMO_NAMESPACE,
+            release=DEMO_RELEASE,
+            values={},
+        )
+    else:
+        deploy.settled(context, here, DEMO_NAMESPACE)
+    return demo_target(context, here, standins)
+
+
+def found_target(context: Context, name: str) -> Target:
+    """A target that is there already. Raises :class:`SettingsError` for the demonstration one
+    before its first run; what a real one lacks is found by the promotion's own questions."""
+    described = context.settings.targets.get(name)
+    if described is not None:
+        target = real_target(context, name, described)
+        verification.status(context, target)
+        return target
+    here = cluster.find(context, DEMO_TARGET)
+    if here is None:
+        raise SettingsError(
+            f"the demonstration target {DEMO_TARGET!r} is not there",
+            remedy="`python3 pipeline.py run` makes it",
+        )
+    emulator = build.find_emulator(context)
+    if emulator is None:  # not built from this source: what another checkout started is used
+        return demo_target(context, here, deploy.prepare_standins(context, here))
+    return demo_target(context, here, deploy.standins(context, here, emulator))
+
+
+def demo_target(context: Context, here: Cluster, standins: StandIns) -> Target:
+    service = context.settings.service
+    return Target(
+        name=DEMO_TARGET,
+        cluster=here,
+        namespace=DEMO_NAMESPACE,
+        release=DEMO_RELEASE,
+        chart=context.path(context.settings.gate.chart),
+        image_repository=f"{context.tools.registry.name}/{context.settings.image.name}",
+        gateway=service.gateway,
+        port=service.port,
+        health_paths=service.health_paths,
+        deployments=service.deployments,
+        tag_value=service.tag_value,
+        repository_values=(service.repository_value,),
+        openapi_path=service.openapi_path,
+        standins=standins,
+    )
+
+
+def real_target(context: Context, name: str, described: TargetSettings) -> Target:
+    service = context.settings.service
+    return Target(
+        name=name,
+        cluster=Cluster(
+            name=name,
+            kubeconfig=context.path(described.kubeconfig.expanduser()),
+            context=described.context,
+            disposable=False,
+        ),
+        namespace=described.namespace,
+        release=described.release,
+        chart=context.path(described.chart),
+        image_repository=described.image_repository,
+        timeout_seconds=described.timeout_seconds,
+        gateway=service.gateway,
+        port=service.port,
+        health_paths=service.health_paths,
+        deployments=service.deployments,
+        tag_value=service.tag_value,
+        repository_values=described.repository_values or (service.repository_value,),
+        login=login_of(described),
+        probing=Probing(**described.probing.model_dump()),
+        soak_seconds=described.soak_seconds,
+        gates=gates_of(described),
+        servicebus_env=described.servicebus_connection_string_env,
+        canary_per_second=described.canary_per_second,
+        pull_on_nodes=described.pull_on_nodes,
+        try_surge=described.try_surge,
+        allow_migrations=described.allow_migrations,
+        migration_command=described.migration_command,
+        openapi_path=service.openapi_path,
+    )
+
+
+def wants_rehearsal(context: Context, name: str) -> bool:
+    """Whether nothing is promoted to a target that was not rehearsed with its release."""
+    described = context.settings.targets.get(name)
+    asked = described.rehearsal if described is not None else None
+    return context.settings.rehearsal.required if asked is None else asked
+
+
+def chart_of(context: Context, name: str) -> Path:
+    """The chart that a target is promoted with."""
+    described = context.settings.targets.get(name)
+    return context.path(described.chart if described else context.settings.gate.chart)
+
+
+def gates_of(described: TargetSettings) -> Gates:
+    gates = described.gates
+    queries = tuple(Query(**query.model_dump()) for query in gates.queries)
+    return Gates(**gates.model_dump(exclude={"queries"}), queries=queries)
+
+
+def login_of(described: TargetSettings) -> Login | None:
+    login = described.registry_login
+    return Login(login.username, login.password_command, login.password_env) if login else None

@@ -1,0 +1,217 @@
+"""Where stages meet: what a step of :mod:`ci.workflow.commands` does when one stage
+alone cannot do it.
+
+Stages never import each other; what one of them needs of another is handed to it here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from ci.errors import EvidenceRefused, PipelineError, SettingsError
+from ci.model import Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns, Target
+from ci.run.context import Context
+from ci.run.scheduler import Pending
+from ci.settings import Options
+from ci.stages import attest, build, deploy, prove
+from ci.stages import promote as promotion
+from ci.stages import rehearse as rehearsing
+from ci.workflow import notifications
+from ci.workflow.environments import chart_of, login_of, wants_rehearsal
+
+
+def latest_or_built(context: Context) -> Image:
+    found = build.latest(context)
+    if found is not None:
+        context.events.note(f"source unchanged: {found.by_tag}")
+        return found
+    return build.build(context, build.new_tag(context))
+
+
+def deploy_gate(
+    context: Context, here: Cluster, standins: StandIns, image: Pending[Image]
+) -> Release:
+    gate = context.settings.gate
+    return deploy.deploy(
+        context,
+        here,
+        standins,
+        image.result(),
+        namespace=gate.namespace,
+        release=gate.release,
+        values=gate.values,
+    )
+
+
+def rehearse(
+    context: Context, here: Cluster, target: Target, emulator: Image, proof: Proof
+) -> Rehearsal:
+    """The rehearsal, with stand-ins of its own beside the gate's. Its verdict, whatever it is, is
+    signed and attached to the image; raises :class:`ci.errors.RehearsalFailed`."""
+    place = f"standins-{target.name}"[:63].rstrip("-")
+    try:
+        standins = deploy.standins(context, here, emulator, namespace=place)
+        actors = rehearsing.Actors(
+            promote=promotion.promote,
+            roll_back=promotion.rollback,
+            use=lambda inside, release, label: prove.prove(
+                inside, lambda: release, standins, select=prove.QUICK, label=label
+            ),
+        )
+        found = rehearsing.rehearse(
+            context,
+            here,
+            target,
+            proof,
+            actors,
+            standins=standins,
+            redirect=deploy.TO_STANDINS,
+            prepare=lambda namespace, image: deploy.connect(
+                context, standins, namespace, [image.by_tag]
+            ),
+        )
+    finally:
+        with suppress(PipelineError):
+            deploy.remove_overlay(context, here)  # it leads to stand-ins that go
+        with suppress(PipelineError):
+            rehearsing.remove(context.kube(here).for_cleanup(), place)
+    wanted = source(context, proof.image.by_digest, target.name)
+    attest.attach_rehearsal(context, wanted, chart_of(context, target.name), found)
+    rehearsing.refuse_failed(found)
+    return found
+
+
+def unrehearsed(
+    context: Context, target: Target, proof: Proof, *, force: bool = False
+) -> EvidenceRefused | None:
+    """Why the target may not be changed: a rehearsal is asked for, and no passed one of this
+    image with the target's release as it is now is attached to the image. Raised at once, unless
+    the target runs the image already: what changes nothing needs no rehearsal."""
+    if not wants_rehearsal(context, target.name):
+        return None
+    wanted = source(context, proof.image.by_digest, target.name)
+    state = rehearsing.state_of(context, target)
+    try:
+        attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, state)
+    except EvidenceRefused as refusal:
+        if force or state.digest != proof.image.digest:
+            raise
+        return refusal
+    return None
+
+
+def promote(context: Context, target: Target, proof: Proof, *, force: bool = False) -> Promotion:
+    """The promotion, with the plan's own queue-timeout check on the target at its end. An image
+    that is served already is verified only, unless ``force`` wants the upgrade all the same."""
+    refusal = unrehearsed(context, target, proof, force=force)
+
+    with ExitStack() as held:
+        done = held.enter_context(notifications.told(context, target, proof.image))
+        promoted = promotion.promote(
+            context,
+            target,
+            proof,
+            after=held.enter_context(tests_of(context, target)),
+            force=force,
+            refusal=refusal,
+        )
+        done.append(promoted)
+    if promoted.after.repository != proof.image.repository:
+        try:
+            attest.follow(context, proof.image, promoted.after, target.login)
+        except PipelineError as problem:  # the image is promoted; its evidence is where it was
+            context.events.note(f"the evidence was not copied along: {problem}")
+    return promoted
+
+
+@contextmanager
+def tests_of(context: Context, target: Target) -> Iterator[Callable[[Release], None]]:
+    """The queue-timeout flow on the target, as a promotion calls it; its program starts now, and
+    the way to its Service Bus is opened, for that takes seconds. Where no setting names the
+    target's Service Bus, a note says so instead. Raises :class:`ci.errors.SettingsError` where
+    one does and the variable is not set."""
+    connection = context.programs.env.get(target.servicebus_env, "")
+    if target.standins is None and target.servicebus_env and not connection:
+        raise SettingsError(
+            f"the environment variable {target.servicebus_env} is not set"
+            f" (servicebus_connection_string_env of {target.name})",
+            remedy=f"export {target.servicebus_env}",
+        )
+    if target.standins is None and not connection:
+        yield lambda _: context.events.note(
+            "no Service Bus access for the target: the queue-timeout flow is not run there "
+            "(servicebus_connection_string_env)"
+        )
+        return
+    patience = target.timeout_seconds + prove.RELEASE_SECONDS
+
+    def after(release: Release) -> None:
+        tests.prove(release, target.standins, servicebus=connection)
+
+    with prove.started(
+        context,
+        select=prove.QUICK,
+        label="target",
+        patience=patience,
+        standins=target.standins,
+    ) as tests:
+        yield after
+
+
+def proven_here(context: Context, released: Callable[[], Release], standins: StandIns) -> Proof:
+    """The whole suite; what failed is signed and kept in the run's folder, too."""
+
+    def keep(failed: Proof) -> None:
+        try:
+            attest.write(context, failed)
+        except PipelineError as problem:  # the failed cases are the news
+            context.events.note(f"the failing evidence was not signed: {problem}")
+
+    return prove.prove(context, released, standins, on_failure=keep)
+
+
+def attested(context: Context, proof: Proof) -> None:
+    """Sign what was proven and attach it to the image."""
+    attest.attach(context, proof.image, attest.write(context, proof))
+    prove.record(context, proof)
+
+
+def evidence(context: Context, wanted: attest.Source, options: Options) -> Proof:
+    """The proof that allows a promotion, from the registry; approved where the target asks for
+    it. Raises :class:`ci.errors.EvidenceRefused`."""
+    proof = attest.verified(context, wanted, chart_of(context, options.target))
+    if options.approve:
+        attest.approve(context, wanted, options.target, options.approve)
+    described = context.settings.targets.get(options.target)
+    if described is not None and described.approval:
+        attest.approved(context, wanted, options.target)
+    return proof
+
+
+def named(context: Context, image: str) -> str:
+    """The image's name by digest, where it was named ``last``: what this checkout proved last.
+    Raises :class:`ci.errors.EvidenceRefused` where it proved none."""
+    return prove.last(context).by_digest if image == "last" else image
+
+
+def source(context: Context, image: str, target: str) -> attest.Source:
+    """Where the image that a person named is looked for: REPOSITORY@DIGEST, or ``last``.
+
+    Raises :class:`ci.errors.SettingsError` for what is no such name, and what :func:`named`
+    raises."""
+    image = named(context, image)
+    repository, _, digest = image.rpartition("@")
+    if not repository or not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+        raise SettingsError(
+            f"{image!r} is not an image by digest",
+            remedy="give REPOSITORY@sha256:…, or `last` for what this checkout proved last",
+        )
+    described = context.settings.targets.get(target)
+    login = None
+    if described is not None:
+        same = described.image_repository.partition("/")[0] == repository.partition("/")[0]
+        login = login_of(described) if same else None
+    host, slash, path = repository.rpartition("/")
+    return attest.Source(f"{host}{slash}{path.partition(':')[0]}", digest, login)

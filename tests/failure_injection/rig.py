@@ -1,0 +1,452 @@
+"""What the cases stand on: the cluster, the images, and a place of its own for each case."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ci.errors import CommandFailed, PipelineError
+from ci.model import (
+    Case,
+    Cluster,
+    Image,
+    Outcome,
+    Probing,
+    Promotion,
+    Proof,
+    Registry,
+    Rehearsal,
+    Release,
+    Rollback,
+    Target,
+    Tools,
+)
+from ci.promotion.probes import in_cluster
+from ci.promotion.probes.prober import Account
+from ci.promotion.release import lease
+from ci.run import state as homes
+from ci.run.context import Context
+from ci.run.events import Event, Events
+from ci.settings import Settings
+from ci.stages.promote import promote, rollback
+from ci.stages.rehearse import Actors, rehearse
+from ci.tools.command import Programs
+from ci.tools.helm import Helm, Revision
+from ci.tools.kube import Kube
+from ci.tools.wait import SystemClock, wait_until
+from tests.failure_injection import images
+
+ROOT = Path(__file__).parents[2]
+CHART = Path(__file__).parent / "chart"
+CERTS = "certs.d"
+"""Where the node looks how to reach a registry, below the rig's folder."""
+RELEASE = "engine-release"
+PASSWORD = "swordfish-of-the-matrix"
+WITNESS = "witness"
+WITNESS_RATE = 10.0
+WITNESS_SECONDS = 3600
+"""No cluster of the matrix lasts longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """Made once, used by every worker."""
+
+    tools: Tools
+    cluster: Cluster
+    images: Mapping[str, Image]
+    folder: Path
+    """Where the table and each case's run folder go."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One line of the table."""
+
+    case: str
+    expected: str
+    seen: str = "it did not come to its end"
+    requests: str = "-"
+    """Failed of sent, as a witness in the cluster that the promotion knows nothing of saw it."""
+    seconds: float = 0.0
+    passed: bool = False
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The state on the cluster."""
+
+    version: str
+    """What the Service answers, of every ready pod."""
+    digests: frozenset[str]
+    revision: int
+    status: str
+    holder: str
+    """Who holds the promotion's lock."""
+
+    def __str__(self) -> str:
+        held = f", lock held by {self.holder}" if self.holder else ""
+        return f"{self.version} serves, revision {self.revision} {self.status}{held}"
+
+
+def proof(image: Image) -> Proof:
+    """What a passing proof of the image would be: how it comes about is tested elsewhere."""
+    case = Case("test_of_the_matrix", Outcome.PASSED, 1.0)
+    api = images.api(image.tag)
+    return Proof(image, (case,), Path("junit.xml"), datetime.now(UTC), api=api)
+
+
+@dataclass(slots=True)
+class Standing:
+    """A release that the cases of one process use after one another; empty while there is none."""
+
+    namespace: str = ""
+
+
+@dataclass(slots=True)
+class Place:
+    """A namespace with a release of its own, and everything to look at it from outside."""
+
+    rig: Rig
+    namespace: str
+    row: Row
+    standing: Standing = field(default_factory=Standing)
+    chart: Path = CHART
+    hooks: list[Callable[[Event], None]] = field(default_factory=list)
+    runs: int = 0
+    witness: str = ""
+    first: int = 1
+    """The revision that the case found, or installed."""
+    seen_before: tuple[int, int] = (0, 0)
+    """Requests sent and failed, by the witness's account, when the case began."""
+    returns: bool = False
+    """Whether the release may stand for the next case, should this one pass."""
+    folder: Path = field(init=False)
+    """Where the case leaves what it made."""
+
+    def __post_init__(self) -> None:
+        self.folder = self.rig.folder / self.namespace
+
+    # -- tools of the test itself, apart from those under test --------------------------------
+
+    @property
+    def programs(self) -> Programs:
+        return Programs(env=os.environ, logs=self.folder / "test")
+
+    @property
+    def kube(self) -> Kube:
+        return Kube(self.rig.tools.kubectl, self.rig.cluster, self.programs, SystemClock())
+
+    @property
+    def helm(self) -> Helm:
+        return Helm(self.rig.tools.helm, self.rig.cluster, self.programs)
+
+    def kubectl(self, *words: str, input: str | None = None) -> str:
+        return self.kube.run(*words, "--namespace", self.namespace, input=input).stdout
+
+    def history(self) -> list[Revision]:
+        return self.helm.history(RELEASE, self.namespace)
+
+    # -- the release ----------------------------------------------------------------------------
+
+    def stand(self) -> None:
+        """A watched release that serves v1: the one that the case before left so, else a new
+        one. For cases that leave it so, too."""
+        if self.standing.namespace:
+            self.namespace, self.witness = self.standing.namespace, WITNESS
+            self.standing.namespace = ""
+            self.first = self.history()[-1].number
+            account = self._witnessed()
+            self.seen_before = (account.sent, account.failed)
+        else:
+            # One pod each is replaced in half the time, and is harder to replace without a gap.
+            self.install(replicas={"gateway": 1, "builder": 1})
+            self.watch()
+        self.returns = True
+
+    def install(self, tag: str = "v1", *, repository: str = "", **values: Any) -> None:
+        repository = repository or self.rig.images[tag].repository
+        self.helm.install(
+            RELEASE,
+            self.chart,
+            self.namespace,
+            {"tag": tag, "image": {"repository": repository}, "password": PASSWORD, **values},
+            timeout=180,
+        )
+
+    def upgrade_words(self, tag: str, timeout: str) -> list[str]:
+        """A bare upgrade, as somebody without this project does it."""
+        words = self.helm.upgrade_words(RELEASE, self.chart, {"tag": tag})
+        return self.helm.argv(*words, "--wait", "--timeout", timeout, namespace=self.namespace)
+
+    def target(self, **changed: Any) -> Target:
+        described: dict[str, Any] = {
+            "name": "matrix",
+            "cluster": self.rig.cluster,
+            "namespace": self.namespace,
+            "release": RELEASE,
+            "chart": self.chart,
+            "image_repository": self.rig.images["v1"].repository,
+            "timeout_seconds": 150,
+            "gateway": "engine",
+            "health_paths": ("/health", "/readyz"),
+            "deployments": ("engine", "engine-builder"),
+            "probing": Probing(path="/work"),
+            "allow_migrations": True,
+        }
+        return Target(**{**described, **changed})
+
+    def context(self, registry: Registry | None = None) -> Context:
+        """Of one more run; ``registry`` is one that stands for the local one."""
+        self.runs += 1
+        run_dir = self.folder / f"run-{self.runs}"
+        cancel = threading.Event()
+        clock = SystemClock(cancel)
+        programs = Programs(env=os.environ, logs=run_dir / "logs", cancel=cancel)
+        events = Events(clock, path=run_dir / "events.jsonl", redactor=programs.redactor)
+        for hook in self.hooks:
+            events.listen(hook)
+        home = homes.Home(homes.path(os.environ))
+        tools = self.rig.tools
+        if registry is not None:
+            tools = replace(tools, registry=registry)
+        return Context(ROOT, Settings(), tools, programs, clock, events, run_dir, home)
+
+    def promote(
+        self,
+        version: str | Image,
+        *,
+        after: Callable[[Release], None] | None = None,
+        context: Context | None = None,
+        proven: Callable[[Image], Proof] = proof,
+        force: bool = False,
+        **changed: Any,
+    ) -> Promotion:
+        image = self.rig.images[version] if isinstance(version, str) else version
+        target = self.target(**changed)
+        return promote(context or self.context(), target, proven(image), after=after, force=force)
+
+    def rehearse(self, version: str) -> Rehearsal:
+        """On this very cluster, in a namespace beside the release's own."""
+        actors = Actors(promote, rollback)
+        target = self.target(name=self.namespace)
+        image = self.rig.images[version]
+        return rehearse(self.context(), self.rig.cluster, target, proof(image), actors, redirect={})
+
+    def rollback(self, revision: int | None = None, *, dry_run: bool = False) -> Rollback:
+        return rollback(self.context(), self.target(), revision, dry_run=dry_run)
+
+    def refused(self, error: type[PipelineError], *says: str) -> Callable[..., PipelineError]:
+        """Calls what has to raise exactly ``error``, with each of ``says`` in its words."""
+
+        def call(fn: Callable[..., object], *a: Any, **k: Any) -> PipelineError:
+            try:
+                fn(*a, **k)
+            except PipelineError as raised:
+                problem = raised
+            else:
+                raise AssertionError(f"{error.__name__} was expected, and nothing was raised")
+            text = self.row.cause = f"{problem} | {problem.remedy}"
+            assert type(problem) is error, f"{type(problem).__name__}: {text}"
+            for words in says:
+                assert words in text, f"{words!r} is not in: {text}"
+            assert PASSWORD not in text, "a secret was told"
+            return problem
+
+        return call
+
+    # -- how it ended ---------------------------------------------------------------------------
+
+    def end(self) -> End:
+        pods = self.kube.pods(self.namespace, "app=engine")
+        serving = [
+            pod
+            for pod in pods
+            if not pod["metadata"].get("deletionTimestamp")
+            and any(
+                c["type"] == "Ready" and c["status"] == "True"
+                for c in pod["status"].get("conditions", [])
+            )
+        ]
+        path = f"/api/v1/namespaces/{self.namespace}/services/http:engine:80/proxy/version"
+        answers = {self.answer(path) for _ in range(3)}
+        held = lease.read(self.kube, RELEASE, self.namespace)
+        latest = self.history()[-1]
+        return End(
+            "+".join(sorted(answers)),
+            frozenset(
+                status["imageID"].rpartition("@")[2]
+                for pod in serving
+                for status in pod["status"]["containerStatuses"]
+            ),
+            latest.number,
+            latest.status,
+            str((held.get("spec") or {}).get("holderIdentity") or ""),
+        )
+
+    def answer(self, path: str) -> str:
+        """What the API server, or whom it forwards to, answers."""
+        found = self.kube.ask("GET", path)
+        if not found.ok:
+            raise CommandFailed(f"GET {path}: {found.problem}")
+        return found.text
+
+    def ends(self, version: str, revision: int, *, status: str = "deployed") -> None:
+        """The release serves ``version`` from every pod, and nobody holds the lock. The case
+        found it at ``revision`` 1."""
+        last = self.end()
+        self.row.seen = str(last)
+        if self.witness:
+            self.witnessed()
+        assert last.version == version, last
+        assert last.digests == {self.rig.images[version].digest}, last
+        assert (last.revision, last.status) == (self.first - 1 + revision, status), last
+        assert not last.holder, last
+
+    def watch(self) -> None:
+        """Start the witness: requests at a steady rate, of which none may be lost."""
+        gateway = self.kube.read("deployments", "engine", self.namespace)
+        assert gateway is not None
+        target = self.target(probing=Probing(path="/version", per_second=WITNESS_RATE))
+        pod = in_cluster.manifest(target, gateway, self.rig.images["v1"].by_tag)
+        pod["metadata"] = {"name": WITNESS, "labels": {"matrix": WITNESS}}
+        pod["spec"]["activeDeadlineSeconds"] = WITNESS_SECONDS
+        # Two cases' releases and witnesses, and those that stand for the next, are to fit on it.
+        pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "50m"
+        self.kube.create("pods", self.namespace, pod)
+        self.witness = WITNESS
+
+        def began() -> bool:
+            """kube-proxy may learn of a new Service later than a new pod does, which then asks
+            whoever is behind the node. That says nothing about a promotion."""
+            now = self._account()
+            if now is None or now.answered < 3 or now.answered + now.failed < now.sent:
+                return False
+            self.seen_before = (now.sent, now.failed)
+            return True
+
+        wait_until("the witness's first answers", began, timeout=60, clock=SystemClock())
+
+    def _account(self) -> Account | None:
+        said = self.kube.logs(self.witness, self.namespace, tailLines=3)
+        return in_cluster.parse(said.text) if said.ok else None
+
+    def _witnessed(self) -> Account:
+        found = self._account()
+        assert found is not None, "the witness was lost"
+        return found
+
+    def witnessed(self) -> tuple[int, int]:
+        """Requests sent and failed since the case began."""
+        now = self._witnessed()
+        sent, failed = now.sent - self.seen_before[0], now.failed - self.seen_before[1]
+        self.row.requests = f"{failed} of {sent}"
+        return sent, failed
+
+    def nothing_lost(self) -> None:
+        _, failed = self.witnessed()
+        assert failed == 0, str(self._account())
+
+    def leave(self) -> None:
+        """Hand the release on to the next case, or remove it."""
+        if self.returns and self.row.passed:
+            self.standing.namespace = self.namespace
+        else:
+            self.remove()
+
+    def remove(self) -> None:
+        self.kube.run("delete", "namespace", self.namespace, "--wait=false", "--ignore-not-found")
+
+
+# -- what a case does to programs ------------------------------------------------------------------
+
+
+def processes(*words: str) -> list[int]:
+    """Processes with all of ``words`` in their command line. The words name what only one case
+    uses, so that these are processes of that case."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                line = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if all(any(word in part for part in line) for word in words):
+                found.append(int(folder.name))
+    return found
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def at_step(name: str, do: Callable[[], object], *, later: float = 0.0) -> Callable[[Event], None]:
+    """A listener that calls ``do`` in a thread of its own, ``later`` seconds into a step."""
+
+    def hear(event: Event) -> None:
+        if event.kind == "step.started" and event.step == name:
+            timer = threading.Timer(later, do)
+            timer.daemon = True
+            timer.start()
+
+    return hear
+
+
+def until(what: str, condition: Callable[[], object], timeout: float = 60) -> None:
+    def true() -> bool:
+        try:
+            return bool(condition())
+        except PipelineError:
+            return False
+
+    wait_until(what, true, timeout=timeout, clock=SystemClock(), interval=0.1)
+
+
+def write(folder: Path, row: Row) -> None:
+    path = folder / "rows"
+    path.mkdir(parents=True, exist_ok=True)
+    (path / f"{row.case}.json").write_text(json.dumps(asdict(row)), encoding="utf-8")
+
+
+COLUMNS = ("case", "expected end", "seen end", "failed requests", "seconds", "ok")
+
+
+def table(folder: Path, into: Path) -> str:
+    """The rows that the workers wrote: ``matrix.json``, as the run's report takes it, and
+    ``matrix.md``. Those that failed come first."""
+    found = [json.loads(p.read_text("utf-8")) for p in sorted((folder / "rows").glob("*.json"))]
+    found.sort(key=lambda row: row["passed"])
+    rows = [
+        [r["case"], r["expected"], r["seen"], r["requests"], f"{r['seconds']:.0f}", r["passed"]]
+        for r in found
+    ]
+    described = {
+        "title": "Promotions that were made to fail",
+        "note": "Failed requests are those that a witness in the cluster sent during the case.",
+        "columns": COLUMNS,
+        "rows": rows,
+        "causes": {row["case"]: row["cause"] for row in found},
+    }
+    (into / "matrix.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    lines = [COLUMNS, ["---"] * len(COLUMNS)]
+    lines += [[*cells, "yes" if passed else "NO"] for *cells, passed in rows]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    (into / "matrix.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def monotonic() -> float:
+    return time.monotonic()

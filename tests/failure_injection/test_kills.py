@@ -1,0 +1,66 @@
+"""SIGKILL at every step of the journal. Whoever comes next is never hindered by a lock, and finds
+either nothing to repair, or half a change that he is told of and one rollback repairs."""
+
+from __future__ import annotations
+
+import pytest
+
+from ci.errors import PlanRefused
+from tests.failure_injection.kills import AFTER, BEFORE, REPAIRS, Kill, survive
+from tests.failure_injection.rig import Place, processes, until
+from tests.failure_injection.victim import killed
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.mark.end(f"killed {len(BEFORE)} times, untouched; 0 requests lost")
+def test_killed_before_the_change(place: Place) -> None:
+    place.stand()
+    for shot in BEFORE:
+        survive(place, shot)
+
+
+@pytest.mark.end("next is refused, or nothing is to repair; v1 serves; 0 requests lost")
+@pytest.mark.parametrize("shot", AFTER, ids=str)
+def test_killed(place: Place, shot: Kill) -> None:
+    place.stand()
+    survive(place, shot)
+
+
+@pytest.mark.end(f"{len(REPAIRS)} rollbacks killed; the next repairs; v1 serves; 0 requests lost")
+def test_killed_in_the_repair(place: Place) -> None:
+    place.stand()
+    killed(place, "v2", "judge the pods")
+    for shot in REPAIRS:
+        survive(place, shot)
+    place.rollback()
+    place.first = place.history()[-1].number
+    place.ends("v1", 1)
+    place.nothing_lost()
+
+
+@pytest.mark.end("killed at every step before the change; the next one promotes; 0 requests lost")
+def test_next_promotion(place: Place) -> None:
+    place.install()
+    place.watch()
+    for step in ("take the lock", "plan", "check again", "upgrade"):
+        killed(place, "v2", step)
+        assert place.end().version == "v1"
+    place.promote("v2")
+    place.ends("v2", 2)
+    place.nothing_lost()
+
+
+@pytest.mark.end("next is refused; rollback repairs; v1 serves; 0 requests lost")
+def test_helm_went_on(place: Place) -> None:
+    place.stand()
+    killed(place, "v2", "upgrade", 2.5)
+    until(
+        "the orphaned Helm to end",
+        lambda: not processes(place.namespace, "upgrade", "--wait"),
+        timeout=120,
+    )
+    place.refused(PlanRefused, "killed in the middle", "rollback")(place.promote, "v2")
+    place.rollback()
+    place.ends("v1", 3)
+    place.nothing_lost()

@@ -1,0 +1,121 @@
+"""``pipeline.py plan``: what it shows, and its status."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from ci.cli import app
+from ci.model import Check
+from ci.promotion.plan import diff
+from ci.promotion.plan.diff import Change, Difference, Plan
+from ci.report import terminal
+from ci.workflow import commands
+
+CHANGE = Change("old", "new", "registry:5000/x", "registry:5000/x", 4, 5)
+IMAGE = Difference(
+    "Deployment/x",
+    "spec.template.spec.containers[x].image",
+    "registry:5000/x:old",
+    "registry:5000/x:new",
+    True,
+    "the image",
+)
+LABEL = Difference("Deployment/x", "metadata.labels.version", "old", "new", True, "the tag")
+ADDED = Difference("ConfigMap/more", "", "absent", "present", False, "not of the image")
+
+
+def shown(*differences: Difference) -> str:
+    out = io.StringIO()
+    terminal.plan(Plan(CHANGE, differences), out)
+    return out.getvalue()
+
+
+def test_fields_stand_under_their_object_each_side_on_its_line() -> None:
+    lines = shown(LABEL, IMAGE).splitlines()
+    assert lines[:3] == ["revision 4 -> 5", "- registry:5000/x:old", "+ registry:5000/x:new"]
+    assert lines.count("  Deployment/x") == 1
+    at = lines.index("    spec.template.spec.containers[x].image  (the image)")
+    assert lines[at + 1 : at + 3] == ["    - registry:5000/x:old", "    + registry:5000/x:new"]
+    assert lines[-1] == "2 changes in 1 object: all from the image's tag"
+
+
+def test_what_is_refused_comes_first_and_is_marked() -> None:
+    lines = shown(IMAGE, ADDED).splitlines()
+    assert lines.index("! ConfigMap/more") < lines.index("  Deployment/x")
+    assert "    the whole object  (not of the image)" in lines
+    assert lines[-1] == "2 changes in 2 objects: 1 refused (!)"
+
+
+def test_what_was_asked_is_ticked_or_says_why_not() -> None:
+    asked = (Check("chart is the live one", True, "x-1"), Check("API", False, "/a is gone"))
+    out = io.StringIO()
+    terminal.plan(Plan(CHANGE, (IMAGE,), asked), out)
+    assert "[x] chart is the live one: x-1\n[ ] API: /a is gone\n" in out.getvalue()
+
+
+def test_the_live_image_changes_nothing() -> None:
+    assert shown().splitlines()[-1] == "nothing would change"
+
+
+def test_text_with_brackets_is_no_markup() -> None:
+    text = "[bold]not markup[/bold]"
+    assert text in shown(Difference("ConfigMap/x", "data.a", text, "b", False, "not of the image"))
+
+
+def test_a_secret_is_never_shown() -> None:
+    def secret(value: str) -> diff.Rendered:
+        return diff.parse(
+            f"apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{p: {value}}}\n", ""
+        )
+
+    made = diff.make(
+        CHANGE,
+        live=secret("swordfish"),
+        same=secret("swordfish"),
+        new=secret("marlin"),
+        again=secret("marlin"),
+    )
+    said = shown(*made.differences)
+    assert "Secret/s" in said
+    assert "swordfish" not in said
+    assert "marlin" not in said
+
+
+@pytest.mark.parametrize(
+    ("differences", "kept", "status"),
+    [((IMAGE, LABEL), True, 0), ((), True, 0), ((IMAGE, ADDED), True, 31), ((IMAGE,), False, 31)],
+)
+def test_the_status_says_whether_it_would_be_refused(
+    differences: tuple[Difference, ...],
+    kept: bool,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[Any] = []
+
+    def made(_context: object, options: Any, image: str) -> Plan:
+        asked.append((options.target, image))
+        return Plan(CHANGE, differences, (Check("API", kept, "/a is gone"),))
+
+    monkeypatch.setattr(commands, "plan", made)
+
+    def ask(command: str, _common: object, body: Any, *, targets: object) -> object:
+        assert (command, targets) == ("plan", ("prod",))
+        return body(None)
+
+    monkeypatch.setattr(app, "_ask", ask)
+    assert app.main(["plan", "--target", "prod", "--image", "last"]) == status
+    assert asked == [("prod", "last")]
+    said = capsys.readouterr()
+    assert "revision 4 -> 5" in said.out
+    assert ("1 of 2 differences" in said.err) == (ADDED in differences)
+    assert ("would be refused: API: /a is gone" in said.err) is not kept
+
+
+def test_it_wants_an_image(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["plan"]) == 2
+    assert "--image" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+"""What is asked before a change and needs no cluster."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ci.errors import PlanRefused, ProofFailed
+from ci.model import Case, Check, Cluster, Image, Outcome, Proof, Target
+from ci.promotion.plan import diff
+from ci.promotion.preflight import inspect as inspection
+from ci.promotion.release.reader import Present
+from ci.tools.helm import Revision
+
+IMAGE = Image("registry:5000/model-engine", "queue-timeout-1", "sha256:" + "a" * 64)
+
+
+def proof(*outcomes: Outcome) -> Proof:
+    cases = tuple(Case(f"test_{n}", outcome, 0.1) for n, outcome in enumerate(outcomes))
+    return Proof(IMAGE, cases, Path("junit.xml"), datetime(2026, 11, 23, tzinfo=UTC))
+
+
+def test_only_a_passing_proof_goes_on() -> None:
+    inspection.refuse_unproven(proof(Outcome.PASSED, Outcome.SKIPPED))
+    with pytest.raises(ProofFailed, match="queue-timeout-1 failed: test_1, test_2, test_3 and 1"):
+        inspection.refuse_unproven(proof(Outcome.PASSED, *[Outcome.FAILED] * 4))
+    for nothing in (proof(), proof(Outcome.SKIPPED)):
+        with pytest.raises(ProofFailed, match="no test case passed"):
+            inspection.refuse_unproven(nothing)
+
+
+TARGET = Target("prod", Cluster("c", Path("k"), "c", True), "n", "rel", Path("x"), "r/engine")
+RELEASED = diff.parse(
+    "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {a: one}\n---\n"
+    "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\nspec: {parallelism: 1}\n---\n"
+    "apiVersion: keda.sh/v1\nkind: ScaledObject\nmetadata: {name: s}\nspec: {max: 3}\n",
+    "",
+)
+CONFIG, JOB, SCALED = RELEASED.objects
+
+
+def as_released(unread: frozenset[diff.Key] = frozenset(), **spec: object) -> Check:
+    """With a ConfigMap that says ``data``, and a ScaledObject of at most ``most``."""
+    objects: dict[diff.Key, dict[str, object]] = {SCALED: {"spec": {"max": spec.get("most", 3)}}}
+    if "data" in spec:
+        objects[CONFIG] = {"data": {"a": spec["data"]}}
+    present = Present(objects, unread, "no rights")
+    return inspection.as_released(TARGET, Revision(7, "deployed", "c-1", ""), RELEASED, present)
+
+
+def test_what_a_hand_changed_is_named_and_refused() -> None:
+    """A Job that is gone has come to its end."""
+    assert as_released(data="one").evidence == "2 objects"
+    with pytest.raises(PlanRefused, match=r"ConfigMap/c data\.a") as caught:
+        as_released(data="two")
+    assert "--revision 7" in caught.value.remedy
+    with pytest.raises(PlanRefused, match="ConfigMap/c is gone"):
+        as_released()
+
+
+def test_what_a_controller_wrote_is_named_and_what_is_not_read_is_told() -> None:
+    assert (
+        "written by controllers: ScaledObject/s spec.max"
+        in as_released(data="one", most=9).evidence
+    )
+    assert "1 were not read (no rights)" in as_released(frozenset({CONFIG})).evidence
