@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ci.workflow import commands
 else:
     # It brings all stages along, which --help and a wrong option need not wait for.
-    flow = OnFirstUse("ci.workflow.commands")
+    commands = OnFirstUse("ci.workflow.commands")
 
 T = TypeVar("T")
 
