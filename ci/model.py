@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
+from ci.digest import Digest
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -19,8 +21,7 @@ class Image:
     repository: str
     """Registry and name without tag, for example ``gate-registry:5000/model-engine``."""
     tag: str
-    digest: str
-    """``sha256:`` and 64 hexadecimal digits."""
+    digest: Digest
 
     @property
     def by_digest(self) -> str:
@@ -244,7 +245,7 @@ class ReleaseState:
 
     revision: int
     """That its chart and values are of."""
-    digest: str
+    digest: Digest
     """Of the image that its pods run."""
     values: str
     """SHA-256 of its values in hexadecimal, secrets left out."""

@@ -36,6 +36,8 @@ from urllib.parse import quote, quote_plus
 
 import yaml
 
+from ci import digest
+
 HIDDEN = "(left out)"
 """Stands for a whole value of a decoded tree."""
 MARK = "***"
@@ -155,7 +157,7 @@ _LAST_APPLIED = re.compile(
     r"(?P<keep>last-applied-configuration\\{0,8}[\"']?\s{0,4}[=:]\s{0,4})(?P<value>\{.*)$"
 )
 
-_HARMLESS = re.compile(r"[A-Za-z0-9_/ ]{0,14}|sha256:[0-9a-f]{64}")
+_HARMLESS = re.compile(rf"[A-Za-z0-9_/ ]{{0,14}}|{digest.PATTERN}")
 
 _JSON_OPENS = ("{", "[", "[{")
 _YAML_OPENS = re.compile(

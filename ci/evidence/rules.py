@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
+from ci.digest import Digest
 from ci.errors import EvidenceRefused
 from ci.evidence import dsse, statement
 from ci.evidence.keys import PublicKey
@@ -46,8 +47,7 @@ class Wanted:
 
     image: str
     """As the person named it, for messages."""
-    digest: str
-    """``sha256:`` and 64 hexadecimal digits."""
+    digest: Digest
     chart: Subject
 
 
@@ -104,7 +104,7 @@ def approved(
         attached, policy.approvers, statement.APPROVAL, wanted.image, statement.read_approval
     )
     for given in found:
-        if not any(s.digest == wanted.digest.removeprefix("sha256:") for s in given.subjects):
+        if not any(s.digest == wanted.digest.hex for s in given.subjects):
             flaws.append("is of another image")
         elif given.target != target:
             flaws.append(f"is for {given.target}")
@@ -139,7 +139,7 @@ def rehearsed(
     about: list[Rehearsed] = []
     for given in found:
         digests = {subject.digest for subject in given.subjects}
-        if wanted.digest.removeprefix("sha256:") not in digests:
+        if wanted.digest.hex not in digests:
             flaws.append("is of another image")
         elif wanted.chart.digest not in digests:
             flaws.append("is of another chart")
@@ -168,7 +168,7 @@ def _rehearsal_flaw(given: Rehearsed, policy: Policy, state: ReleaseState, now: 
     if given.state.revision != state.revision:
         return f"is of revision {given.state.revision}, the release is at {state.revision}"
     if given.state.digest != state.digest:
-        return f"began with {given.state.digest[:19]}, the release serves {state.digest[:19]}"
+        return f"began with {given.state.digest.short}, the release serves {state.digest.short}"
     if given.state.values != state.values:
         return f"is of other values than the release has at revision {state.revision}"
     if now - given.at > policy.max_age:
@@ -264,7 +264,7 @@ def _understood(payload: bytes, image: str) -> TestResult:
 
 def _about(result: TestResult, wanted: Wanted) -> Subject:
     """The image among the subjects; the chart must be among them, too."""
-    subject = result.of(wanted.digest)
+    subject = result.of(wanted.digest.hex)
     if subject is None:
         others = ", ".join(s.name for s in result.subjects) or "nothing"
         message = f"the evidence attached to {wanted.image} is of another image ({others})"
@@ -273,11 +273,11 @@ def _about(result: TestResult, wanted: Wanted) -> Subject:
         message = f"the evidence of {wanted.image} does not name its tag"
         raise _Refusal(5, message, PROVE_AGAIN, result.finished)
     if result.of(wanted.chart.digest) is None:
-        others = ", ".join(f"{s.name} {s.digest[:12]}" for s in result.subjects if s is not subject)
+        others = ", ".join(f"{s.name} {s.short}" for s in result.subjects if s is not subject)
         raise _Refusal(
             6,
             f"{wanted.image} was proven with another chart than the target's"
-            f" {wanted.chart.name} {wanted.chart.digest[:12]} ({others or 'none'})",
+            f" {wanted.chart.name} {wanted.chart.short} ({others or 'none'})",
             "promote with the chart it was proven with, or prove it with this one"
             " (gate.chart in pipeline.toml)",
             result.finished,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ci.digest import Digest
 from ci.model import Case, Check, Outcome, ReleaseState
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -45,6 +46,11 @@ class Subject:
     """SHA-256 in hexadecimal."""
     tag: str = ""
 
+    @property
+    def short(self) -> str:
+        """The digest for a reader; empty where the subject has none."""
+        return Digest.from_hex(self.digest).short if self.digest else ""
+
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
@@ -67,9 +73,8 @@ class TestResult:
     """How the image described its API; empty where it did not."""
 
     def of(self, digest: str) -> Subject | None:
-        """The subject with this digest (with or without its ``sha256:``)."""
-        wanted = digest.removeprefix("sha256:")
-        return next((s for s in self.subjects if s.digest == wanted), None)
+        """The subject with this digest, in hexadecimal."""
+        return next((s for s in self.subjects if s.digest == digest), None)
 
     def to_json(self) -> bytes:
         run = {
@@ -214,7 +219,7 @@ def read_rehearsal(payload: bytes) -> Rehearsed:
         raise NotUnderstood("its result is not that of its checks")
     state = ReleaseState(
         revision,
-        digest=_text(predicate.get("before"), "before"),
+        digest=_image_digest(predicate),
         values=_text(predicate.get("values"), "values"),
     )
     return Rehearsed(
@@ -325,6 +330,13 @@ def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise NotUnderstood(f"{what} is not a text")
     return value
+
+
+def _image_digest(predicate: Mapping[str, Any]) -> Digest:
+    try:
+        return Digest(_text(predicate.get("before"), "before"))
+    except ValueError:
+        raise NotUnderstood("what it began with is not a digest") from None
 
 
 def _sha256(holder: Mapping[str, Any]) -> str:

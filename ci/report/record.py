@@ -20,6 +20,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, parse
 
 from ci import redaction
+from ci.digest import Digest
 from ci.model import (
     Case,
     Changed,
@@ -320,7 +321,7 @@ def _published(events: Iterable[Mapping[str, Any]]) -> Image | None:
     for event in events:
         found = re.search(r"published (\S+)@sha256:", str(event.get("text", "")))
         if found and event.get("step") == "build" and event.get("digest"):
-            return Image(found[1], str(event.get("tag", "")), str(event["digest"]))
+            return Image(found[1], str(event.get("tag", "")), Digest.read(str(event["digest"])))
     return None
 
 
@@ -388,7 +389,7 @@ def _pieced(folder: Path, steps: tuple[Step, ...], seconds: float) -> RunRecord:
 def _image(raw: Any) -> Image | None:
     if not isinstance(raw, dict) or not _has(raw, "repository", "tag", "digest"):
         return None
-    return Image(str(raw["repository"]), str(raw["tag"]), str(raw["digest"]))
+    return Image(str(raw["repository"]), str(raw["tag"]), Digest.read(str(raw["digest"])))
 
 
 def _case(raw: Mapping[str, Any]) -> Case | None:

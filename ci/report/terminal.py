@@ -451,7 +451,7 @@ def status(found: Status, stream: IO[str]) -> None:
                 "yes" if pod.ready else "no",
                 str(pod.restarts),
                 pod.image.rpartition("/")[2],
-                pod.digest[:19],
+                pod.digest.short if pod.digest else "",
             )
             for pod in found.pods
         ],

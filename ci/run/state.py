@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ci.digest import Digest
 from ci.errors import Locked
 from ci.model import Image
 from ci.tools.process_identity import Process
@@ -110,7 +111,8 @@ class Home:
             if record is not None:
                 try:
                     at = datetime.fromisoformat(record.pop("at"))
-                    image = Image(**record.pop("image"))
+                    image = record.pop("image")
+                    image = Image(image["repository"], image["tag"], Digest(image["digest"]))
                     found.append(Proven(at=at, image=image, **record))
                 except (KeyError, TypeError, ValueError):
                     continue  # written by another version

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from ci.digest import Digest
 from ci.errors import EvidenceRefused
 from ci.evidence import dsse, keys, packing, rules, statement
 from ci.evidence.rules import Accepted, Policy, Wanted
@@ -33,7 +34,7 @@ class Source:
     """Where an image and its evidence are looked for."""
 
     repository: str
-    digest: str
+    digest: Digest
     login: Login | None = None
 
     @property
@@ -87,7 +88,7 @@ def approve(context: Context, source: Source, target: str, by: str) -> None:
             remedy="sign with an approver's key (evidence.key_file or key_env), or add its public"
             " half to evidence.approver_keys",
         )
-    subject = Subject(source.repository, source.digest.removeprefix("sha256:"))
+    subject = Subject(source.repository, source.digest.hex)
     given = Approval((subject,), by=by, target=target, at=datetime.now(UTC))
     content = dsse.sign(given.to_json(), statement.PAYLOAD_TYPE, key).to_json()
     context.folder.verbatim(APPROVAL_FILE, content)
@@ -111,7 +112,7 @@ def attach_rehearsal(context: Context, source: Source, chart: Path, rehearsal: R
     """Sign the verdict of a rehearsal, keep it in the run's folder and attach it to the image. One
     that failed is attached, too: the newest decides."""
     key = signing_key(context)
-    image = Subject(source.repository, source.digest.removeprefix("sha256:"))
+    image = Subject(source.repository, source.digest.hex)
     verdict = Rehearsed(
         (image, chart_subject(chart)),
         target=rehearsal.target,
@@ -161,7 +162,7 @@ def stated(context: Context, proof: Proof) -> TestResult:
     cases = tuple(
         Case(c.name, c.outcome, c.seconds, redactor.text(c.message)[:300]) for c in proof.cases
     )
-    image = Subject(proof.image.repository, proof.image.digest[7:], proof.image.tag)
+    image = Subject(proof.image.repository, proof.image.digest.hex, proof.image.tag)
     return TestResult(
         subjects=(image, chart_subject(context.path(settings.gate.chart))),
         result=statement.PASSED if proof.passed else statement.FAILED,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ci.digest import Digest
 from ci.errors import BuildFailed, CommandFailed, SettingsError
 from ci.model import Image
 from ci.run.context import Context
@@ -64,8 +65,8 @@ def latest(context: Context) -> Image | None:
     if record is None:
         return None
     registry = context.tools.registry
-    image = Image(record["repository"], record["tag"], record["digest"])
-    if image.repository != f"{registry.name}/{context.settings.image.name}":
+    image = Image(record["repository"], record["tag"], Digest.read(record["digest"]))
+    if not image.digest or image.repository != f"{registry.name}/{context.settings.image.name}":
         return None
     return image if _published(context, context.settings.image.name, image.digest) else None
 
@@ -199,7 +200,7 @@ def _pip_config(context: Context) -> dict[str, str]:
     return {key.strip(): value.strip().strip("'\"") for key, _, value in pairs}
 
 
-def _published(context: Context, name: str, reference: str) -> str | None:
+def _published(context: Context, name: str, reference: str) -> Digest | None:
     registry = context.tools.registry
     with open_repository(
         f"{registry.name}/{name}", local=registry, programs=context.programs

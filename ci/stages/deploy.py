@@ -11,6 +11,7 @@ import yaml
 
 import servicebus_emulator
 from ci import standins as manifests
+from ci.digest import Digest
 from ci.errors import ChartInvalid, DeployFailed, ForeignCluster, WaitTimeout
 from ci.model import Cluster, Image, Release, ServiceBusAccess, StandIns
 from ci.promotion.release import reader
@@ -235,7 +236,7 @@ def settled(context: Context, cluster: Cluster, namespace: str) -> None:
 def render(context: Context) -> None:
     """Whether the chart renders, before anything is built. Raises :class:`ChartInvalid`."""
     settings = context.settings
-    image = Image("registry.invalid/image", "tag", "sha256:" + "0" * 64)
+    image = Image("registry.invalid/image", "tag", Digest.from_hex("0" * 64))
     charts.render(
         context.tools.helm,
         context.programs,

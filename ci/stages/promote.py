@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
+from ci.digest import Digest
 from ci.errors import Interrupted, PipelineError, RollbackFailed, VerifyFailed
 from ci.model import Check, Image, Promotion, Proof, Rollback, RollbackOutcome, Target
 from ci.promotion.plan import diff
@@ -306,7 +307,7 @@ def _there(context: Context, target: Target, way: Planned) -> Rollback:
     return _ended(way, digest, RollbackOutcome.ALREADY_THERE, number)
 
 
-def _ended(way: Planned, digest: str, outcome: RollbackOutcome, latest: int) -> Rollback:
+def _ended(way: Planned, digest: Digest, outcome: RollbackOutcome, latest: int) -> Rollback:
     after = way.described.after
     seen = replace(after, image=replace(after.image, digest=digest))
     return replace(way.described, after=seen, outcome=outcome, revision=latest)

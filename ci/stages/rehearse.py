@@ -255,7 +255,7 @@ def image_here(context: Context, target: Target, image: Image) -> Image:
         open_repository(here.repository, local=local, programs=context.programs) as into,
     ):
         if into.digest(here.tag) != here.digest:
-            context.events.note(f"copying {image.digest[:19]} to {here.repository}")
+            context.events.note(f"copying {image.digest.short} to {here.repository}")
             copy(source, into, here)
     return here
 
@@ -288,7 +288,10 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
     kube, watch = reader.private_kube(context, there), Watch()
 
     def look(now: Snapshot, _: Judgement) -> None:
-        fail_fast(watch, context.clock.monotonic(), troubles(now.pods))
+        try:
+            fail_fast(watch, context.clock.monotonic(), troubles(now.pods))
+        except UnrecoverablePod as problem:
+            raise RehearsalFailed(f"it does not come up: {problem}", remedy=remedy) from problem
 
     expected = Expected(
         there.deployments, there.gateway, image.repository, image.tag, frozenset({image.digest})
@@ -312,7 +315,7 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
         )
     except Interrupted:
         raise
-    except (PipelineError, UnrecoverablePod) as problem:
+    except PipelineError as problem:
         folder = context.folder.below("evidence", "rehearsal")
         diagnostics.collect(kube, there.namespace, folder)
         raise RehearsalFailed(

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from ci.digest import UNKNOWN, Digest
 from ci.errors import PipelineError, VerifyFailed, WaitTimeout
 from ci.model import Check, Image, Target
 from ci.promotion.plan import diff
@@ -47,7 +48,8 @@ class PodRow:
     ready: bool
     restarts: int
     image: str
-    digest: str
+    digest: Digest
+    """:data:`ci.digest.UNKNOWN` until a container has started."""
     started: datetime | None
 
 
@@ -115,7 +117,7 @@ def _pod_rows(name: str, now: Snapshot) -> list[PodRow]:
                 ready=ready(pod),
                 restarts=restarts(pod),
                 image=next(iter(images.values()), ""),
-                digest=next(iter(digests_of(pod, repository).values()), ""),
+                digest=next(iter(digests_of(pod, repository).values()), UNKNOWN),
                 started=datetime.fromisoformat(begun) if begun else None,
             )
         )

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ci.digest import Digest
 from ci.errors import BuildFailed, DiskFull, Interrupted, PipelineError, RegistryRefused
 
 TAIL_LINES = 15
@@ -35,7 +36,7 @@ class Recipe:
     """Docker Engine before 23 reads no zstd, which containerd has read since 1.5."""
 
 
-def build_and_publish(recipe: Recipe, cancel: threading.Event) -> str:
+def build_and_publish(recipe: Recipe, cancel: threading.Event) -> Digest:
     """The digest of the published image, as the registry has it.
 
     Raises :class:`BuildFailed` with the failing step's last lines, :class:`RegistryRefused`
@@ -94,8 +95,8 @@ def build_and_publish(recipe: Recipe, cancel: threading.Event) -> str:
                 remedy="run again; `python3 pipeline.py doctor` shows whether the engine answers",
             ) from problem
         raise problem from None
-    digest = published.rpartition("@")[2]
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+    digest = Digest.found_in(published.rpartition("@")[2])
+    if digest is None:
         raise RegistryRefused(f"publishing {recipe.reference} gave no digest but {published!r}")
     return digest
 

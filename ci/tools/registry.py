@@ -14,6 +14,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from ci.digest import Digest
 from ci.errors import CommandFailed, RegistryRefused
 from ci.model import Image, Login, Registry
 from ci.tools.command import Programs
@@ -79,14 +80,20 @@ class Repository:
         self._credentials = credentials
         self._authorization = f"Basic {credentials}" if credentials else ""
 
-    def digest(self, reference: str) -> str | None:
-        """The digest a tag (or digest) resolves to; ``None`` when there is none."""
+    def digest(self, reference: str) -> Digest | None:
+        """The digest a tag (or digest) resolves to; ``None`` when there is none. Raises
+        :class:`ci.errors.RegistryRefused` for one that is not SHA-256."""
         answer = self._request("HEAD", f"manifests/{reference}", accept=True)
         if answer.status_code == 404:
             return None
         self._refuse(answer, f"{self.name}:{reference}")
         stated = answer.headers.get("docker-content-digest")
-        return stated or _digest(self.manifest(reference)[0])
+        if not stated:
+            return Digest.of(self.manifest(reference)[0])
+        try:
+            return Digest(stated)
+        except ValueError:
+            raise RegistryRefused(f"{self.name}:{reference}: {stated!r} is no SHA-256") from None
 
     def manifest(self, reference: str) -> tuple[bytes, str]:
         """A manifest's bytes and its media type."""
@@ -94,10 +101,11 @@ class Repository:
         self._refuse(answer, f"{self.name}:{reference}")
         return answer.content, answer.headers.get("content-type", MANIFESTS[1]).split(";")[0]
 
-    def equivalents(self, digest: str) -> frozenset[str]:
+    def equivalents(self, digest: Digest) -> frozenset[Digest]:
         """``digest`` and, when it is an index, its platforms' manifests: what nodes may report."""
         content = json.loads(self.manifest(digest)[0])
-        return frozenset({digest, *(m["digest"] for m in content.get("manifests", []))})
+        listed = (Digest.read(str(entry["digest"])) for entry in content.get("manifests", []))
+        return frozenset({digest, *filter(None, listed)})
 
     def has(self, digest: str) -> bool:
         return self._request("HEAD", f"blobs/{digest}").status_code == 200
@@ -116,7 +124,7 @@ class Repository:
                     yield chunk
         except httpx.HTTPError as problem:
             raise self._silent(problem) from problem
-        if f"sha256:{seen.hexdigest()}" != digest:
+        if Digest.from_hex(seen.hexdigest()) != digest:
             raise RegistryRefused(f"{self.name} gave other bytes than {digest}")
 
     def write(self, digest: str, size: int, content: Iterator[bytes]) -> None:
@@ -160,11 +168,11 @@ class Repository:
         other the list is kept under the image's referrers tag, as the specification has it.
         """
         subject, subject_type = self.manifest(digest)
-        if _digest(subject) != digest:
+        if Digest.of(subject) != digest:
             raise RegistryRefused(f"{self.name} gave another manifest than {digest}")
         for blob in (EMPTY, content):
-            if not self.has(_digest(blob)):
-                self.write(_digest(blob), len(blob), iter([blob]))
+            if not self.has(Digest.of(blob)):
+                self.write(Digest.of(blob), len(blob), iter([blob]))
         manifest = json.dumps(
             {
                 "schemaVersion": 2,
@@ -176,7 +184,7 @@ class Repository:
                 "annotations": dict(annotations),
             }
         ).encode()
-        held = _digest(manifest)
+        held = Digest.of(manifest)
         answer = self._request("PUT", f"manifests/{held}", content=manifest, content_type=MANIFEST)
         self._refuse(answer, f"a push to {self.name}@{held}")
         if answer.headers.get("oci-subject") != digest:
@@ -201,7 +209,7 @@ class Repository:
                 continue
             try:
                 manifest, _ = self.manifest(str(entry.get("digest")))
-                if _digest(manifest) != entry.get("digest"):
+                if Digest.of(manifest) != entry.get("digest"):
                     raise RegistryRefused(f"{self.name} gave another manifest than was attached")
                 found += [self._small(layer) for layer in _layers(manifest, media_type)]
             except RegistryRefused as problem:
@@ -368,7 +376,7 @@ def copy(source: Repository, into: Repository, image: Image) -> None:
 
 def _copy_manifest(source: Repository, into: Repository, digest: str) -> tuple[bytes, str]:
     content, media_type = source.manifest(digest)
-    if _digest(content) != digest:
+    if Digest.of(content) != digest:
         raise RegistryRefused(f"{source.name} gave another manifest than {digest}")
     described = json.loads(content)
     for child in described.get("manifests", []):
@@ -404,7 +412,7 @@ def referrers_tag(digest: str) -> str:
 
 
 def _descriptor(content: bytes, media_type: str) -> dict[str, Any]:
-    return {"mediaType": media_type, "digest": _digest(content), "size": len(content)}
+    return {"mediaType": media_type, "digest": Digest.of(content), "size": len(content)}
 
 
 def _descriptors(index: bytes) -> list[dict[str, Any]]:
@@ -433,7 +441,3 @@ def _relative(link: str, asked: httpx.URL, below: str) -> str:
         raise RegistryRefused(f"the registry's list of referrers goes on elsewhere: {url.host}")
     query = f"?{url.query.decode()}" if url.query else ""
     return url.path.removeprefix(below) + query
-
-
-def _digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"

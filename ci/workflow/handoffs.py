@@ -6,10 +6,10 @@ Stages never import each other; what one of them needs of another is handed to i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+from ci.digest import Digest
 from ci.errors import EvidenceRefused, PipelineError, SettingsError
 from ci.model import Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns, Target
 from ci.run.context import Context
@@ -203,7 +203,8 @@ def source(context: Context, image: str, target: str) -> attest.Source:
     raises."""
     image = named(context, image)
     repository, _, digest = image.rpartition("@")
-    if not repository or not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+    named_digest = Digest.read(digest)
+    if not repository or not named_digest:
         raise SettingsError(
             f"{image!r} is not an image by digest",
             remedy="give REPOSITORY@sha256:…, or `last` for what this checkout proved last",
@@ -214,4 +215,4 @@ def source(context: Context, image: str, target: str) -> attest.Source:
         same = described.image_repository.partition("/")[0] == repository.partition("/")[0]
         login = login_of(described) if same else None
     host, slash, path = repository.rpartition("/")
-    return attest.Source(f"{host}{slash}{path.partition(':')[0]}", digest, login)
+    return attest.Source(f"{host}{slash}{path.partition(':')[0]}", named_digest, login)

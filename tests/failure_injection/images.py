@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ci.digest import Digest
 from ci.model import Image, Registry
 from ci.tools.command import Programs
 from ci.tools.registry import Repository, copy, open_repository
@@ -180,11 +181,11 @@ def _patched(patches: tuple[Patch, ...]) -> dict[str, bytes]:
     return files
 
 
-def _amd64(source: Repository, digest: str) -> str:
+def _amd64(source: Repository, digest: Digest) -> Digest:
     manifest = json.loads(source.manifest(digest)[0])
     for child in manifest.get("manifests", []):
         if child.get("platform", {}).get("architecture") == "amd64":
-            return str(child["digest"])
+            return Digest(child["digest"])
     return digest
 
 
@@ -216,7 +217,7 @@ def _derived(
     inner = config.setdefault("config", {})
     environment = [e for e in inner.get("Env") or [] if not e.startswith(("APP_VERSION=", "MODE="))]
     inner.update(Env=[*environment, f"APP_VERSION={tag}", f"MODE={mode}", *env], **changed)
-    config["rootfs"]["diff_ids"].append(_digest(plain))
+    config["rootfs"]["diff_ids"].append(Digest.of(plain))
     config.pop("history", None)
     content = json.dumps(config, sort_keys=True).encode()
     described: dict[str, Any] = {
@@ -227,7 +228,7 @@ def _derived(
     }
     whole = json.dumps(described, sort_keys=True).encode()
     into.write_manifest(tag, whole, MANIFEST)
-    return Image(into.name, tag, _digest(whole))
+    return Image(into.name, tag, Digest.of(whole))
 
 
 def _as_oci(layer: dict[str, Any]) -> dict[str, Any]:
@@ -245,11 +246,7 @@ def _layer(files: dict[str, bytes]) -> bytes:
 
 
 def _put(into: Repository, content: bytes, media_type: str) -> dict[str, Any]:
-    digest = _digest(content)
+    digest = Digest.of(content)
     if not into.has(digest):
         into.write(digest, len(content), iter([content]))
     return {"mediaType": media_type, "digest": digest, "size": len(content)}
-
-
-def _digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"

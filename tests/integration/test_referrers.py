@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from ci.digest import Digest
 from ci.errors import RegistryRefused
 from ci.evidence import dsse, statement
 from ci.model import Image, Tools
@@ -50,7 +51,7 @@ def test_what_is_attached_is_found_by_the_digest(image: tuple[Repository, str]) 
     assert there.digest(referrers_tag(digest)) is not None
     assert there.digest(digest) == digest
     with pytest.raises(RegistryRefused, match="HTTP 404"):
-        attach(there, f"sha256:{'0' * 64}", b"of nothing")
+        attach(there, Digest.from_hex("0" * 64), b"of nothing")
 
 
 def test_attached_at_once_none_is_damaged(image: tuple[Repository, str]) -> None:
@@ -70,6 +71,6 @@ def test_evidence_follows_its_image(
     there, digest = image
     attach(there, digest, b"one")
     with open_repository(f"{empty_registry}/again", programs=Programs(env=os.environ)) as again:
-        copy(there, again, Image("again", "new", digest))
+        copy(there, again, Image("again", "new", Digest(digest)))
         assert copy_attached(there, again, digest, artifact_type=ARTIFACT) == 1
         assert again.attached(digest, artifact_type=ARTIFACT, media_type=LAYER) == [b"one"]

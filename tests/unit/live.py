@@ -246,11 +246,7 @@ def tag_of(words: list[str]) -> str:
 
 
 def owned(name: str, owner: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "uid": f"uid of {name}",
-        "ownerReferences": [{"controller": True, "name": owner}],
-    }
+    return {"name": name, "uid": name, "ownerReferences": [{"controller": True, "name": owner}]}
 
 
 def reply(body: Mapping[str, Any]) -> Answer:

@@ -48,7 +48,7 @@ class Before:
     @property
     def pods(self) -> list[Mapping[str, Any]]:
         """Of every Deployment of the service."""
-        return [pod for name in self.deployments for pod in self.snapshot.pods_of(name)]
+        return [pod for name in self.deployments for pod in self.snapshot.live_pods_of(name)]
 
     def expected(self, target: Target) -> Expected:
         return Expected(
@@ -81,7 +81,7 @@ def proven_image(context: Context, target: Target, proof: Proof) -> tuple[Image,
     ) as there:
         found = there.digest(image.tag)
         if found is None and image.repository != proven.repository:
-            context.events.note(f"copying {proven.digest[:19]} to {image.repository}")
+            context.events.note(f"copying {proven.digest.short} to {image.repository}")
             with open_repository(proven.repository, local=local, programs=context.programs) as here:
                 copy(here, there, image)
             found = there.digest(image.tag)

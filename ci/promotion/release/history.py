@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ci.digest import UNKNOWN, Digest
 from ci.errors import PlanRefused
 from ci.promotion.plan.diff import Rendered
 from ci.promotion.preflight import rules
@@ -46,7 +47,7 @@ class Content:
     gateway's."""
     templates: str = ""
     """SHA-256 of the chart's templates; empty where they cannot be read."""
-    digest: str = ""
+    digest: Digest = UNKNOWN
     """What ``image`` is known to be; empty where nobody knows."""
     equivalents: frozenset[str] = frozenset()
     """The digest and, of an index, its platforms' manifests: what nodes may report."""

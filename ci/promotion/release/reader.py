@@ -13,6 +13,7 @@ import httpx
 import yaml
 
 from ci import openapi_compat, redaction
+from ci.digest import UNKNOWN
 from ci.errors import CommandFailed, PipelineError, TargetNotFound
 from ci.model import Check, Image, Target
 from ci.openapi_compat import Document
@@ -445,7 +446,7 @@ def running_image(target: Target, now: Snapshot) -> tuple[Image, frozenset[str]]
         for pod in now.live_pods_of(name)
         for digest in digests_of(pod, repository).values()
     ]
-    return Image(repository, tag, digests[0] if digests else ""), frozenset(digests)
+    return Image(repository, tag, digests[0] if digests else UNKNOWN), frozenset(digests)
 
 
 def failed_to_text(problem: BaseException) -> str:

@@ -23,9 +23,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ci.digest import Digest
+
 Object = Mapping[str, Any]
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REVISION = "deployment.kubernetes.io/revision"
 
 UNRECOVERABLE = frozenset(
@@ -338,14 +339,14 @@ def service_containers(pod_spec: Object, repository: str) -> dict[str, str]:
     }
 
 
-def digests_of(pod: Object, repository: str) -> dict[str, str]:
+def digests_of(pod: Object, repository: str) -> dict[str, Digest]:
     """Digest of each service container that has started, as its runtime reports it."""
     names = service_containers(pod["spec"], repository)
-    found: dict[str, str] = {}
+    found: dict[str, Digest] = {}
     for status in (pod.get("status") or {}).get("containerStatuses") or []:
-        digest = _DIGEST.search(status.get("imageID") or "")
-        if status["name"] in names and digest:
-            found[status["name"]] = digest[0]
+        digest = Digest.found_in(status.get("imageID") or "")
+        if status["name"] in names and digest is not None:
+            found[status["name"]] = digest
     return found
 
 

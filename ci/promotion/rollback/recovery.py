@@ -99,7 +99,7 @@ def recover(
     did = f"rolled back to revision {before.revision.number}" if changed else "nothing was changed"
     context.events.note("; ".join(judged.evidence))
     failure = PromotionFailed(
-        f"{because}; {did}: {before.image.tag} ({_short(before.image.digest)}) serves again",
+        f"{because}; {did}: {before.image.tag} ({before.image.digest.short}) serves again",
         remedy=f"the evidence is in {where}, and as one archive beside it",
     )
     failure.found = found
@@ -134,10 +134,6 @@ def so_far(probers: Sequence[Counting], problem: BaseException) -> tuple[Check, 
                 name = f"{prober.what} until it failed"
                 found.append(Check(name, now.failed == 0, f"{now}, {prober.where}"))
     return tuple(found)
-
-
-def _short(digest: str) -> str:
-    return digest[:19] or "digest unknown"
 
 
 def reach(lock: lease.Lease) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ci import redaction
+from ci.digest import UNKNOWN, Digest
 from ci.errors import Interrupted, PipelineError, TargetNotFound, VerifyFailed
 from ci.model import Changed, Image, Rollback, Served, Target
 from ci.promotion.plan import diff
@@ -52,7 +53,7 @@ def planned(
     now = reader_.snapshot(kube, target.namespace)
     recorded = journal.get("revision", "")
     unfinished = journal.get("step") == "upgrading" and recorded.isdigit()
-    kept = frozenset(filter(None, journal.get("digests", "").split(",")))
+    kept = frozenset(filter(None, map(Digest.read, journal.get("digests", "").split(","))))
     reader = _Reader(context, target, history[-1], now, {int(recorded): kept} if kept else {})
     goal = histories.choose(
         history, reader.content, asked=revision, recorded=int(recorded) if unfinished else None
@@ -102,7 +103,7 @@ class _Reader:
         target: Target,
         latest: Revision,
         now: Snapshot,
-        digests: Mapping[int, frozenset[str]],
+        digests: Mapping[int, frozenset[Digest]],
     ) -> None:
         """``digests`` are those that pods of a revision were seen to run."""
         self._context, self._target, self._latest, self._now = context, target, latest, now
@@ -142,9 +143,11 @@ class _Reader:
             templates(stored.chart),
         )
         digests = self._digests(revision, image)
-        return replace(found, digest=digests[0] if digests else "", equivalents=frozenset(digests))
+        return replace(
+            found, digest=digests[0] if digests else UNKNOWN, equivalents=frozenset(digests)
+        )
 
-    def _digests(self, revision: Revision, image: str) -> tuple[str, ...]:
+    def _digests(self, revision: Revision, image: str) -> tuple[Digest, ...]:
         """What the image is, the likeliest first: as the pods run it, else as they were seen to,
         else as its registry has it now."""
         if found := running(self._now, self._target, image):
@@ -199,20 +202,20 @@ def _image(content: Content) -> Image:
     return Image(repository, tag, content.digest)
 
 
-def running(now: Snapshot, target: Target, image: str) -> tuple[str, ...]:
+def running(now: Snapshot, target: Target, image: str) -> tuple[Digest, ...]:
     """The one digest of ``image`` (by tag) on the gateway's pods; nothing where they run none or
     several."""
     repository = image.rpartition(":")[0]
     found = {
         digest
-        for pod in now.pods_of(target.gateway)
+        for pod in now.live_pods_of(target.gateway)
         if image in service_containers(pod["spec"], repository).values()
         for digest in digests_of(pod, repository).values()
     }
     return tuple(found) if len(found) == 1 else ()
 
 
-def resolved(context: Context, target: Target, image: str) -> tuple[str, ...]:
+def resolved(context: Context, target: Target, image: str) -> tuple[Digest, ...]:
     """The digest that an image's tag has in its registry now and, of an index, those of its
     platforms; nothing where there is no such tag."""
     repository, _, tag = image.rpartition(":")
@@ -227,13 +230,13 @@ def resolved(context: Context, target: Target, image: str) -> tuple[str, ...]:
         return (found, *sorted(there.equivalents(found) - {found})) if found else ()
 
 
-def on_every_pod(expected: Expected, now: Snapshot, known: frozenset[str]) -> str:
+def on_every_pod(expected: Expected, now: Snapshot, known: frozenset[str]) -> Digest:
     """The digest that every pod of the service runs; empty where there is no pod. Raises
     :class:`ci.errors.VerifyFailed` where they run several that are not ``known`` to be one."""
     found = {
         digest
         for name in expected.deployments
-        for pod in now.pods_of(name)
+        for pod in now.live_pods_of(name)
         for digest in digests_of(pod, expected.repository).values()
     }
     if len(found) > 1 and not found <= known:
@@ -242,4 +245,4 @@ def on_every_pod(expected: Expected, now: Snapshot, known: frozenset[str]) -> st
             f" {expected.repository}:{expected.tag}: its tag was moved",
             remedy="promote an image that was proven, under a tag of its own",
         )
-    return min(found, default="")
+    return min(found, default=UNKNOWN)

@@ -24,6 +24,7 @@ import pytest
 from ci import errors
 from ci.cli import app
 from ci.cli.session import HANDOVER, Handover
+from ci.digest import Digest
 from ci.model import Cluster, Image, Registry, Result
 from ci.run.context import Context
 from ci.run.state import Home
@@ -236,7 +237,8 @@ class Box:
 
     def built(self) -> Image:
         """The image of the source as it is: it is in the registry, and recorded."""
-        image = Image(REPOSITORY, "queue-timeout-1", self.registry.image("queue-timeout-1"))
+        digest = Digest(self.registry.image("queue-timeout-1"))
+        image = Image(REPOSITORY, "queue-timeout-1", digest)
         self.context.home.put_image(
             build.source_hash(self.context),
             {"repository": image.repository, "tag": image.tag, "digest": image.digest},
@@ -430,6 +432,7 @@ def test_a_release_that_does_not_come_up_on_the_gate(box: Box, hurry: None) -> N
     gate(box)
     box.live.deployment["status"]["availableReplicas"] = 0
     waiting = {"reason": "ImagePullBackOff", "message": "not found"}
+    box.live.pod["status"]["conditions"][0]["status"] = "False"
     box.live.pod["status"]["containerStatuses"][0]["state"] = {"waiting": waiting}
     status, error = box("prove")
     assert (status, "ImagePullBackOff" in error) == (14, True)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ci.cli import app, session
+from ci.digest import UNKNOWN, Digest
 from ci.errors import PlanRefused
 from ci.model import (
     Changed,
@@ -33,8 +34,8 @@ from ci.workflow import commands
 from tests.unit.report.folders import Folder
 from tests.unit.report.test_html import Page
 
-OLD = Image("registry:5000/engine", "old", "sha256:" + "a" * 64)
-NEW = Image("registry:5000/engine", "new", "sha256:" + "b" * 64)
+OLD = Image("registry:5000/engine", "old", Digest.from_hex("a" * 64))
+NEW = Image("registry:5000/engine", "new", Digest.from_hex("b" * 64))
 PLANNED = Rollback(
     "prod",
     Served(3, NEW, "engine-1.0"),
@@ -175,7 +176,7 @@ def test_a_rollback_names_both_ends_and_what_every_pod_runs(tmp_path: Path) -> N
 
 
 def test_no_pod_no_digest() -> None:
-    none = replace(DONE, after=replace(DONE.after, image=replace(OLD, digest="")))
+    none = replace(DONE, after=replace(DONE.after, image=replace(OLD, digest=UNKNOWN)))
     said = closing("rollback", rollback=none)
     assert "every pod" not in said
     assert "no pod runs, registry:5000/engine:old" in said

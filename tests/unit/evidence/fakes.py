@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from ci.digest import Digest
 from ci.model import Case, Image, Outcome, Proof, Registry, Tools
 from ci.run.context import Context
 from ci.run.events import Events
@@ -178,5 +179,5 @@ def proof(digest: str, *outcomes: Outcome, finished: datetime | None = None) -> 
         for number, outcome in enumerate(outcomes or (Outcome.PASSED,) * 3)
     )
     when = finished or datetime.now(UTC)
-    image = Image(REPOSITORY, "queue-timeout-20261123-100000", digest)
+    image = Image(REPOSITORY, "queue-timeout-20261123-100000", Digest(digest))
     return Proof(image, cases, Path("junit.xml"), when, started=when, api=API)

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from ci.digest import Digest
 from ci.errors import EvidenceRefused, SettingsError
 from ci.evidence import dsse, keys, statement
 from ci.model import Image, Outcome
@@ -25,7 +26,7 @@ def prove(context: Context, registry: FakeRegistry, **options: Any) -> Source:
     digest = registry.image("queue-timeout-20261123-100000")
     made = proof(digest, **options)
     attest.attach(context, made.image, attest.write(context, made))
-    return Source(REPOSITORY, digest)
+    return Source(REPOSITORY, Digest(digest))
 
 
 def chart(context: Context) -> Path:
@@ -85,7 +86,7 @@ def test_failing_evidence_is_signed_and_kept(registry: FakeRegistry, tmp_path: P
     assert stated.result == "FAILED"
     assert registry.attached() == []
     with pytest.raises(EvidenceRefused, match="no evidence is attached"):
-        attest.verified(here, Source(REPOSITORY, digest), chart(here))
+        attest.verified(here, Source(REPOSITORY, Digest(digest)), chart(here))
 
 
 def test_another_chart_on_the_promoting_machine(registry: FakeRegistry, tmp_path: Path) -> None:
@@ -126,22 +127,22 @@ def test_edited_in_the_registry(registry: FakeRegistry, tmp_path: Path) -> None:
     (tmp_path / "forged").write_bytes(forged)
     attest.attach(here, made.image, tmp_path / "forged")
     with pytest.raises(EvidenceRefused, match="was changed after it was signed"):
-        attest.verified(here, Source(REPOSITORY, digest), chart(here))
+        attest.verified(here, Source(REPOSITORY, Digest(digest)), chart(here))
 
 
 def test_evidence_moved_to_another_image(registry: FakeRegistry, tmp_path: Path) -> None:
     here = machine(tmp_path / "here")
     prove(here, registry)
     unproven = registry.image("unproven")
-    attest.attach(here, Image(REPOSITORY, "unproven", unproven), here.run_dir / attest.FILE)
+    attest.attach(here, Image(REPOSITORY, "unproven", Digest(unproven)), here.run_dir / attest.FILE)
     with pytest.raises(EvidenceRefused, match="is of another image"):
-        attest.verified(here, Source(REPOSITORY, unproven), chart(here))
+        attest.verified(here, Source(REPOSITORY, Digest(unproven)), chart(here))
 
 
 def test_an_image_that_is_not_there(registry: FakeRegistry, tmp_path: Path) -> None:
     here = machine(tmp_path / "here")
     with pytest.raises(EvidenceRefused, match="there is no image") as caught:
-        attest.verified(here, Source(REPOSITORY, f"sha256:{'0' * 64}"), chart(here))
+        attest.verified(here, Source(REPOSITORY, Digest.from_hex("0" * 64)), chart(here))
     assert "REPOSITORY@sha256" in caught.value.remedy
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from ci.digest import Digest
 from ci.errors import EvidenceRefused
 from ci.evidence import dsse, statement
 from ci.evidence.keys import PrivateKey
@@ -23,7 +24,7 @@ NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 IMAGE = Subject("registry:5000/model-engine", "a" * 64, "queue-timeout-1")
 CHART = Subject("model-engine-0.1.13", "b" * 64)
 NAME = f"registry:5000/model-engine@sha256:{'a' * 64}"
-WANTED = Wanted(NAME, f"sha256:{'a' * 64}", CHART)
+WANTED = Wanted(NAME, Digest.from_hex("a" * 64), CHART)
 POLICY = Policy((KEY.public,), timedelta(hours=24), approvers=(KEY.public,))
 PASSING = TestResult(
     subjects=(IMAGE, CHART),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ci.digest import Digest
 from ci.errors import DeployFailed, ProofFailed
 from ci.evidence import dsse, statement
 from ci.model import Cluster, Image, Release
@@ -22,7 +23,7 @@ RELEASE = Release(
     "launch",
     "launch-inference",
     1,
-    Image(REPOSITORY, "new", f"sha256:{'a' * 64}"),
+    Image(REPOSITORY, "new", Digest.from_hex("a" * 64)),
 )
 CASE = '<testcase classname="test_it" name="test_{}" time="1">{}</testcase>'
 FAILED = '<failure message="no">no</failure>'

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ci.digest import Digest
 from ci.errors import EvidenceRefused
 from ci.evidence import dsse, statement
 from ci.evidence.rules import decide, rehearsed
@@ -34,7 +35,7 @@ from tests.unit.evidence.test_evidence_rules import (
 
 GOOD = Check("upgrade: pods run on", True, "3 pods")
 BAD = Check("unchanged upgrade: tokens", False, "ServiceAccount/engine is another")
-STATE = ReleaseState(revision=7, digest=f"sha256:{'f' * 64}", values="e" * 64)
+STATE = ReleaseState(revision=7, digest=Digest.from_hex("f" * 64), values="e" * 64)
 VERDICT = Rehearsed(
     subjects=(IMAGE, CHART),
     target="production",
@@ -99,7 +100,10 @@ def test_a_rehearsal_is_no_proof() -> None:
         ([signed(replace(VERDICT, subjects=(CHART,)))], "of another image"),
         ([signed(replace(VERDICT, subjects=(IMAGE,)))], "of another chart"),
         ([of_state(revision=6)], "is of revision 6, the release is at 7"),
-        ([of_state(digest="sha256:" + "0" * 64)], "began with sha256:000000000000, the release"),
+        (
+            [of_state(digest=Digest.from_hex("0" * 64))],
+            "began with sha256:000000000000, the release",
+        ),
         ([of_state(values="0" * 64)], "is of other values than the release has at revision 7"),
         ([signed(replace(VERDICT, at=NOW - timedelta(days=2)))], r"is 48\.0 h old"),
         ([signed(replace(VERDICT, at=NOW + timedelta(days=2)))], "in the future"),

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import pytest
 
+from ci.digest import Digest
 from ci.errors import (
     CommandFailed,
     EvidenceRefused,
@@ -58,7 +59,7 @@ from ci.tools.command import Output, Programs
 from ci.tools.wait import SystemClock
 
 REPOSITORY = "registry:5000/model-engine"
-OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+OLD, NEW = Digest.from_hex("a" * 64), Digest.from_hex("b" * 64)
 CHART = "name: model-engine\nversion: 0.1.13\n"
 
 
@@ -382,7 +383,7 @@ def test_the_check_begins_before_helm_ends_where_the_change_shows(
     before = SimpleNamespace(
         deployments=("model-engine",),
         digests=frozenset({served}),
-        image=Image(REPOSITORY, "old", served),
+        image=Image(REPOSITORY, "old", Digest(served)),
         rendered=diff.Rendered({}, hooks),
     )
     wanted = upgrade_.released_as(target, 2, Image(REPOSITORY, "new", NEW))

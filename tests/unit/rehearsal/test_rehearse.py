@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from ci.digest import Digest
 from ci.errors import (
     EvidenceRefused,
     Interrupted,
@@ -53,8 +54,8 @@ from tests.unit.promotion.release.test_two_looks import look as pods_look
 from tests.unit.promotion.upgrade.test_soak import ManualClock
 from tests.unit.rehearsal.test_condition import account, seen
 
-OLD = Image("registry:5000/engine", "old", "sha256:" + "a" * 64)
-NEW = Image("registry:5000/engine", "new", "sha256:" + "b" * 64)
+OLD = Image("registry:5000/engine", "old", Digest.from_hex("a" * 64))
+NEW = Image("registry:5000/engine", "new", Digest.from_hex("b" * 64))
 CLUSTER = Cluster("gate", Path("kubeconfig"), "kind-gate", True)
 TARGET = Target("prod", CLUSTER, "rehearsal-prod", "engine", Path("chart"), NEW.repository)
 PROOF = Proof(NEW, (Case("test_it", Outcome.PASSED, 1.0),), Path("junit.xml"), datetime.now(UTC))
@@ -361,7 +362,7 @@ def test_what_is_served_already_needs_no_rehearsal(
         given.append((refusal, force))
         return Promotion("launch", NEW, NEW, 7, 7, None, (), changed=False)
 
-    monkeypatch.setattr(rehearse, "state_of", lambda *_: ReleaseState(7, digest, "e" * 64))
+    monkeypatch.setattr(rehearse, "state_of", lambda *_: ReleaseState(7, Digest(digest), "e" * 64))
     monkeypatch.setattr(attest, "rehearsed", rehearsed)
     monkeypatch.setattr(promote, "promote", promoted)
     target = replace(TARGET, name="launch")

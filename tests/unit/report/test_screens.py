@@ -20,6 +20,7 @@ from rich.file_proxy import FileProxy
 from ci import toolchain
 from ci.cli import app, clean, selftest
 from ci.cli.session import Session
+from ci.digest import Digest
 from ci.errors import PromotionFailed, VerifyFailed
 from ci.model import (
     Case,
@@ -45,7 +46,7 @@ from ci.workflow import commands as commands_
 from tests.unit.report.screens import Terminal, terminal
 
 WIDTHS = (60, 80, 200)
-DIGEST = "sha256:" + "ab" * 32
+DIGEST = Digest.from_hex("ab" * 32)
 OLD = Image("gate-registry:5000/model-engine", "queue-timeout-20261123-100000", DIGEST)
 NEW = Image("gate-registry:5000/model-engine", "queue-timeout-20261130-100000", DIGEST)
 PODS = tuple(f"launch-inference-model-engine-worker-6d9f7c5b8{n}-x2x4{n}" for n in range(3))

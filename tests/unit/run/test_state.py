@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ci.digest import Digest
 from ci.errors import Locked
 from ci.model import Image
 from ci.run import state as homes
@@ -40,7 +41,8 @@ def test_a_record_cut_off_counts_as_none(home: Home) -> None:
 def test_the_newest_proof_comes_first_and_each_checkout_has_its_own(home: Home) -> None:
     def proven(checkout: str, hour: int) -> Proven:
         at = datetime(2026, 11, 30, hour, tzinfo=UTC)
-        return Proven("model-engine", checkout, Image("r/x", "t", f"sha256:{hour}"), at, "run")
+        image = Image("r/x", "t", Digest.from_hex(f"{hour:064x}"))
+        return Proven("model-engine", checkout, image, at, "run")
 
     for each in (proven("/a", 1), proven("/b", 2), proven("/a", 3)):
         home.put_proven(each)

@@ -13,6 +13,7 @@ import yaml
 
 import servicebus_emulator
 from ci import standins
+from ci.digest import Digest
 from ci.errors import BuildFailed, DeployFailed, DiskFull, ForeignCluster, ProofFailed
 from ci.model import Cluster, Image, Proof, ServiceBusAccess, StandIns
 from ci.promotion.release import reader
@@ -30,7 +31,7 @@ from ci.tools.kind import configuration, thaw
 from tests.unit.promotion.release import test_two_looks as two_looks
 from tests.unit.promotion.upgrade.test_soak import ManualClock
 
-IMAGE = Image("registry.gate.internal:5000/model-engine", "t", "sha256:" + "a" * 64)
+IMAGE = Image("registry.gate.internal:5000/model-engine", "t", Digest.from_hex("a" * 64))
 
 
 def test_a_tag_has_the_plans_form() -> None:

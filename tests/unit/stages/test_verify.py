@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ci.digest import Digest
 from ci.errors import TargetNotFound, VerifyFailed
 from ci.model import Cluster, Image, Registry, Target
 from ci.run.context import Context
@@ -18,7 +19,7 @@ from tests.unit.live import GATEWAY, NAMESPACE, OLD, RELEASE, REPOSITORY, Live, 
 from tests.unit.machine import Machine, ManualClock, take_over
 
 PATHS = ("/health", "/readyz")
-OTHER = f"sha256:{'b' * 64}"
+OTHER = Digest.from_hex("b" * 64)
 
 
 @dataclass
@@ -200,7 +201,7 @@ def promoted(verified: Verified) -> Image:
     digest = verified.registry.image("new")
     verified.live.digests["new"] = digest
     verified.live.released("new", "deployed")
-    return Image(REPOSITORY, "new", digest)
+    return Image(REPOSITORY, "new", Digest(digest))
 
 
 def test_every_pod_runs_the_image_that_was_promoted(verified: Verified) -> None:

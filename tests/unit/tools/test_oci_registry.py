@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+from ci.digest import Digest
 from ci.errors import RegistryRefused
 from ci.model import Image, Login, Registry
 from ci.tools import registry
@@ -99,7 +100,7 @@ def test_what_a_tag_resolves_to() -> None:
     with repository(fake) as there:
         assert there.digest("new") == digest
         assert there.digest("other") is None
-        assert len(there.equivalents(digest)) == 2
+        assert len(there.equivalents(Digest(digest))) == 2
 
 
 def test_a_copy_is_bit_for_bit_and_moves_no_blob_twice() -> None:
@@ -107,7 +108,7 @@ def test_a_copy_is_bit_for_bit_and_moves_no_blob_twice() -> None:
     digest = with_an_image(source)
     goal.blobs[sha(b"layer one")] = b"layer one"
     with repository(source) as here, repository(goal) as there:
-        registry.copy(here, there, Image("x", "new", digest))
+        registry.copy(here, there, Image("x", "new", Digest(digest)))
         assert there.digest("new") == digest
     assert goal.blobs == source.blobs
     assert goal.manifests == source.manifests
@@ -123,7 +124,7 @@ def test_other_bytes_than_asked_for_are_refused() -> None:
         repository(goal) as there,
         pytest.raises(RegistryRefused, match="gave other bytes"),
     ):
-        registry.copy(here, there, Image("x", "new", digest))
+        registry.copy(here, there, Image("x", "new", Digest(digest)))
     assert "new" not in goal.manifests
 
 

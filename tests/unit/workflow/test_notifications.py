@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from ci.digest import UNKNOWN, Digest
 from ci.errors import Interrupted, PipelineError, PlanRefused, PromotionFailed, RollbackFailed
 from ci.model import Cluster, Image, Promotion, Target
 from ci.run.context import Context
@@ -25,9 +26,9 @@ from tests.unit.serving import serving
 # Plugins of apprise import it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
-IMAGE = Image("r/engine", "new", "sha256:" + "b" * 64)
+IMAGE = Image("r/engine", "new", Digest.from_hex("b" * 64))
 TARGET = Target("prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("x"), "r/engine")
-MOVED = Promotion("prod", Image("r/engine", "old", ""), IMAGE, 1, 2, Path("b"), ())
+MOVED = Promotion("prod", Image("r/engine", "old", UNKNOWN), IMAGE, 1, 2, Path("b"), ())
 TOKEN = "s3cret-token-of-the-hook"
 
 

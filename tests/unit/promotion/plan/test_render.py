@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from ci.digest import Digest
 from ci.model import Cluster, Image, Target
 from ci.promotion.plan import render
 from ci.tools.command import Programs
 from ci.tools.helm import Helm
 
-IMAGE = Image("registry:5000/model-engine", "queue-timeout-1", "sha256:" + "a" * 64)
+IMAGE = Image("registry:5000/model-engine", "queue-timeout-1", Digest.from_hex("a" * 64))
 CLUSTER = Cluster("launch", Path("/k"), "launch", disposable=True)
 TARGET = Target("prod", CLUSTER, "launch", "rel", Path("chart"), IMAGE.repository)
 

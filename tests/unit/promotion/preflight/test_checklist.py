@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from ci.digest import Digest
 from ci.errors import PlanRefused
 from ci.model import Case, Check, Cluster, Image, Outcome, Proof, Target
 from ci.promotion.plan.diff import parse
@@ -18,7 +19,7 @@ from ci.promotion.preflight import checklist, image_pull
 from ci.run.context import Context
 from ci.tools.command import Output
 
-IMAGE = Image("r/engine", "new", "sha256:" + "b" * 64)
+IMAGE = Image("r/engine", "new", Digest.from_hex("b" * 64))
 CLUSTER = Cluster("c", Path("k"), "c", True)
 TARGET = Target("prod", CLUSTER, "launch", "rel", Path("x"), IMAGE.repository)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ci.digest import Digest
 from ci.errors import PlanRefused, ProofFailed
 from ci.model import Case, Check, Cluster, Image, Outcome, Proof, Target
 from ci.promotion.plan import diff
@@ -14,7 +15,7 @@ from ci.promotion.preflight import inspect as inspection
 from ci.promotion.release.reader import Present
 from ci.tools.helm import Revision
 
-IMAGE = Image("registry:5000/model-engine", "queue-timeout-1", "sha256:" + "a" * 64)
+IMAGE = Image("registry:5000/model-engine", "queue-timeout-1", Digest.from_hex("a" * 64))
 
 
 def proof(*outcomes: Outcome) -> Proof:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ci.digest import Digest
 from ci.errors import PlanRefused
 from ci.promotion.plan import diff
 from ci.promotion.release import history
@@ -174,14 +175,17 @@ def test_only_what_decides_is_read() -> None:
 # -- what is the same ------------------------------------------------------------------------------
 
 
-def known(content: Content, *digests: str) -> Content:
+INDEX, AMD64, OTHER = (Digest.from_hex(letter * 64) for letter in "abc")
+
+
+def known(content: Content, *digests: Digest) -> Content:
     return replace(content, digest=digests[0], equivalents=frozenset(digests))
 
 
 def test_the_same_digest_under_another_tag_is_the_same_image() -> None:
-    one, other = known(V1, "sha256:index", "sha256:amd64"), known(V2, "sha256:amd64")
+    one, other = known(V1, INDEX, AMD64), known(V2, AMD64)
     assert one.same_as(other)
-    assert not one.same_as(known(V2, "sha256:other"))
+    assert not one.same_as(known(V2, OTHER))
     assert not one.same_as(V2), "what nobody knows is compared by tag"
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ci.model import Cluster, Target
+from ci.promotion.release.reader import running_image
 from ci.promotion.release.rollout import (
     Snapshot,
     misplaced,
@@ -19,7 +22,10 @@ from ci.promotion.release.rollout import (
     troubles,
     unsettled,
 )
-from tests.unit.promotion.release.test_rollout import EXPECTED, in_state
+from ci.promotion.rollback.requested import on_every_pod, running
+from tests.unit.promotion.release.test_rollout import EXPECTED, OLD, REPOSITORY, in_state, items
+from tests.unit.promotion.release.test_rollout import NEW as NEW_DIGEST
+from tests.unit.promotion.release.test_rollout import pod as listed
 
 NAME = "engine"
 
@@ -218,6 +224,24 @@ def test_a_pod_that_is_deleted_needs_no_node() -> None:
     assert misplaced(Snapshot.of([*sets, waits]), [NAME])
     waits["metadata"]["deletionTimestamp"] = "2026-11-23T16:00:00Z"
     assert misplaced(Snapshot.of([*sets, waits]), [NAME]) == []
+
+
+@pytest.mark.parametrize("state", ["terminating", "finished"])
+def test_the_digest_that_is_served_is_that_of_live_pods(state: str) -> None:
+    """The tag was moved once: the pod of before is on its way out."""
+    left = listed("g-0", "gateway-1", digest=OLD)
+    if state == "terminating":
+        left["metadata"]["deletionTimestamp"] = "2026-11-23T16:00:00Z"
+    else:
+        left["status"]["phase"] = "Failed"
+    now = Snapshot.of([*items(), left])
+    target = Target(
+        "prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("chart"), REPOSITORY,
+        gateway="gateway", deployments=("cacher",),
+    )  # fmt: skip
+    assert running(now, target, f"{REPOSITORY}:new") == (NEW_DIGEST,)
+    assert on_every_pod(EXPECTED, now, frozenset()) == NEW_DIGEST
+    assert running_image(target, now)[1] == {NEW_DIGEST}
 
 
 # -- any interleaving ------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ci.digest import UNKNOWN
 from ci.errors import PromotionFailed, ProofFailed
 from ci.model import Cluster, Image, Release
 from ci.promotion.upgrade.post_upgrade_test import afterwards
@@ -14,7 +15,11 @@ from ci.run.events import Events
 from ci.tools.wait import SystemClock
 
 RELEASE = Release(
-    Cluster("c", Path("kubeconfig"), "c", disposable=True), "launch", "r", 2, Image("i", "t", "d")
+    Cluster("c", Path("kubeconfig"), "c", disposable=True),
+    "launch",
+    "r",
+    2,
+    Image("i", "t", UNKNOWN),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from ci.digest import Digest
 from ci.errors import PromotionFailed
 from ci.model import Cluster, Gates, Image, Probing, Query, Target
 from ci.promotion.probes.prober import BUCKETS, Account, Counting, bucket
@@ -21,7 +22,7 @@ from ci.run.events import Events
 from ci.tools.command import Programs
 from ci.tools.prometheus import Prometheus
 
-IMAGE = Image("r:5000/engine", "new", "sha256:" + "b" * 64)
+IMAGE = Image("r:5000/engine", "new", Digest.from_hex("b" * 64))
 
 
 class ManualClock:
