@@ -43,7 +43,7 @@ from ci.model import (
     RollbackOutcome,
     Target,
 )
-from ci.promotion.release import lease, reader
+from ci.promotion.release import health, lease, reader
 from ci.promotion.release import manifest as manifest_
 from ci.promotion.release.baseline import Before
 from ci.promotion.rollback import recovery, requested
@@ -291,7 +291,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     healthy = (Check("/readyz", True, "HTTP 200"),)
     accepted = frozenset({NEW})
-    monkeypatch.setattr(reader, "health", lambda *a, **k: healthy)
+    monkeypatch.setattr(health, "health", lambda *a, **k: healthy)
     monkeypatch.setattr(
         promote, "proven_image", lambda c, t, proof: (proof.image, accepted), raising=True
     )
@@ -653,7 +653,7 @@ def test_what_is_served_and_is_not_well_is_no_success(
     go(context)
     world.asked.clear()
     bad = (Check("/readyz", False, "HTTP 503"),)
-    monkeypatch.setattr(reader, "health", lambda *a, **k: bad)
+    monkeypatch.setattr(health, "health", lambda *a, **k: bad)
     with pytest.raises(VerifyFailed, match=r"serves new already.*/readyz: HTTP 503") as caught:
         go(context)
     assert caught.value.exit_code == 34
@@ -813,7 +813,7 @@ def test_what_serves_already_and_does_not_serve_well_is_no_success(
 ) -> None:
     served_twice(world)
     bad = (Check("/readyz", False, "HTTP 503"),)
-    monkeypatch.setattr(reader, "health_without_forward", lambda *a: bad)
+    monkeypatch.setattr(health, "health_without_forward", lambda *a: bad)
     monkeypatch.setattr(recovery, "ANSWER_SECONDS", 0.0)
     with pytest.raises(VerifyFailed, match="revision 3 of rel is what was asked for already"):
         back(context, 3)
