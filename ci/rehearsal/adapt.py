@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ci import redaction
-from ci.promotion.preflight import rules
+from ci.promotion.release import drift
 from ci.tools.chart import merge
 
 Path = tuple[str, ...]
@@ -145,7 +145,7 @@ def _fitting(
         if name not in _ORDINARY:
             yield (*path, str(name)), amount, None, PLACED
             continue
-        wanted, allowed = rules.amount(amount), rules.amount(most.get(name, amount))
+        wanted, allowed = drift.amount(amount), drift.amount(most.get(name, amount))
         if wanted is not None and allowed is not None and wanted > allowed:
             yield (*path, str(name)), amount, most[name], SCALED
 

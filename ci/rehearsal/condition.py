@@ -20,8 +20,8 @@ from typing import Any
 from ci import redaction
 from ci.model import Check
 from ci.promotion.plan import diff
-from ci.promotion.plan.diff import Rendered
-from ci.promotion.preflight import rules
+from ci.promotion.release import drift
+from ci.promotion.release.manifest import Rendered
 from ci.promotion.release.rollout import (
     Object,
     Replacement,
@@ -180,7 +180,7 @@ def no_trouble(before: Seen, now: Seen) -> Check:
 
 def accounts_kept(before: Seen, now: Seen) -> Check:
     """No ServiceAccount was deleted and made anew."""
-    again = rules.recreated(before.uids, now.uids)
+    again = drift.recreated(before.uids, now.uids)
     gone = sorted(set(before.uids) - set(now.uids))
     if not again and not gone:
         return Check("ServiceAccounts are kept", True, ", ".join(now.uids))

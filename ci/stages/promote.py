@@ -14,27 +14,28 @@ from ci.digest import Digest
 from ci.errors import Interrupted, PipelineError, RollbackFailed, VerifyFailed
 from ci.model import Check, Image, Promotion, Proof, Rollback, RollbackOutcome, Target
 from ci.promotion.plan import diff
-from ci.promotion.plan.render import make_plan, refuse_more_than_the_image, rendering, sets_of
+from ci.promotion.plan.render import make_plan, refuse_more_than_the_image, rendering
+from ci.promotion.plan.values import sets_of
 from ci.promotion.preflight import checklist, rules
+from ci.promotion.preflight.checklist import tick
 from ci.promotion.preflight.image_pull import Pull
 from ci.promotion.preflight.inspect import (
-    Before,
-    back_up,
     inspect,
     note_begin,
     proven_image,
     refuse_changed,
     refuse_unproven,
-    rollback_command,
     served_already,
-    tick,
 )
 from ci.promotion.preflight.surge_capacity import Surge
 from ci.promotion.probes.accounting import counted, probing_inside, probing_outside, steady
 from ci.promotion.probes.canary import Canary
-from ci.promotion.release import lease, reader
+from ci.promotion.release import health, lease, reader
+from ci.promotion.release.baseline import Before
+from ci.promotion.release.history import rollback_command
 from ci.promotion.release.pods import remove_left
 from ci.promotion.release.rollout import Expected, judge
+from ci.promotion.rollback.backups import back_up
 from ci.promotion.rollback.recovery import recover, so_far, verify_old
 from ci.promotion.rollback.requested import Planned, on_every_pod, planned
 from ci.promotion.upgrade.post_upgrade_test import After, afterwards
@@ -179,7 +180,7 @@ def still_serves(
     judged = judge(before.snapshot, expected)
     number = before.revision.number
     try:
-        answers = reader.health(context, target)
+        answers = health.health(context, target)
     except PipelineError as problem:
         answers = (Check("the API answers", False, reader.failed_to_text(problem)),)
     checks = (

@@ -42,8 +42,10 @@ from ci.model import (
 )
 from ci.promotion.plan import diff
 from ci.promotion.preflight import rules
+from ci.promotion.release import history as history_
 from ci.promotion.release import reader
 from ci.promotion.release.rollout import (
+    SETTLE_SECONDS,
     Expected,
     Judgement,
     Snapshot,
@@ -52,7 +54,6 @@ from ci.promotion.release.rollout import (
     fail_fast,
     troubles,
 )
-from ci.promotion.upgrade.upgrade import SETTLE_SECONDS
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token
@@ -205,7 +206,7 @@ def state(history: Sequence[Revision], image: Image, supplied: Mapping[str, Any]
     Pure. A rollback re-uses an older revision, so that one counts."""
     text = json.dumps(redaction.tree(supplied), sort_keys=True, default=str)
     values = hashlib.sha256(text.encode()).hexdigest()
-    return ReleaseState(rules.origin(history, history[-1]), image.digest, values)
+    return ReleaseState(history_.origin(history, history[-1]), image.digest, values)
 
 
 # -- what is live -> what is installed here --------------------------------------------------------
@@ -214,7 +215,7 @@ def state(history: Sequence[Revision], image: Image, supplied: Mapping[str, Any]
 def read(context: Context, target: Target) -> Found:
     """The live release. Raises :class:`PlanRefused` when it is not fit to be changed."""
     history = reader.find(context, target)
-    revision = rules.deployed_revision(
+    revision = history_.deployed_revision(
         history, rollback=f"python3 pipeline.py rollback --target {target.name}"
     )
     chart = context.path(target.chart)

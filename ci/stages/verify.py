@@ -10,9 +10,9 @@ from datetime import datetime
 from ci.digest import UNKNOWN, Digest
 from ci.errors import PipelineError, VerifyFailed, WaitTimeout
 from ci.model import Check, Image, Target
-from ci.promotion.plan import diff
 from ci.promotion.preflight.inspect import SERVING_SECONDS
-from ci.promotion.release import reader
+from ci.promotion.release import health as health_
+from ci.promotion.release import logs, manifest, reader
 from ci.promotion.release.rollout import (
     Expected,
     Judgement,
@@ -84,7 +84,7 @@ def _names(context: Context, target: Target, now: Snapshot) -> tuple[str, ...]:
     if target.deployments:
         return target.deployments
     helm = reader.private_helm(context, target)
-    rendered = diff.parse(helm.manifest(target.release, target.namespace), "")
+    rendered = manifest.parse(helm.manifest(target.release, target.namespace), "")
     return reader.deployments_of(target, rendered.objects) or tuple(now.deployments)
 
 
@@ -167,7 +167,7 @@ def verify(context: Context, target: Target, image: Image | None = None) -> tupl
         ),
         *health,
     ]
-    errors = reader.error_lines(kube, target, pods)
+    errors = logs.error_lines(kube, target, pods)
     checks.append(
         Check(
             "no error lines in the logs",
@@ -202,7 +202,7 @@ def _settled(
 def _answers(context: Context, target: Target) -> tuple[Check, ...]:
     """Every health path, as a client asks it; one check that failed where there is no way."""
     try:
-        return reader.health(context, target)
+        return health_.health(context, target)
     except PipelineError as problem:
         return (Check("the API answers", False, reader.failed_to_text(problem)),)
 

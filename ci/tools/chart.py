@@ -90,3 +90,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = list(value) if isinstance(value, tuple) else value
     return merged
+
+
+def chart_name(metadata: Mapping[str, Any]) -> str:
+    """As Helm names a release's chart."""
+    return f"{metadata['name']}-{metadata['version']}"

@@ -11,27 +11,20 @@ from dataclasses import dataclass
 from ci.errors import PlanRefused
 from ci.model import Image, Target
 from ci.promotion.plan import diff
-from ci.promotion.preflight import rules
-from ci.promotion.preflight.inspect import Before
-from ci.promotion.release import reader
+from ci.promotion.plan.values import sets_of
+from ci.promotion.release import history as history_
+from ci.promotion.release import manifest, reader
+from ci.promotion.release.baseline import Before
 from ci.run.context import Context
 from ci.tools import chart as charts
 from ci.tools.helm import Revision
-
-
-def sets_of(target: Target, before: Image, after: Image) -> dict[str, str]:
-    """What the upgrade sets: the tag; the repository only where it differs on purpose."""
-    sets = {target.tag_value: after.tag}
-    if after.repository != before.repository:
-        sets.update(dict.fromkeys(target.repository_values, after.repository))
-    return sets
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
     """A release that an upgrade would make."""
 
-    rendered: diff.Rendered
+    rendered: manifest.Rendered
     number: int
 
 
@@ -46,7 +39,7 @@ def render(context: Context, target: Target, sets: Mapping[str, str]) -> Made:
         validate=bool(sets),  # what sets nothing is only compared with
     )
     hooks = [hook["manifest"] for hook in made.get("hooks") or []]
-    return Made(diff.parse(made["manifest"], hooks), int(made["version"]))
+    return Made(manifest.parse(made["manifest"], hooks), int(made["version"]))
 
 
 @contextmanager
@@ -76,7 +69,7 @@ def make_plan(
                 remedy="name the chart's value with service.tag_value in pipeline.toml",
             )
     sets = sets_of(target, before.image, image)
-    ours = rules.chart_name(charts.metadata(context.path(target.chart)))
+    ours = charts.chart_name(charts.metadata(context.path(target.chart)))
     new = made.result()
 
     def compared(again: Made) -> diff.Plan:
@@ -96,7 +89,7 @@ def make_plan(
                 new=new.rendered,
                 again=again.rendered,
             )
-            for rendered in rules.rendered_as(history, before.revision)
+            for rendered in history_.rendered_as(history, before.revision)
         ]
         return min(plans, key=lambda p: len(p.refused))
 

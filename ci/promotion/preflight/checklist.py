@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ci import openapi_compat
 from ci.errors import PlanRefused
-from ci.model import Check, Outcome, Proof, Target
+from ci.model import Check, Image, Outcome, Proof, Target
 from ci.openapi_compat import Document
-from ci.promotion.plan.diff import Rendered
+from ci.promotion.release.manifest import Rendered
 from ci.run.context import Context
 
 MIGRATION = re.compile(r"migrat|alembic|flyway|liquibase|db[-_]?upgrade|schema", re.IGNORECASE)
@@ -158,3 +159,26 @@ def checklist(
             f"{told} addresses are told" if told else "nobody is configured ([[notify]])",
         ),
     )
+
+
+def tick(
+    context: Context, proof: Proof, image: Image, folder: Path, asked: tuple[Check, ...]
+) -> tuple[Check, ...]:
+    """The plan's checklist, for the terminal and, as a table, for the report."""
+    ticked = checklist(
+        proof,
+        asked,
+        files=sorted(path.name for path in folder.iterdir()),
+        pushed=f"{image.by_tag} is {image.digest}",
+        told=sum("start" in whom.on for whom in context.settings.notify),
+    )
+    for item in ticked:
+        context.events.note(f"[{'x' if item.ok else ' '}] {item.name}: {item.evidence}")
+    described = {
+        "title": "Pre-upgrade checklist",
+        "note": "The upgrade plan's own; an item without a tick says why.",
+        "columns": ("item", "evidence", "ok"),
+        "rows": [[item.name, item.evidence, item.ok] for item in ticked],
+    }
+    context.folder.json("tables/checklist.json", described)
+    return ticked

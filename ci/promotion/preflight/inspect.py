@@ -3,57 +3,23 @@ the target is as it was."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 from ci.errors import PlanRefused, ProofFailed, WaitTimeout
 from ci.model import Check, Image, Proof, Target
-from ci.openapi_compat import Document
-from ci.promotion.plan import diff
-from ci.promotion.preflight import checklist, rules
-from ci.promotion.release import lease, reader
-from ci.promotion.release.rollout import Expected, Snapshot, judge
-from ci.promotion.rollback import backups
+from ci.promotion.preflight import rules
+from ci.promotion.release import drift, health, lease, manifest, reader
+from ci.promotion.release import history as history_
+from ci.promotion.release.baseline import Before
+from ci.promotion.release.history import rollback_command
+from ci.promotion.release.rollout import Expected, judge
 from ci.run.context import Context
-from ci.run_folder import RunFolder
 from ci.tools import chart as charts
 from ci.tools.helm import Revision
 from ci.tools.registry import copy, open_repository
 
 SERVING_SECONDS = 30
 """How long pods of an earlier change may take to go before the release is called unfit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Before:
-    """The target as it was found: all that the plan, the backups and a rollback need."""
-
-    revision: Revision
-    image: Image
-    digests: frozenset[str]
-    deployments: tuple[str, ...]
-    rendered: diff.Rendered
-    snapshot: Snapshot
-    values: dict[str, Any]
-    accounts: dict[str, str]
-    """UID of every ServiceAccount, by name."""
-    openapi: Document | None
-    """How the service describes its API, where it does."""
-    checks: tuple[Check, ...]
-
-    @property
-    def pods(self) -> list[Mapping[str, Any]]:
-        """Of every Deployment of the service."""
-        return [pod for name in self.deployments for pod in self.snapshot.live_pods_of(name)]
-
-    def expected(self, target: Target) -> Expected:
-        return Expected(
-            self.deployments, target.gateway, self.image.repository, self.image.tag, self.digests
-        )
 
 
 def refuse_unproven(proof: Proof) -> None:
@@ -95,7 +61,7 @@ def proven_image(context: Context, target: Target, proof: Proof) -> tuple[Image,
 
 def inspect(context: Context, target: Target, history: list[Revision]) -> Before:
     """Read the release, and refuse one that is not fit to be changed."""
-    revision = rules.deployed_revision(history, rollback=rollback_command(target))
+    revision = history_.deployed_revision(history, rollback=rollback_command(target))
     chart = context.path(target.chart)
     metadata = charts.metadata(chart)
     if not target.chart_change:
@@ -105,7 +71,7 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
         stored_ = pool.submit(reader.stored, kube, helm, target, revision.number)
         hpas_ = pool.submit(kube.objects, "horizontalpodautoscalers", target.namespace)
         accounts_ = pool.submit(reader.accounts, kube, target)
-        openapi_ = pool.submit(reader.openapi, kube, target)
+        openapi_ = pool.submit(health.openapi, kube, target)
         now = reader.snapshot(kube, target.namespace)
         stored = stored_.result()
         values, rendered = stored.values, stored.rendered
@@ -114,7 +80,7 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
         api = openapi_.result()
     checks = [Check("latest revision is the deployed one", True, f"revision {revision.number}")]
     if target.chart_change:
-        ours = rules.chart_name(metadata)
+        ours = charts.chart_name(metadata)
         checks.append(
             rules.chart_changed(stored.chart, chart, values, was=revision.chart, now=ours)
         )
@@ -157,7 +123,7 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
 
 
 def as_released(
-    target: Target, revision: Revision, rendered: diff.Rendered, present: reader.Present
+    target: Target, revision: Revision, rendered: manifest.Rendered, present: reader.Present
 ) -> Check:
     """Raise :class:`PlanRefused` when somebody changed a live object of the release by hand: the
     upgrade would take that back. What controllers write is named and no reason to refuse."""
@@ -176,7 +142,9 @@ def as_released(
     return Check("live objects are as released", True, said)
 
 
-def changed_since(rendered: diff.Rendered, present: reader.Present) -> tuple[list[str], list[str]]:
+def changed_since(
+    rendered: manifest.Rendered, present: reader.Present
+) -> tuple[list[str], list[str]]:
     """Fields of live objects that are not as released: changed by hand, and written by
     controllers."""
     by_hand: list[str] = []
@@ -185,12 +153,12 @@ def changed_since(rendered: diff.Rendered, present: reader.Present) -> tuple[lis
         version, kind, _, name = key
         found = present.objects.get(key)
         if found is not None:
-            paths = [f"{kind}/{name} {path}" for path in rules.drift(released, found)]
+            paths = [f"{kind}/{name} {path}" for path in drift.drift(released, found)]
         elif key in present.unread or kind in ("Job", "Pod"):  # these come to an end
             paths = []
         else:
             paths = [f"{kind}/{name} is gone"]
-        (by_hand if rules.by_hand(kind, version) else written).extend(paths)
+        (by_hand if drift.by_hand(kind, version) else written).extend(paths)
     return by_hand, written
 
 
@@ -213,66 +181,6 @@ def served_already(
     return judge(before.snapshot, expected).complete
 
 
-def back_up(context: Context, target: Target, before: Before, folder: Path) -> Check:
-    """Write the plan's backups, for this user only, and try the rollback script's dry run."""
-    recorded = backups.Recorded(
-        kubeconfig=str(target.cluster.kubeconfig.resolve()),
-        context=target.cluster.context,
-        namespace=target.namespace,
-        release=target.release,
-        revision=before.revision.number,
-        timeout_seconds=target.timeout_seconds,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        values=before.values,
-        deployments={n: before.snapshot.deployments[n] for n in before.deployments},
-        gateway=target.gateway,
-        image=before.image.by_tag,
-        digest=before.image.digest,
-    )
-    into = RunFolder(folder, context.programs.redactor)
-    if recipients := context.settings.backups.recipients:
-        into.verbatim("backups.tar.age", backups.sealed(recorded, recipients))
-    # Redacted as trees already: as texts they have to stay what kubectl and helm read.
-    for file in backups.make(recorded, clean=context.programs.redactor.tree):
-        into.verbatim(file.name, file.text.encode(), executable=file.executable)
-    script = str(folder / "quick-rollback.sh")
-    tried = (["--help"], ["--dry-run", "--with", "helm"], ["--dry-run", "--with", "kubectl"])
-    with ThreadPoolExecutor(max_workers=len(tried), thread_name_prefix="rollback") as pool:
-        for ended in [
-            pool.submit(
-                context.programs.run, ["sh", script, *words], log="quick-rollback", timeout=20
-            )
-            for words in tried
-        ]:
-            ended.result()
-    context.events.note(f"backups in {folder}; quick-rollback.sh tried dry")
-    said = f"revision {before.revision.number} is there; quick-rollback.sh --help and its dry runs"
-    return Check(checklist.ROLLBACK, True, f"{said} with helm and with kubectl")
-
-
-def tick(
-    context: Context, proof: Proof, image: Image, folder: Path, asked: tuple[Check, ...]
-) -> tuple[Check, ...]:
-    """The plan's checklist, for the terminal and, as a table, for the report."""
-    ticked = checklist.checklist(
-        proof,
-        asked,
-        files=sorted(path.name for path in folder.iterdir()),
-        pushed=f"{image.by_tag} is {image.digest}",
-        told=sum("start" in whom.on for whom in context.settings.notify),
-    )
-    for item in ticked:
-        context.events.note(f"[{'x' if item.ok else ' '}] {item.name}: {item.evidence}")
-    described = {
-        "title": "Pre-upgrade checklist",
-        "note": "The upgrade plan's own; an item without a tick says why.",
-        "columns": ("item", "evidence", "ok"),
-        "rows": [[item.name, item.evidence, item.ok] for item in ticked],
-    }
-    context.folder.json("tables/checklist.json", described)
-    return ticked
-
-
 def refuse_changed(context: Context, target: Target, recorded: Revision) -> None:
     latest = context.helm(target.cluster).history(target.release, target.namespace)[-1]
     if (latest.number, latest.status) != (recorded.number, recorded.status):
@@ -291,7 +199,3 @@ def note_begin(lock: lease.Lease, before: Before, image: Image) -> None:
         digests=",".join(sorted(before.digests)),
         image=image.by_digest,
     )
-
-
-def rollback_command(target: Target) -> str:
-    return f"python3 pipeline.py rollback --target {target.name}"

@@ -9,11 +9,12 @@ from contextlib import ExitStack, contextmanager
 
 from ci.errors import CommandFailed, PipelineError, PlanRefused, PromotionFailed, WaitTimeout
 from ci.model import Check, Target
-from ci.promotion.preflight.inspect import Before
+from ci.promotion.probes import api_proxy
 from ci.promotion.probes.canary import Canary
 from ci.promotion.probes.in_cluster import InsideProber
 from ci.promotion.probes.prober import Counting, Prober
 from ci.promotion.release import reader
+from ci.promotion.release.baseline import Before
 from ci.run.context import Context
 from ci.tools.wait import SystemClock, wait_until
 
@@ -101,7 +102,7 @@ def _within(
             )
     prober = held.enter_context(
         Prober(
-            reader.sender(reader.private_kube(context, target), target),
+            api_proxy.sender(reader.private_kube(context, target), target),
             per_second=target.probing.per_second,
             timeout=target.probing.timeout_seconds,
             clock=SystemClock(),

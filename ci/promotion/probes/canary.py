@@ -26,7 +26,7 @@ from ci import standins as manifests
 from ci.errors import PipelineError, PlanRefused, PromotionFailed, WaitTimeout
 from ci.model import Check, Target
 from ci.promotion.probes.prober import Prober
-from ci.promotion.release import reader
+from ci.promotion.release import health
 from ci.run.context import Context
 from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock, wait_until
@@ -187,7 +187,7 @@ class Service:
 
     def call(self, method: str, path: str, expected: int, body: Any = None) -> Any:
         """Raises :class:`Refused` for another status, and for none."""
-        where = reader.service_path(self._target, path)
+        where = health.service_path(self._target, path)
         seconds = self._target.probing.timeout_seconds
         answer = self._kube.ask(method, where, body=body, timeout=seconds)
         if answer.code != expected:

@@ -15,14 +15,18 @@ come to its end is brought there, and what an upgrade left half done is undone.
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ci.digest import UNKNOWN, Digest
 from ci.errors import PlanRefused
-from ci.promotion.plan.diff import Rendered
-from ci.promotion.preflight import rules
+from ci.model import Target
+from ci.promotion.release.manifest import Rendered
 from ci.tools.helm import Revision
 
 DEPLOYED_ONCE = ("deployed", "superseded")
@@ -125,7 +129,7 @@ def rolled_back(history: Sequence[Revision]) -> frozenset[int]:
     found: set[int] = set()
     for revision in history:
         if revision.status in DEPLOYED_ONCE:
-            goal = rules.returned_to(revision)
+            goal = returned_to(revision)
             if goal is not None:
                 found.update(range(goal + 1, revision.number))
     return frozenset(found)
@@ -136,7 +140,7 @@ def _repaired(
 ) -> Revision:
     """Where a release goes whose latest revision is failed or pending."""
     latest = history[-1]
-    goal = rules.returned_to(latest)
+    goal = returned_to(latest)
     if goal is not None and goal in usable:
         return usable[goal]
     deployed = [r for r in usable.values() if r.status == "deployed"]
@@ -186,3 +190,67 @@ def without(values: Mapping[str, Any], dotted: Sequence[str]) -> dict[str, Any]:
             else:
                 del kept[head]
     return kept
+
+
+def deployed_revision(history: Sequence[Revision], *, rollback: str) -> Revision:
+    """The latest revision, which must be the deployed one: ``--reuse-values`` takes its values.
+
+    ``rollback`` is the command that repairs, for the remedy.
+    """
+    latest = history[-1]
+    if latest.status == "deployed":
+        return latest
+    good = [r for r in history if r.status == "deployed"]
+    serving = f"revision {good[-1].number} is the deployed one" if good else "none is deployed"
+    if latest.status.startswith("pending"):
+        raise PlanRefused(
+            f"revision {latest.number} is {latest.status}: an operation on the release did not"
+            f" end, or is still under way ({serving})",
+            remedy=f"when nobody is at work on it, repair it with `{rollback}`",
+        )
+    raise PlanRefused(
+        f"the latest revision {latest.number} is {latest.status}, {serving}",
+        remedy=f"return to a deployed revision first, for example with `{rollback}`",
+    )
+
+
+def returned_to(revision: Revision) -> int | None:
+    """The revision that a rollback made this one of, as Helm describes it; ``None`` else."""
+    match = re.fullmatch(r"Rollback to (\d+)", revision.description)
+    return int(match[1]) if match else None
+
+
+def origin(history: Sequence[Revision], revision: Revision) -> int:
+    """The revision a rollback (of a rollback …) leads back to; a revision's own number else."""
+    by_number = {r.number: r for r in history}
+    number, seen = revision.number, {revision.number}
+    while number in by_number:
+        goal = returned_to(by_number[number])
+        if goal is None or goal in seen:
+            break
+        number = goal
+        seen.add(number)
+    return number
+
+
+def rendered_as(history: Sequence[Revision], revision: Revision) -> tuple[int, ...]:
+    """The revisions a release may have been rendered as, the likeliest first.
+
+    A rollback re-uses the older rendering, and Helm forgets old revisions: where the trail ends
+    in one that is forgotten, every earlier number is possible.
+    """
+    number = origin(history, revision)
+    if any(r.number == number for r in history):
+        return (number,)
+    return tuple(range(number, 0, -1))
+
+
+def record_of_release(data: str) -> dict[str, Any]:
+    """A release as Helm stored it, chart, values and manifest: ``data.release`` of its Secret."""
+    packed = base64.b64decode(base64.b64decode(data))
+    record = json.loads(gzip.decompress(packed) if packed[:2] == b"\x1f\x8b" else packed)
+    return record if isinstance(record, dict) else {}
+
+
+def rollback_command(target: Target) -> str:
+    return f"python3 pipeline.py rollback --target {target.name}"

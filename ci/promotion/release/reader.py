@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import yaml
 
-from ci import openapi_compat, redaction
+from ci import redaction
 from ci.digest import UNKNOWN
 from ci.errors import CommandFailed, PipelineError, TargetNotFound
-from ci.model import Check, Image, Target
-from ci.openapi_compat import Document
-from ci.promotion.plan.diff import Key, Rendered, parse
-from ci.promotion.preflight import rules
-from ci.promotion.probes.prober import Send
+from ci.model import Image, Target
+from ci.promotion.release import history as history_
+from ci.promotion.release.manifest import Key, Rendered, parse
 from ci.promotion.release.rollout import (
     Expected,
     Judgement,
     Snapshot,
     digests_of,
     judge,
-    service_containers,
     unsettled,
 )
 from ci.run.context import Context
+from ci.tools import kubeconfig
 from ci.tools.api import Answer
 from ci.tools.command import Programs
 from ci.tools.helm import Helm, Revision, reason
@@ -39,14 +35,6 @@ from ci.tools.wait import Clock, Pending, SystemClock, wait_until
 KINDS = ("deployments", "replicasets", "pods", "endpointslices")
 LOOK_SECONDS = 10
 """How long the API may take for a look."""
-
-HEALTH_SECONDS = 1.0
-"""Within which a health path has to answer: the time-out of the plan's own readiness probe."""
-
-ERROR_LINE = re.compile(
-    r"\b(ERROR|CRITICAL|FATAL)\b|^Traceback \(most recent call last\)|^panic:"
-    r'|"(level|severity|levelname)":\s*"(error|critical|fatal)"',
-)
 
 
 def private(context: Context) -> Programs:
@@ -77,7 +65,7 @@ def find(context: Context, target: Target) -> list[Revision]:
     """The release's revisions, oldest first. Raises :class:`TargetNotFound` naming exactly what
     does not exist: the kubeconfig, the context, the cluster, the namespace or the release."""
     cluster = target.cluster
-    names = rules.contexts(cluster.kubeconfig)
+    names = kubeconfig.contexts(cluster.kubeconfig)
     if cluster.context not in names:
         raise TargetNotFound(
             f"{cluster.kubeconfig} has no context {cluster.context!r}",
@@ -284,124 +272,6 @@ def wait_judged(
 # -- answering ------------------------------------------------------------------------------------
 
 
-def health(context: Context, target: Target, *, kube: Kube | None = None) -> tuple[Check, ...]:
-    """Every health path through a port-forward, as the upgrade plan asks it."""
-    kube = kube or context.kube(target.cluster)
-    checks: list[Check] = []
-    with (
-        kube.forward_to_service(target.namespace, target.gateway, target.port) as port,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5, trust_env=False) as client,
-    ):
-        for path in target.health_paths:
-            asked = [_asked(client, path, context.clock)]
-            if asked[0][2] > HEALTH_SECONDS:
-                # It may have been the way there: of three times the middle one counts.
-                asked += [_asked(client, path, context.clock) for _ in range(2)]
-            ok, said, taken = sorted(asked, key=lambda answer: answer[2])[len(asked) // 2]
-            evidence = f"{said} in {taken * 1000:.0f} ms"
-            if taken > HEALTH_SECONDS:
-                evidence += f", the limit is {HEALTH_SECONDS:g} s"
-            ok = ok and all(answer[0] for answer in asked) and taken <= HEALTH_SECONDS
-            checks.append(Check(path, ok, evidence))
-    return tuple(checks)
-
-
-def _asked(client: httpx.Client, path: str, clock: Clock) -> tuple[bool, str, float]:
-    """Whether one path answered 200, what it said, and in how many seconds."""
-    begun = clock.monotonic()
-    try:
-        answer = client.get(path)
-        said = " ".join(answer.text.split())[:120]
-        ok, evidence = answer.status_code == 200, f"HTTP {answer.status_code} {said}"
-    except httpx.HTTPError as problem:
-        ok, evidence = False, str(problem) or type(problem).__name__
-    return ok, redaction.text(evidence), clock.monotonic() - begun
-
-
-def health_without_forward(kube: Kube, target: Target) -> tuple[Check, ...]:
-    """The same through the API server: works while the run is being cancelled."""
-    checks: list[Check] = []
-    for path in target.health_paths:
-        answer = kube.ask("GET", service_path(target, path), timeout=15)
-        said = " ".join((answer.text if answer.ok else answer.problem).split())[:120]
-        checks.append(Check(path, answer.ok, redaction.text(said)))
-    return tuple(checks)
-
-
-def service_path(target: Target, path: str) -> str:
-    """A path of the Service as the API server forwards it: to any ready pod, each time anew."""
-    return (
-        f"/api/v1/namespaces/{target.namespace}/services/http:{target.gateway}:{target.port}"
-        f"/proxy{path}"
-    )
-
-
-def openapi(kube: Kube, target: Target) -> Document | None:
-    """How the service describes its API; ``None`` when it does not."""
-    if not target.openapi_path:
-        return None
-    answer = kube.ask("GET", service_path(target, target.openapi_path), timeout=15)
-    return openapi_compat.read(answer.text) if answer.ok else None
-
-
-def compatible(kube: Kube, target: Target, before: Document | None) -> Check:
-    """The API that serves now, held against the one that served ``before``."""
-    return openapi_compat.check(
-        "the API that serves is backward compatible",
-        before,
-        openapi(kube, target),
-        missing=f"no description at {target.openapi_path or '-'}",
-    )
-
-
-def sender(kube: Kube, target: Target) -> Send:
-    """Sends one probe through the API server, which picks a pod of the Service each time (a
-    port-forward stays with one pod and would prove nothing about a roll-over)."""
-    where, seconds = service_path(target, target.probing.path), target.probing.timeout_seconds
-
-    def send() -> str:
-        answer = kube.ask("GET", where, timeout=seconds)
-        if 0 < answer.code < 400:
-            return ""
-        said = redaction.text(" ".join(answer.text.split()))[:160]
-        return f"HTTP {answer.code}: {said}" if answer.code else said
-
-    return send
-
-
-def error_lines(
-    kube: Kube,
-    target: Target,
-    pods: Sequence[Mapping[str, Any]],
-    *,
-    tail: int = 2000,
-    since: int | None = None,
-    repository: str = "",
-) -> list[str]:
-    """Lines of the service's containers that report an error, with the pod they are from.
-
-    Of the last ``since`` seconds when given; ``repository`` is where old pods' image is from,
-    the target's own when left out.
-    """
-    recent = {} if since is None else {"sinceSeconds": since}
-    asked = [
-        (str(pod["metadata"]["name"]), container)
-        for pod in pods
-        for container in service_containers(pod["spec"], repository or target.image_repository)
-    ]
-
-    def lines(name: str, container: str) -> list[str]:
-        answer = kube.logs(name, target.namespace, container=container, tailLines=tail, **recent)
-        return [
-            f"{name}: {redaction.text(line.strip())[:200]}"
-            for line in (answer.text if answer.ok else "").splitlines()
-            if ERROR_LINE.search(line)
-        ]
-
-    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="logs") as pool:
-        return [line for found in pool.map(lambda each: lines(*each), asked) for line in found]
-
-
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A revision as Helm stored it."""
@@ -419,7 +289,7 @@ def stored(kube: Kube, helm: Helm, target: Target, revision: int) -> Stored:
     name = f"sh.helm.release.v1.{target.release}.v{revision}"
     try:
         secret = kube.read("secrets", name, target.namespace) or {}
-        record = rules.record_of_release(secret["data"]["release"])
+        record = history_.record_of_release(secret["data"]["release"])
         # Helm leaves out what is empty.
         hooks = [hook["manifest"] for hook in record.get("hooks") or []]
         rendered = parse(record.get("manifest", ""), hooks)

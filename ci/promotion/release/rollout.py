@@ -608,3 +608,7 @@ def fail_fast(watch: Watch, now: float, found: Iterable[Trouble]) -> None:
     trouble = watch.see(now, found)
     if trouble is not None:
         raise UnrecoverablePod(trouble)
+
+
+SETTLE_SECONDS = 120
+"""How long old pods may take to drain and go after Helm says that it is done, or rolled back."""

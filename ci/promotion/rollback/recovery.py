@@ -15,14 +15,12 @@ import yaml
 from ci import redaction
 from ci.errors import Locked, PipelineError, PromotionFailed, RollbackFailed
 from ci.model import Check, Target
-from ci.promotion.preflight import rules
-from ci.promotion.preflight.inspect import Before
 from ci.promotion.probes.canary import queue_states
 from ci.promotion.probes.prober import Counting
-from ci.promotion.release import lease, reader
-from ci.promotion.release.rollout import Expected, Judgement, Snapshot
+from ci.promotion.release import drift, health, lease, reader
+from ci.promotion.release.baseline import Before
+from ci.promotion.release.rollout import SETTLE_SECONDS, Expected, Judgement, Snapshot
 from ci.promotion.rollback.cause import cause, with_last_words
-from ci.promotion.upgrade.upgrade import SETTLE_SECONDS
 from ci.redaction import Redactor
 from ci.run.context import Context
 from ci.tools import diagnostics
@@ -172,7 +170,7 @@ def restart_refused(context: Context, target: Target, before: Before) -> None:
     """Restart the service when the upgrade re-created a ServiceAccount (some charts make it in
     a hook): the old pods' tokens are refused from then on, and no rollback repairs that."""
     kube = reader.private_kube(context, target, during_cleanup=True)
-    names = rules.recreated(before.accounts, reader.accounts(kube, target))
+    names = drift.recreated(before.accounts, reader.accounts(kube, target))
     if not names:
         return
     context.events.note(
@@ -195,7 +193,7 @@ def verify_old(context: Context, target: Target, expected: Expected) -> tuple[Ju
     )
 
     def answers() -> bool | None:
-        return all(c.ok for c in reader.health_without_forward(kube, target)) or None
+        return all(c.ok for c in health.health_without_forward(kube, target)) or None
 
     wait_until(
         f"{', '.join(target.health_paths)} of the old version",
@@ -204,7 +202,7 @@ def verify_old(context: Context, target: Target, expected: Expected) -> tuple[Ju
         clock=SystemClock(),
         diagnose=lambda: "; ".join(
             f"{c.name}: {c.evidence}"
-            for c in reader.health_without_forward(kube, target)
+            for c in health.health_without_forward(kube, target)
             if not c.ok
         ),
     )
@@ -218,7 +216,7 @@ def verify_restored(context: Context, target: Target, before: Before) -> None:
     left = [
         f"Deployment/{name} {path}"
         for name in before.deployments
-        for path in rules.unrestored(before.snapshot.deployments[name], now.deployments[name])
+        for path in drift.unrestored(before.snapshot.deployments[name], now.deployments[name])
     ]
     if left:
         raise RollbackFailed(f"the rollback left {'; '.join(left[:4])} otherwise than before")

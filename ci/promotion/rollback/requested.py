@@ -14,7 +14,6 @@ from ci.digest import UNKNOWN, Digest
 from ci.errors import Interrupted, PipelineError, TargetNotFound, VerifyFailed
 from ci.model import Changed, Image, Rollback, Served, Target
 from ci.promotion.plan import diff
-from ci.promotion.preflight import rules
 from ci.promotion.preflight.inspect import changed_since
 from ci.promotion.release import history as histories
 from ci.promotion.release import reader as reader_
@@ -179,7 +178,7 @@ class _Reader:
             repository, _, tag = old.image.rpartition(":")
             change = diff.Change(
                 tag, tag, repository, repository,
-                rules.origin(history, self._latest), rules.origin(history, revision),
+                histories.origin(history, self._latest), histories.origin(history, revision),
             )  # fmt: skip
             if diff.make(change, live=here, same=there, new=there, again=there).refused:
                 return False

@@ -11,7 +11,7 @@ from typing import Any
 from ci.errors import CommandFailed, PromotionFailed
 from ci.model import Check, Image, Query, Target
 from ci.promotion.probes.prober import Account, Counting
-from ci.promotion.release import reader
+from ci.promotion.release import logs, reader
 from ci.promotion.release.rollout import Expected, new_pods, restart_counts
 from ci.promotion.upgrade import gates
 from ci.run.context import Context
@@ -51,7 +51,7 @@ class Soak:
             return
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix="soak") as pool:
             accounts = pool.submit(self._accounts)
-            lines = reader.error_lines(
+            lines = logs.error_lines(
                 self._kube, target, pods, since=OLD_LOGS_SECONDS, repository=old.repository
             )
             self._before = accounts.result()
@@ -104,7 +104,7 @@ class Soak:
             pods = new_pods(snapshot, expected)
             breaches.append(gates.restarted(pods, limits, self._restarts))
             lines = gates.Lines(
-                tuple(reader.error_lines(self._kube, target, pods)),
+                tuple(logs.error_lines(self._kube, target, pods)),
                 listened(pods, datetime.now(UTC), longest=None),
             )
             breaches.append(gates.error_lines(self._old_lines, lines))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from ci.errors import Interrupted, PromotionFailed
 from ci.model import Check, Image, Release, Target
 from ci.openapi_compat import Document
-from ci.promotion.plan.diff import Rendered
-from ci.promotion.plan.render import sets_of
-from ci.promotion.preflight import rules
-from ci.promotion.preflight.inspect import Before
-from ci.promotion.release import reader
+from ci.promotion.plan.values import sets_of
+from ci.promotion.release import drift, health, reader
+from ci.promotion.release.baseline import Before
+from ci.promotion.release.manifest import Rendered
 from ci.promotion.release.rollout import (
+    SETTLE_SECONDS,
     Expected,
     Judgement,
     Snapshot,
@@ -29,8 +29,6 @@ from ci.tools.wait import wait_until
 
 LOOK_SECONDS = 0.3
 """Between two looks at an upgrade: each costs the machine what it needs for the upgrade."""
-SETTLE_SECONDS = 120
-"""How long old pods may take to drain and go after Helm says that it is done, or rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,7 @@ def settled(
         kube, target, expected, timeout=SETTLE_SECONDS, clock=context.clock, look=look
     )
     pods = sum(len(now.pods_of(name)) for name in before.deployments)
-    recreated = rules.recreated(before.accounts, reader.accounts(kube, target))
+    recreated = drift.recreated(before.accounts, reader.accounts(kube, target))
     if recreated:
         context.events.note(
             f"ServiceAccount {', '.join(recreated)} was re-created by the upgrade: pods of others"
@@ -181,8 +179,8 @@ def settled(
 
 
 def healthy(context: Context, target: Target, api: Document | None) -> tuple[Check, ...]:
-    checks = reader.health(context, target)
-    checks += (reader.compatible(reader.private_kube(context, target), target, api),)
+    checks = health.health(context, target)
+    checks += (health.compatible(reader.private_kube(context, target), target, api),)
     failed = [f"{check.name}: {check.evidence}" for check in checks if not check.ok]
     if failed:
         raise PromotionFailed(f"the new release is not healthy: {'; '.join(failed)}")

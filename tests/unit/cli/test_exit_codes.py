@@ -28,14 +28,14 @@ from ci.digest import Digest
 from ci.model import Cluster, Image, Registry, Result
 from ci.run.context import Context
 from ci.run.state import Home
-from ci.settings import load
+from ci.settings import Options, load
 from ci.stages import build, deploy
 from ci.toolchain import pins
 from ci.tools.api import Answer
 from ci.tools.command import Output
 from ci.tools.process_identity import Process
 from ci.tools.wait import SystemClock
-from ci.workflow import handoffs
+from ci.workflow import commands, handoffs
 from tests.unit.evidence.fakes import FakeRegistry, proof
 from tests.unit.evidence.fakes import machine as described_machine
 from tests.unit.live import REPOSITORY, Live, serving_here
@@ -430,6 +430,7 @@ def gate(box: Box, *, cases: str = "") -> None:
 
 def test_a_release_that_does_not_come_up_on_the_gate(box: Box, hurry: None) -> None:
     gate(box)
+    box.live.deployment["status"]["availableReplicas"] = 0
     waiting = {"reason": "ImagePullBackOff", "message": "not found"}
     box.live.pod["status"]["conditions"][0]["status"] = "False"
     box.live.pod["status"]["containerStatuses"][0]["state"] = {"waiting": waiting}
@@ -439,19 +440,17 @@ def test_a_release_that_does_not_come_up_on_the_gate(box: Box, hurry: None) -> N
 
 
 def test_stand_ins_for_a_cluster_of_somebody_else(box: Box) -> None:
-    """A guard: every command that brings stand-ins makes its own cluster for them."""
+    """A guard: every command that brings stand-ins makes its own cluster for them. So that one
+    comes to it, it is given somebody else's."""
     theirs = Cluster("prod", box.context.root.parent / "kubeconfig", "prod", disposable=True)
 
-    def body(context: Context) -> Result:
+    def wrong(context: Context, _: Options) -> Result:
         deploy.prepare_standins(context, theirs)
         return Result()
 
-    box.hand_over()
-    common = app.Common(app.Origin.AUTO, box.config, False)
-    with pytest.raises(SystemExit) as ended:
-        app._work("prove", common, body, needs_dagger=None)
-    assert ended.value.code == 15
-    assert "the pipeline did not make that cluster" in box.capsys.readouterr().err
+    box.monkeypatch.setattr(commands, "prove_only", wrong)
+    status, error = box("prove")
+    assert (status, "the pipeline did not make that cluster" in error) == (15, True)
     assert box.live.asked == []
 
 
@@ -491,7 +490,7 @@ def test_a_live_release_that_does_not_come_up_on_the_gate(box: Box, hurry: None)
         said_of if path.endswith("/namespaces/rehearsal-prod/pods") else None
     )
     status, error = box("rehearse", "--target", "prod", "--image", image)
-    assert (status, "does not come up" in error) == (22, True)
+    assert (status, "CrashLoopBackOff" in error) == (22, True)
 
 
 # -- 30 to 34: the target -------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from ci.cli import app
 from ci.model import Check
 from ci.promotion.plan import diff
 from ci.promotion.plan.diff import Change, Difference, Plan
+from ci.promotion.release import manifest
 from ci.report import terminal
 from ci.tools.command import Programs
 from ci.workflow import commands
@@ -68,8 +69,8 @@ def test_text_with_brackets_is_no_markup() -> None:
 
 
 def test_a_secret_is_never_shown() -> None:
-    def secret(value: str) -> diff.Rendered:
-        return diff.parse(
+    def secret(value: str) -> manifest.Rendered:
+        return manifest.parse(
             f"apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{p: {value}}}\n", ""
         )
 

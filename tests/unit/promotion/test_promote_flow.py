@@ -43,9 +43,9 @@ from ci.model import (
     RollbackOutcome,
     Target,
 )
-from ci.promotion.plan import diff
-from ci.promotion.preflight.inspect import Before
-from ci.promotion.release import lease, reader
+from ci.promotion.release import health, lease, reader
+from ci.promotion.release import manifest as manifest_
+from ci.promotion.release.baseline import Before
 from ci.promotion.rollback import recovery, requested
 from ci.promotion.upgrade import upgrade as upgrade_
 from ci.promotion.upgrade.post_upgrade_test import After
@@ -291,7 +291,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     healthy = (Check("/readyz", True, "HTTP 200"),)
     accepted = frozenset({NEW})
-    monkeypatch.setattr(reader, "health", lambda *a, **k: healthy)
+    monkeypatch.setattr(health, "health", lambda *a, **k: healthy)
     monkeypatch.setattr(
         promote, "proven_image", lambda c, t, proof: (proof.image, accepted), raising=True
     )
@@ -374,7 +374,7 @@ HOOK = {"metadata": {"name": "h", "annotations": {"helm.sh/hook": "pre-upgrade,p
     ],
 )
 def test_the_check_begins_before_helm_ends_where_the_change_shows(
-    context: Context, served: str, hooks: dict[diff.Key, Any], begins: bool
+    context: Context, served: str, hooks: dict[manifest_.Key, Any], begins: bool
 ) -> None:
     target = Target(
         "prod", Cluster("launch", context.root / "kubeconfig", "launch", True), "launch", "rel",
@@ -384,7 +384,7 @@ def test_the_check_begins_before_helm_ends_where_the_change_shows(
         deployments=("model-engine",),
         digests=frozenset({served}),
         image=Image(REPOSITORY, "old", Digest(served)),
-        rendered=diff.Rendered({}, hooks),
+        rendered=manifest_.Rendered({}, hooks),
     )
     wanted = upgrade_.released_as(target, 2, Image(REPOSITORY, "new", NEW))
     begun: list[Release] = []
@@ -653,7 +653,7 @@ def test_what_is_served_and_is_not_well_is_no_success(
     go(context)
     world.asked.clear()
     bad = (Check("/readyz", False, "HTTP 503"),)
-    monkeypatch.setattr(reader, "health", lambda *a, **k: bad)
+    monkeypatch.setattr(health, "health", lambda *a, **k: bad)
     with pytest.raises(VerifyFailed, match=r"serves new already.*/readyz: HTTP 503") as caught:
         go(context)
     assert caught.value.exit_code == 34
@@ -801,7 +801,7 @@ def test_a_revision_that_would_render_otherwise_is_returned_to(
         found = stored(kube, helm, target, number)
         more = {"kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"n": str(number)}}
         objects = {**found.rendered.objects, ("v1", "ConfigMap", "elsewhere", "m"): more}
-        return replace(found, rendered=diff.Rendered(objects, {}))
+        return replace(found, rendered=manifest_.Rendered(objects, {}))
 
     monkeypatch.setattr(reader, "stored", read)
     back(context, 2)
@@ -813,7 +813,7 @@ def test_what_serves_already_and_does_not_serve_well_is_no_success(
 ) -> None:
     served_twice(world)
     bad = (Check("/readyz", False, "HTTP 503"),)
-    monkeypatch.setattr(reader, "health_without_forward", lambda *a: bad)
+    monkeypatch.setattr(health, "health_without_forward", lambda *a: bad)
     monkeypatch.setattr(recovery, "ANSWER_SECONDS", 0.0)
     with pytest.raises(VerifyFailed, match="revision 3 of rel is what was asked for already"):
         back(context, 3)

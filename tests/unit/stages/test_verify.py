@@ -16,7 +16,7 @@ from ci.run.context import Context
 from ci.stages import verify
 from tests.unit.evidence.fakes import FakeRegistry, machine
 from tests.unit.live import GATEWAY, NAMESPACE, OLD, RELEASE, REPOSITORY, Live, owned, serving_here
-from tests.unit.machine import Machine, take_over
+from tests.unit.machine import Machine, ManualClock, take_over
 
 PATHS = ("/health", "/readyz")
 OTHER = Digest.from_hex("b" * 64)
@@ -51,7 +51,7 @@ def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Verifi
             live,
             programs,
             registry,
-            replace(context, tools=tools),
+            replace(context, tools=tools, clock=ManualClock()),
             Target(
                 "prod", Cluster("prod", kubeconfig, "prod", False), NAMESPACE, RELEASE,
                 context.root / "chart", REPOSITORY, gateway=GATEWAY, health_paths=PATHS,

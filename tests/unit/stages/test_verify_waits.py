@@ -11,7 +11,7 @@ import pytest
 
 from ci.errors import VerifyFailed
 from ci.model import Check, Cluster, Target
-from ci.promotion.release import reader
+from ci.promotion.release import health, logs, reader
 from ci.promotion.release.rollout import Snapshot
 from ci.run.context import Context
 from ci.run.events import Events
@@ -53,10 +53,10 @@ class World:
 
 def verified(monkeypatch: pytest.MonkeyPatch, world: World) -> dict[str, Check]:
     monkeypatch.setattr(reader, "snapshot", world.snapshot)
-    monkeypatch.setattr(reader, "error_lines", world.error_lines)
+    monkeypatch.setattr(logs, "error_lines", world.error_lines)
     monkeypatch.setattr(reader, "private_kube", lambda *_, **__: None)
     monkeypatch.setattr(reader, "find", lambda *_: [Revision(3, "deployed", "engine-1", "")])
-    monkeypatch.setattr(reader, "health", lambda *_: (Check("/readyz", True, "HTTP 200"),))
+    monkeypatch.setattr(health, "health", lambda *_: (Check("/readyz", True, "HTTP 200"),))
     events = Events(world.clock)
     context = cast(Context, SimpleNamespace(clock=world.clock, events=events))
     return {check.name: check for check in verify.verify(context, TARGET)}

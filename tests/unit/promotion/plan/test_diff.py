@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from ci.promotion.plan.diff import Change, Difference, Plan, Rendered, make, parse
+from ci.promotion.plan.diff import Change, Difference, Plan, make
+from ci.promotion.release.manifest import Rendered, parse
 
 CHANGE = Change(
     old_tag="0123456789abcdef0123456789abcdef01234567",

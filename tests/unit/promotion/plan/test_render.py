@@ -9,7 +9,7 @@ import pytest
 
 from ci.digest import Digest
 from ci.model import Cluster, Image, Target
-from ci.promotion.plan import render
+from ci.promotion.plan import values
 from ci.tools.command import Programs
 from ci.tools.helm import Helm
 
@@ -20,9 +20,9 @@ TARGET = Target("prod", CLUSTER, "launch", "rel", Path("chart"), IMAGE.repositor
 
 def test_the_repository_is_set_only_when_it_differs() -> None:
     before = replace(IMAGE, tag="old")
-    assert render.sets_of(TARGET, before, IMAGE) == {"tag": "queue-timeout-1"}
+    assert values.sets_of(TARGET, before, IMAGE) == {"tag": "queue-timeout-1"}
     other = replace(before, repository="elsewhere:5000/model-engine")
-    assert render.sets_of(TARGET, other, IMAGE) == {
+    assert values.sets_of(TARGET, other, IMAGE) == {
         "tag": "queue-timeout-1",
         "image.repository": IMAGE.repository,
     }

@@ -14,8 +14,8 @@ import pytest
 from ci.digest import Digest
 from ci.errors import PlanRefused
 from ci.model import Case, Check, Cluster, Image, Outcome, Proof, Target
-from ci.promotion.plan.diff import parse
 from ci.promotion.preflight import checklist, image_pull
+from ci.promotion.release.manifest import parse
 from ci.run.context import Context
 from ci.tools.command import Output
 

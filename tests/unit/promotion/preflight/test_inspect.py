@@ -10,8 +10,8 @@ import pytest
 from ci.digest import Digest
 from ci.errors import PlanRefused, ProofFailed
 from ci.model import Case, Check, Cluster, Image, Outcome, Proof, Target
-from ci.promotion.plan import diff
 from ci.promotion.preflight import inspect as inspection
+from ci.promotion.release import manifest
 from ci.promotion.release.reader import Present
 from ci.tools.helm import Revision
 
@@ -33,7 +33,7 @@ def test_only_a_passing_proof_goes_on() -> None:
 
 
 TARGET = Target("prod", Cluster("c", Path("k"), "c", True), "n", "rel", Path("x"), "r/engine")
-RELEASED = diff.parse(
+RELEASED = manifest.parse(
     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {a: one}\n---\n"
     "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\nspec: {parallelism: 1}\n---\n"
     "apiVersion: keda.sh/v1\nkind: ScaledObject\nmetadata: {name: s}\nspec: {max: 3}\n",
@@ -42,9 +42,11 @@ RELEASED = diff.parse(
 CONFIG, JOB, SCALED = RELEASED.objects
 
 
-def as_released(unread: frozenset[diff.Key] = frozenset(), **spec: object) -> Check:
+def as_released(unread: frozenset[manifest.Key] = frozenset(), **spec: object) -> Check:
     """With a ConfigMap that says ``data``, and a ScaledObject of at most ``most``."""
-    objects: dict[diff.Key, dict[str, object]] = {SCALED: {"spec": {"max": spec.get("most", 3)}}}
+    objects: dict[manifest.Key, dict[str, object]] = {
+        SCALED: {"spec": {"max": spec.get("most", 3)}}
+    }
     if "data" in spec:
         objects[CONFIG] = {"data": {"a": spec["data"]}}
     present = Present(objects, unread, "no rights")

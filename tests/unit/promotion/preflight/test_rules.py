@@ -12,6 +12,9 @@ import pytest
 
 from ci.errors import PlanRefused, TargetNotFound
 from ci.promotion.preflight import rules
+from ci.promotion.release import drift
+from ci.promotion.release import history as history_
+from ci.tools import kubeconfig
 from ci.tools.helm import Revision
 
 
@@ -21,21 +24,21 @@ def revisions(*statuses: str) -> list[Revision]:
 
 def test_the_latest_revision_is_the_deployed_one() -> None:
     history = revisions("superseded", "deployed")
-    assert rules.deployed_revision(history, rollback="x").number == 2
+    assert history_.deployed_revision(history, rollback="x").number == 2
 
 
 @pytest.mark.parametrize("status", ["pending-upgrade", "pending-rollback", "pending-install"])
 def test_a_pending_release_is_refused_with_our_command(status: str) -> None:
     with pytest.raises(PlanRefused, match="revision 2 is pending") as caught:
-        rules.deployed_revision(revisions("deployed", status), rollback="our rollback")
+        history_.deployed_revision(revisions("deployed", status), rollback="our rollback")
     assert "our rollback" in caught.value.remedy
 
 
 def test_a_failed_latest_revision_is_refused() -> None:
     with pytest.raises(PlanRefused, match="2 is failed, revision 1 is the deployed one"):
-        rules.deployed_revision(revisions("deployed", "failed"), rollback="x")
+        history_.deployed_revision(revisions("deployed", "failed"), rollback="x")
     with pytest.raises(PlanRefused, match="none is deployed"):
-        rules.deployed_revision(revisions("failed"), rollback="x")
+        history_.deployed_revision(revisions("failed"), rollback="x")
 
 
 def test_a_rollback_keeps_the_older_rendering() -> None:
@@ -49,18 +52,18 @@ def test_a_rollback_keeps_the_older_rendering() -> None:
         (("Rollback to 1",), (1,)),
     ):
         found = history(*descriptions)
-        assert rules.rendered_as(found, found[-1]) == rendered
+        assert history_.rendered_as(found, found[-1]) == rendered
 
 
 def test_a_forgotten_rendering_may_be_any_earlier_one() -> None:
     found = [Revision(n, "deployed", "c-1", f"Rollback to {n - 2}") for n in (6, 8)]
-    assert rules.rendered_as(found, found[-1]) == (4, 3, 2, 1)
+    assert history_.rendered_as(found, found[-1]) == (4, 3, 2, 1)
 
 
 def test_recreated_service_accounts() -> None:
-    assert rules.recreated({"a": "1", "b": "2"}, {"a": "1", "b": "3"}) == ["b"]
-    assert rules.recreated({"a": "1"}, {}) == []
-    assert rules.recreated({}, {"a": "1"}) == []
+    assert drift.recreated({"a": "1", "b": "2"}, {"a": "1", "b": "3"}) == ["b"]
+    assert drift.recreated({"a": "1"}, {}) == []
+    assert drift.recreated({}, {"a": "1"}) == []
 
 
 def test_a_promotion_that_was_killed_in_the_middle() -> None:
@@ -85,13 +88,13 @@ def test_another_chart_is_refused() -> None:
 def test_contexts(tmp_path: Path) -> None:
     config = tmp_path / "config"
     with pytest.raises(TargetNotFound, match="there is no kubeconfig"):
-        rules.contexts(config)
+        kubeconfig.contexts(config)
     for text in ("- a\n", "a: [", "\0"):
         config.write_text(text)
         with pytest.raises(TargetNotFound, match="is not a kubeconfig"):
-            rules.contexts(config)
+            kubeconfig.contexts(config)
     config.write_text("contexts: [{name: one}, {name: two}]")
-    assert rules.contexts(config) == ("one", "two")
+    assert kubeconfig.contexts(config) == ("one", "two")
 
 
 def test_an_autoscaler_and_fixed_replicas() -> None:
@@ -124,7 +127,7 @@ def a_chart(folder: Path) -> dict[str, Any]:
 
 
 def test_the_same_chart_does_not_differ(tmp_path: Path) -> None:
-    chart = rules.record_of_release(stored(a_chart(tmp_path)))["chart"]
+    chart = history_.record_of_release(stored(a_chart(tmp_path)))["chart"]
     assert rules.chart_differences(chart, tmp_path, {}) == []
 
 
@@ -186,7 +189,7 @@ def spec(**container: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_no_drift(released: dict[str, Any], present: dict[str, Any]) -> None:
-    assert rules.drift(spec(**released), spec(**present)) == []
+    assert drift.drift(spec(**released), spec(**present)) == []
 
 
 @pytest.mark.parametrize(
@@ -200,7 +203,7 @@ def test_no_drift(released: dict[str, Any], present: dict[str, Any]) -> None:
     ],
 )
 def test_drift_is_named(released: dict[str, Any], present: dict[str, Any], where: str) -> None:
-    found = rules.drift(spec(**released), spec(**present))
+    found = drift.drift(spec(**released), spec(**present))
     assert found == [f"spec.template.spec.containers.c.{where}"]
 
 
@@ -222,7 +225,7 @@ def test_drift_is_named(released: dict[str, Any], present: dict[str, Any], where
 def test_drift_of_any_object(
     released: dict[str, Any], present: dict[str, Any], where: list[str]
 ) -> None:
-    assert rules.drift(released, present) == where
+    assert drift.drift(released, present) == where
 
 
 @pytest.mark.parametrize(
@@ -237,7 +240,7 @@ def test_drift_of_any_object(
     ],
 )
 def test_whose_writing_it_is(kind: str, version: str, by_hand: bool) -> None:
-    assert rules.by_hand(kind, version) is by_hand
+    assert drift.by_hand(kind, version) is by_hand
 
 
 def test_what_a_rollback_left_behind() -> None:
@@ -246,12 +249,12 @@ def test_what_a_rollback_left_behind() -> None:
     live["spec"]["template"]["metadata"] = {
         "annotations": {"kubectl.kubernetes.io/restartedAt": "now"}
     }
-    assert rules.unrestored(recorded, live) == []
+    assert drift.unrestored(recorded, live) == []
     live["spec"]["template"]["spec"]["containers"].append({"name": "left", "image": "b:1"})
-    assert rules.unrestored(recorded, live) == ["spec.template.spec.containers.left"]
+    assert drift.unrestored(recorded, live) == ["spec.template.spec.containers.left"]
 
 
 def test_scaled_by_hand() -> None:
     live = spec()
     live["spec"]["replicas"] = 3
-    assert rules.drift(spec(), live) == ["spec.replicas"]
+    assert drift.drift(spec(), live) == ["spec.replicas"]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ci.digest import Digest
 from ci.errors import PlanRefused
-from ci.promotion.plan import diff
 from ci.promotion.release import history
+from ci.promotion.release import manifest as manifest_
 from ci.promotion.release.history import Content, choose
 from ci.promotion.rollback import requested
 from ci.tools.helm import Revision
@@ -228,7 +228,7 @@ kind: Job
 metadata: {name: migrate-7}
 spec: {template: {spec: {containers: [{name: migrate, image: r/m:1}]}}}
 """
-    assert history.images_of(diff.parse(manifest, "")) == {
+    assert history.images_of(manifest_.parse(manifest, "")) == {
         "Deployment/engine/wait": "busybox:1",
         "Deployment/engine/engine": "r/e:1",
         "CronJob/sweep/sweep": "r/s:1",

@@ -21,7 +21,7 @@ from ci.cli import app
 from ci.cli import session as sessions
 from ci.errors import PipelineError, PromotionFailed
 from ci.model import Check, Cluster, Release, Result
-from ci.promotion.release import lease, reader
+from ci.promotion.release import health, lease, reader
 from ci.promotion.upgrade import watch as watch_
 from ci.report import terminal
 from ci.run.context import Context
@@ -288,7 +288,7 @@ class LeakyPrograms(Programs):
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> LeakyWorld:
     world = LeakyWorld()
-    monkeypatch.setattr(reader, "health", lambda *a, **k: (Check("/readyz", True, "HTTP 200"),))
+    monkeypatch.setattr(health, "health", lambda *a, **k: (Check("/readyz", True, "HTTP 200"),))
     monkeypatch.setattr(
         promote, "proven_image", lambda c, t, proof: (proof.image, frozenset({NEW}))
     )

@@ -13,7 +13,7 @@ from ci.digest import Digest
 from ci.errors import PromotionFailed
 from ci.model import Cluster, Gates, Image, Probing, Query, Target
 from ci.promotion.probes.prober import BUCKETS, Account, Counting, bucket
-from ci.promotion.release import reader
+from ci.promotion.release import logs, reader
 from ci.promotion.release.rollout import Snapshot
 from ci.promotion.upgrade import soak
 from ci.promotion.upgrade.soak import Soak
@@ -84,7 +84,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     monkeypatch.setattr(reader, "snapshot", world.snapshot)
     monkeypatch.setattr(
-        reader,
+        logs,
         "error_lines",
         lambda *_, since=None, **__: [] if since else world.lines(world.clock.now),
     )
