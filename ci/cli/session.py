@@ -35,7 +35,7 @@ from ci.run_folder import RunFolder
 from ci.settings import Settings
 from ci.tools.command import Programs
 from ci.tools.process_identity import Process
-from ci.tools.wait import SystemClock
+from ci.tools.wait import Cancellable, Clock, SystemClock
 
 Origin = Literal["auto", "download", "source"]
 
@@ -90,7 +90,7 @@ class Session:
     home: Home
     settings: Settings
     programs: Programs
-    clock: SystemClock
+    clock: Clock
     events: Events
     run_dir: Path
     handed: Handover | None
@@ -230,7 +230,7 @@ def opened(
         retention.begin(run_dir, command, targets)
         retention.prune(runs, without=run_dir.name)
     cancel = threading.Event()
-    clock = SystemClock(cancel)
+    clock = Cancellable(SystemClock(), cancel)
     clean = {
         name: value
         for name, value in env.items()

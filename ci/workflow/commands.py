@@ -63,9 +63,8 @@ def run(context: Context, options: Options) -> Result:
                 "rehearse",
                 "what breaks the target's release breaks it here first",
                 handoffs.rehearse,
-                context,
-                here,
                 goal,
+                here,
                 emulator.result(),
                 proven,
             )
@@ -89,7 +88,6 @@ def run(context: Context, options: Options) -> Result:
             "promote",
             "only the image changes; what is served already is verified",
             handoffs.promote,
-            context,
             goal,
             proof,
             force=options.force,
@@ -98,7 +96,6 @@ def run(context: Context, options: Options) -> Result:
             "verify",
             "the plan's success criteria, on the live state",
             verification.verify,
-            context,
             goal,
             promoted.after,
         )
@@ -229,9 +226,8 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
             "rehearse",
             "what breaks the target's release breaks it here first",
             handoffs.rehearse,
-            context,
-            here,
             goal,
+            here,
             emulator.result(),
             proof,
         )
@@ -250,12 +246,11 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
         goal = flow.step(
             "target", "it must be there", environments.found_target, context, options.target
         )
-        goal = replace(goal, chart_change=options.chart_change)
+        goal = goal.of(replace(goal.target, chart_change=options.chart_change))
         promoted = flow.step(
             "promote",
             "only the image changes; what is served already is verified",
             handoffs.promote,
-            context,
             goal,
             proof,
             force=options.force,
@@ -264,7 +259,6 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
             "verify",
             "the plan's success criteria, on the live state",
             verification.verify,
-            context,
             goal,
             promoted.after,
         )
@@ -300,12 +294,11 @@ def plan(context: Context, options: Options, image: str) -> Plan:
         goal = flow.step(
             "target", "it must be there", environments.found_target, context, options.target
         )
-        goal = replace(goal, chart_change=options.chart_change)
+        goal = goal.of(replace(goal.target, chart_change=options.chart_change))
         return flow.step(
             "plan",
             "rendered by the target's own server, with its live values",
             promotion.preview,
-            context,
             goal,
             proof,
         )
@@ -343,9 +336,7 @@ def verify_only(context: Context, options: Options) -> Result:
         goal = flow.step(
             "target", "it must be there", environments.found_target, context, options.target
         )
-        checks = flow.step(
-            "verify", "the plan's success criteria", verification.verify, context, goal
-        )
+        checks = flow.step("verify", "the plan's success criteria", verification.verify, goal)
         return Result(checks=checks)
 
 
@@ -363,7 +354,6 @@ def roll_back(
             "rollback",
             "to what served before",
             promotion.rollback,
-            context,
             goal,
             revision,
             dry_run=dry_run,
@@ -374,4 +364,4 @@ def roll_back(
 def status(context: Context, options: Options) -> verification.Status:
     """What a target runs. Changes nothing."""
     environments.check_target_name(context, options.target)
-    return verification.status(context, environments.found_target(context, options.target))
+    return verification.status(environments.found_target(context, options.target))
