@@ -5,9 +5,9 @@ setting, which is named. *Unknown* was asked, and there was no answer that says 
 may not be read, an API that describes itself nowhere, a prober that was lost. Neither of the last
 two is ever shown or counted as passed.
 
-A :class:`Check` is told by its :class:`CheckId`, which never changes; its title and the sentence
-about what was measured are made of it by :mod:`ci.report.text` and by nothing else. No verdict may
-depend on a text.
+A :class:`Check` is identified by its :class:`CheckId`, which never changes; its title and the
+sentence about what was measured are made of it by :mod:`ci.texts` and by nothing else. No verdict
+may depend on a text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Discriminator
 
 
 class Outcome(StrEnum):
@@ -321,7 +323,19 @@ class CureId(StrEnum):
     """Take out of the pod template what differs at every upgrade."""
 
 
-Measured = (
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """Another run of this project, which this one started."""
+
+    id: str
+    """The name of its folder, beside this run's."""
+    exit_code: int | None
+    """``None`` when it was killed."""
+    seconds: float
+    kind: Literal["run"] = "run"
+
+
+Measured = Annotated[
     Count
     | Names
     | Duration
@@ -337,7 +351,9 @@ Measured = (
     | ExitStatus
     | Problem
     | Cure
-)
+    | RunRef,
+    Discriminator("kind"),
+]
 
 
 # -- checks ----------------------------------------------------------------------------------------
@@ -489,3 +505,199 @@ class CauseId(StrEnum):
     REQUIRED_NOT_CHECKED = "required-not-checked"
     CLUSTER_UNREACHABLE = "cluster-unreachable"
     TIMED_OUT = "timed-out"
+
+
+class DifferenceReason(StrEnum):
+    """Why a field that an upgrade would change may change, or may not."""
+
+    IMAGE = "image"
+    TAG = "tag"
+    """A label, an annotation or an environment value that holds the tag."""
+    TAG_CHECKSUM = "tag-checksum"
+    """A checksum of what the tag is in."""
+    REVISION = "revision"
+    """The number of the Helm revision inside a string."""
+    CHART = "chart"
+    """Of another chart, which was asked for."""
+    NOT_FROM_IMAGE = "not-from-image"
+    NOT_PROVEN_IMAGE = "not-proven-image"
+    OTHER_IMAGE = "other-image"
+    """An image that is not the release's would be replaced."""
+    NOT_DETERMINISTIC = "not-deterministic"
+    """Two renderings of the same upgrade differ."""
+    CHART_OR_VALUES = "chart-or-values"
+    """The chart or the values are not those of the live release."""
+    OBJECT_FROM_TAG = "object-from-tag"
+    """An object exists with one tag only."""
+    ONE_SIDE_ONLY = "one-side-only"
+
+
+class ProbePlace(StrEnum):
+    """Where a prober sends its requests from, and by which way."""
+
+    IN_CLUSTER = "in-cluster"
+    API_PROXY = "api-proxy"
+    EXTERNAL = "external"
+
+
+class Phase(StrEnum):
+    """When a check was made."""
+
+    BEFORE = "before"
+    DURING = "during"
+    AFTER = "after"
+    """On the live release, when nothing is being changed."""
+    REHEARSAL = "rehearsal"
+    TARGETS = "targets"
+    """A check per target of several."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckGroup:
+    """The checks of one phase, in the order they were made."""
+
+    phase: Phase
+    checks: tuple[Check, ...]
+
+
+# -- steps -----------------------------------------------------------------------------------------
+
+
+class StepId(StrEnum):
+    """Every step there is. As stable as :class:`CheckId`; titles are in :mod:`ci.texts`.
+
+    Steps of one id that run at the same time, or are of different things, have a subject.
+    """
+
+    # A run.
+    TOOLS = "tools"
+    TOOL = "tool"
+    """One of them; its subject is the tool's name."""
+    RENDER_CHART = "render-chart"
+    REMOVE_STALE_CLUSTERS = "remove-stale-clusters"
+    BUILD_EMULATOR = "build-emulator"
+    BUILD = "build"
+    GATE_CLUSTER = "gate-cluster"
+    LOOK_UP_TARGET = "look-up-target"
+    STANDIN_CREDENTIALS = "standin-credentials"
+    START_STANDINS = "start-standins"
+    DEPLOY = "deploy"
+    PROVE = "prove"
+    ATTEST = "attest"
+    VERIFY_EVIDENCE = "verify-evidence"
+    REHEARSE = "rehearse"
+    DELETE_GATE_CLUSTER = "delete-gate-cluster"
+    APPROVE = "approve"
+    PROMOTE = "promote"
+    PROMOTE_TARGET = "promote-target"
+    """To one of several targets, which is its subject."""
+    VERIFY = "verify"
+    ROLLBACK = "rollback"
+    CLEAN_UP = "clean-up"
+    # A promotion.
+    CHECK_PROOF = "check-proof"
+    FIND_RELEASE = "find-release"
+    ACQUIRE_LEASE = "acquire-lease"
+    RESOLVE_DIGEST = "resolve-digest"
+    INSPECT_RELEASE = "inspect-release"
+    VERIFY_SERVED = "verify-served"
+    """What is to be promoted, or returned to, is served already."""
+    START_PROBERS = "start-probers"
+    BACK_UP = "back-up"
+    PLAN = "plan"
+    PREFLIGHT = "preflight"
+    BASELINE_PROBE = "baseline-probe"
+    RECHECK_RELEASE = "recheck-release"
+    UPGRADE = "upgrade"
+    VERIFY_DIGESTS = "verify-digests"
+    CHECK_HEALTH = "check-health"
+    TEST_TARGET = "test-target"
+    SOAK = "soak"
+    ACCOUNT_REQUESTS = "account-requests"
+    # A rollback.
+    CHOOSE_REVISION = "choose-revision"
+    REACH_CLUSTER = "reach-cluster"
+    COLLECT_DIAGNOSTICS = "collect-diagnostics"
+    HELM_ROLLBACK = "helm-rollback"
+    VERIFY_ROLLBACK = "verify-rollback"
+    # A rehearsal.
+    READ_RELEASE = "read-release"
+    ADAPT_RELEASE = "adapt-release"
+    INSTALL_RELEASE = "install-release"
+    REHEARSAL_BASELINE = "rehearsal-baseline"
+    REHEARSE_UPGRADE = "rehearse-upgrade"
+    REHEARSE_REPEAT = "rehearse-repeat"
+    REHEARSE_FAILURE = "rehearse-failure"
+    REHEARSE_RETURN = "rehearse-return"
+    # ``test`` and ``clean``.
+    SELF_TEST = "self-test"
+    """One of the project's own checks, which is its subject."""
+    DELETE_CLUSTER = "delete-cluster"
+    REMOVE_CONTAINER = "remove-container"
+    REMOVE_CACHES = "remove-caches"
+    REMOVE_IMAGES = "remove-images"
+
+
+# -- what a run as a whole says --------------------------------------------------------------------
+
+
+class VerdictId(StrEnum):
+    """How a run ended, in one word of its own."""
+
+    # Good.
+    PROMOTED = "promoted"
+    ALREADY_SERVED = "already-served"
+    ALL_PROMOTED = "all-promoted"
+    ALL_SERVED = "all-served"
+    """Of several targets each serves the image, and none had to be changed."""
+    BUILT = "built"
+    PROVEN = "proven"
+    REHEARSED = "rehearsed"
+    APPROVED = "approved"
+    VERIFIED = "verified"
+    RETURNED = "returned"
+    """A rollback that was asked for."""
+    ALREADY_RETURNED = "already-returned"
+    CHECKS_PASSED = "checks-passed"
+    PASSED = "passed"
+    # Not promoted, and nothing is wrong on the target.
+    REFUSED = "refused"
+    UPGRADE_NOT_BEGUN = "upgrade-not-begun"
+    ROLLED_BACK = "rolled-back"
+    FAILED_ROLLED_BACK = "failed-rolled-back"
+    INTERRUPTED_ROLLED_BACK = "interrupted-rolled-back"
+    UNFINISHED = "unfinished"
+    UNFINISHED_PROMOTED = "unfinished-promoted"
+    UNFINISHED_ROLLED_BACK = "unfinished-rolled-back"
+    # Bad.
+    NOT_PROVEN = "not-proven"
+    NOT_PROMOTED_NOT_PROVEN = "not-promoted-not-proven"
+    NOT_REHEARSED = "not-rehearsed"
+    NOT_PROMOTED_NOT_REHEARSED = "not-promoted-not-rehearsed"
+    NOT_PROMOTED = "not-promoted"
+    NOT_EVERYWHERE = "not-everywhere"
+    PROMOTED_NOT_VERIFIED = "promoted-not-verified"
+    NOT_VERIFIED = "not-verified"
+    CHECKS_FAILED = "checks-failed"
+    FAILED = "failed"
+    FAILED_PROMOTED = "failed-promoted"
+    INTERRUPTED = "interrupted"
+    INTERRUPTED_PROMOTED = "interrupted-promoted"
+    # A person has to look at the target now.
+    ROLLBACK_FAILED = "rollback-failed"
+    RETURN_FAILED = "return-failed"
+    """A rollback that was asked for failed."""
+    FAILED_UNDER_WAY = "failed-under-way"
+    INTERRUPTED_UNDER_WAY = "interrupted-under-way"
+    UNFINISHED_UNDER_WAY = "unfinished-under-way"
+
+
+class Tone(StrEnum):
+    """How much a verdict asks of whoever reads it."""
+
+    GOOD = "good"
+    WARN = "warn"
+    """Not promoted, and nothing is wrong on the target."""
+    BAD = "bad"
+    ALARM = "alarm"
+    """A person has to look at the target now."""

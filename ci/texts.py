@@ -8,16 +8,20 @@ another wording and expects the same verdicts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import assert_never
 
 from ci.results import (
     Because,
+    CauseId,
+    ChangeState,
     ChartRef,
     Check,
     CheckId,
     Count,
     Cure,
     CureId,
+    DifferenceReason,
     Duration,
     ExitStatus,
     HttpAnswer,
@@ -26,15 +30,20 @@ from ci.results import (
     Measured,
     Names,
     Outcome,
+    Phase,
+    ProbePlace,
     Problem,
     QueueState,
     Requests,
     RevisionRef,
+    RunRef,
     Sample,
     Span,
+    StepId,
     Tally,
     Tasks,
     Unit,
+    VerdictId,
 )
 
 CHECK_TITLES: Mapping[CheckId, str] = {
@@ -151,6 +160,288 @@ OUTCOMES: Mapping[Outcome, str] = {
     Outcome.UNKNOWN: "unknown",
 }
 
+PHASES: Mapping[Phase, str] = {
+    Phase.BEFORE: "Before the change",
+    Phase.DURING: "During the change",
+    Phase.AFTER: "On the live release",
+    Phase.REHEARSAL: "In the rehearsal",
+    Phase.TARGETS: "Targets",
+}
+
+PROBE_PLACES: Mapping[ProbePlace, str] = {
+    ProbePlace.IN_CLUSTER: "from a pod in the cluster",
+    ProbePlace.API_PROXY: "through the Kubernetes API server",
+    ProbePlace.EXTERNAL: "from outside the cluster",
+}
+
+DIFFERENCE_REASONS: Mapping[DifferenceReason, str] = {
+    DifferenceReason.IMAGE: "the image",
+    DifferenceReason.TAG: "the image tag",
+    DifferenceReason.TAG_CHECKSUM: "a checksum of something that contains the image tag",
+    DifferenceReason.REVISION: "the Helm revision number",
+    DifferenceReason.CHART: "the chart, changed on purpose",
+    DifferenceReason.NOT_FROM_IMAGE: "does not derive from the image",
+    DifferenceReason.NOT_PROVEN_IMAGE: "not the proven image",
+    DifferenceReason.OTHER_IMAGE: "replaces an image that is not the release's",
+    DifferenceReason.NOT_DETERMINISTIC: "not deterministic: two renderings differ",
+    DifferenceReason.CHART_OR_VALUES: "the chart or the values differ from the live release",
+    DifferenceReason.OBJECT_FROM_TAG: "the object exists with one of the image tags only",
+    DifferenceReason.ONE_SIDE_ONLY: "the object exists on one side only",
+}
+
+CAUSES: Mapping[CauseId, str] = {
+    CauseId.UNKNOWN: "the cause is not known",
+    CauseId.INTERRUPTED: "the run was interrupted",
+    CauseId.PODS_NOT_READY: "pods did not become ready",
+    CauseId.CONTAINER_CRASHED: "a container crashed",
+    CauseId.IMAGE_NOT_PULLED: "the image could not be pulled",
+    CauseId.NOT_SCHEDULED: "a pod could not be scheduled",
+    CauseId.ADMISSION_REFUSED: "the cluster refused to create a pod",
+    CauseId.HELM_FAILED: "helm upgrade failed",
+    CauseId.WRONG_DIGEST: "a pod runs another digest",
+    CauseId.HEALTH_FAILED: "a health endpoint failed",
+    CauseId.API_BROKEN: "the new API breaks clients of the previous one",
+    CauseId.REQUESTS_LOST: "requests were lost during the change",
+    CauseId.TASKS_LOST: "queued tasks were lost or executed twice",
+    CauseId.QUEUE_NOT_AS_ASKED: "a queue does not have the settings that were asked for",
+    CauseId.TESTS_FAILED: "the queue time-out tests failed on the target",
+    CauseId.SOAK_BREACHED: "a limit was exceeded during the soak",
+    CauseId.REQUIRED_NOT_CHECKED: "a required check was skipped or had no answer",
+    CauseId.CLUSTER_UNREACHABLE: "the cluster's API did not answer",
+    CauseId.TIMED_OUT: "a deadline passed",
+}
+
+STATES: Mapping[ChangeState, str] = {
+    ChangeState.NONE: "no target is changed",
+    ChangeState.UNTOUCHED: "nothing was changed",
+    ChangeState.UNDER_WAY: "the change has begun",
+    ChangeState.PROMOTED: "promoted",
+    ChangeState.ALREADY_SERVED: "served already, nothing was changed",
+    ChangeState.ROLLED_BACK: "rolled back",
+    ChangeState.ROLLBACK_FAILED: "the rollback failed",
+}
+
+STEP_TITLES: Mapping[StepId, str] = {
+    StepId.TOOLS: "obtain the tools",
+    StepId.TOOL: "obtain",
+    StepId.RENDER_CHART: "render the chart",
+    StepId.REMOVE_STALE_CLUSTERS: "remove stale clusters",
+    StepId.BUILD_EMULATOR: "build the Service Bus emulator",
+    StepId.BUILD: "build and push the image",
+    StepId.GATE_CLUSTER: "start the gate cluster",
+    StepId.LOOK_UP_TARGET: "look up the target",
+    StepId.STANDIN_CREDENTIALS: "generate stand-in credentials",
+    StepId.START_STANDINS: "start the stand-ins",
+    StepId.DEPLOY: "deploy to the gate cluster",
+    StepId.PROVE: "run the end-to-end tests",
+    StepId.ATTEST: "sign and attach the evidence",
+    StepId.VERIFY_EVIDENCE: "verify the signed evidence",
+    StepId.REHEARSE: "rehearse the promotion",
+    StepId.DELETE_GATE_CLUSTER: "delete the gate cluster",
+    StepId.APPROVE: "sign the approval",
+    StepId.PROMOTE: "promote",
+    StepId.PROMOTE_TARGET: "promote to",
+    StepId.VERIFY: "verify the live release",
+    StepId.ROLLBACK: "roll back",
+    StepId.CLEAN_UP: "clean up",
+    StepId.CHECK_PROOF: "check the proof",
+    StepId.FIND_RELEASE: "find the Helm release",
+    StepId.ACQUIRE_LEASE: "acquire the Lease",
+    StepId.RESOLVE_DIGEST: "resolve the image digest",
+    StepId.INSPECT_RELEASE: "inspect the live release",
+    StepId.VERIFY_SERVED: "verify what is served",
+    StepId.START_PROBERS: "start the probers",
+    StepId.BACK_UP: "write the backups",
+    StepId.PLAN: "plan the upgrade",
+    StepId.PREFLIGHT: "pre-upgrade checklist",
+    StepId.BASELINE_PROBE: "baseline probe",
+    StepId.RECHECK_RELEASE: "recheck the release",
+    StepId.UPGRADE: "helm upgrade",
+    StepId.VERIFY_DIGESTS: "verify pod digests",
+    StepId.CHECK_HEALTH: "check health endpoints",
+    StepId.TEST_TARGET: "test queue time-outs on the target",
+    StepId.SOAK: "soak",
+    StepId.ACCOUNT_REQUESTS: "account for requests",
+    StepId.CHOOSE_REVISION: "choose the revision",
+    StepId.REACH_CLUSTER: "reach the cluster's API",
+    StepId.COLLECT_DIAGNOSTICS: "collect diagnostics",
+    StepId.HELM_ROLLBACK: "helm rollback",
+    StepId.VERIFY_ROLLBACK: "verify the rollback",
+    StepId.READ_RELEASE: "read the live release",
+    StepId.ADAPT_RELEASE: "adapt the release to the gate cluster",
+    StepId.INSTALL_RELEASE: "install the release on the gate cluster",
+    StepId.REHEARSAL_BASELINE: "record the release before the rehearsal",
+    StepId.REHEARSE_UPGRADE: "rehearse the upgrade",
+    StepId.REHEARSE_REPEAT: "rehearse an upgrade without changes",
+    StepId.REHEARSE_FAILURE: "rehearse a failed upgrade",
+    StepId.REHEARSE_RETURN: "rehearse the return to the previous image",
+    StepId.SELF_TEST: "check",
+    StepId.DELETE_CLUSTER: "delete cluster",
+    StepId.REMOVE_CONTAINER: "remove container",
+    StepId.REMOVE_CACHES: "remove caches",
+    StepId.REMOVE_IMAGES: "remove images and volumes",
+}
+"""Verb phrases. A step's subject follows its title: ``obtain`` and ``kind``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """A verdict for people: a word or two, a sentence, and what to do where the run itself cannot
+    say it. The sentence and the remedy may name ``{target}``, ``{old}``, ``{new}`` (image tags),
+    ``{old_at}``, ``{new_at}`` (tags with their revisions), ``{tag}`` (of the run's image),
+    ``{step}``, ``{names}``, ``{promoted}`` and ``{total}``."""
+
+    word: str
+    sentence: str
+    remedy: str = ""
+
+
+_LOOK = (
+    "see what it serves with `python3 pipeline.py status --target {target}`, and return it to what"
+    " it served before with `python3 pipeline.py rollback --target {target}`"
+)
+
+VERDICTS: Mapping[VerdictId, Wording] = {
+    VerdictId.PROMOTED: Wording(
+        "Promoted",
+        "{target} was promoted from {old_at} to {new_at}, the digest that was proven.",
+    ),
+    VerdictId.ALREADY_SERVED: Wording(
+        "Already served",
+        "{target} serves {new_at} already, the digest that was proven: verified, nothing was"
+        " changed.",
+    ),
+    VerdictId.ALL_PROMOTED: Wording(
+        "Promoted", "All {total} targets serve the image; each has its own report."
+    ),
+    VerdictId.ALL_SERVED: Wording(
+        "Already served",
+        "All {total} targets served the image already: verified, nothing was changed.",
+    ),
+    VerdictId.BUILT: Wording("Built", "{tag} was built and published; nothing was promoted."),
+    VerdictId.PROVEN: Wording("Proven", "{tag} passed the end-to-end tests; nothing was promoted."),
+    VerdictId.REHEARSED: Wording("Rehearsed", "{tag} passed the rehearsal; nothing was promoted."),
+    VerdictId.APPROVED: Wording("Approved", "{tag} was approved; nothing was promoted."),
+    VerdictId.VERIFIED: Wording("Verified", "The live release meets every success criterion."),
+    VerdictId.RETURNED: Wording(
+        "Rolled back", "{target} was returned from {old_at} to {new_at}, verified."
+    ),
+    VerdictId.ALREADY_RETURNED: Wording(
+        "Already there", "{target} serves {new_at} already: verified, nothing was changed."
+    ),
+    VerdictId.CHECKS_PASSED: Wording("Passed", "Every check passed."),
+    VerdictId.PASSED: Wording("Passed", "The command did what it was asked to do."),
+    VerdictId.REFUSED: Wording("Refused", "Refused before any change; {target} was not touched."),
+    VerdictId.UPGRADE_NOT_BEGUN: Wording(
+        "Not promoted", "The upgrade failed before it changed anything: {target} serves {old_at}."
+    ),
+    VerdictId.ROLLED_BACK: Wording(
+        "Rolled back",
+        "The promotion to {new} failed and was rolled back: {target} serves {old_at} again,"
+        " verified.",
+    ),
+    VerdictId.FAILED_ROLLED_BACK: Wording(
+        "Failed",
+        "The run failed in the step “{step}”; {target} was rolled back and serves {old_at} again.",
+    ),
+    VerdictId.INTERRUPTED_ROLLED_BACK: Wording(
+        "Interrupted",
+        "The run was interrupted in the step “{step}”; {target} was rolled back and serves"
+        " {old_at} again.",
+    ),
+    VerdictId.UNFINISHED: Wording(
+        "Unfinished", "The run was killed or is still running; no target was touched."
+    ),
+    VerdictId.UNFINISHED_PROMOTED: Wording(
+        "Unfinished", "{target} was promoted to {new_at}, and the record ends before the run did."
+    ),
+    VerdictId.UNFINISHED_ROLLED_BACK: Wording(
+        "Unfinished",
+        "{target} was rolled back to {old_at}, and the record ends before the run did.",
+    ),
+    VerdictId.NOT_PROVEN: Wording("Not proven", "The end-to-end tests did not pass."),
+    VerdictId.NOT_PROMOTED_NOT_PROVEN: Wording(
+        "Not promoted",
+        "Nothing was promoted, because the end-to-end tests did not pass; {target} was not"
+        " touched.",
+    ),
+    VerdictId.NOT_REHEARSED: Wording("Not rehearsed", "The change broke the release in rehearsal."),
+    VerdictId.NOT_PROMOTED_NOT_REHEARSED: Wording(
+        "Not promoted",
+        "Nothing was promoted, because the change broke the release in rehearsal; {target} was not"
+        " touched.",
+    ),
+    VerdictId.NOT_PROMOTED: Wording(
+        "Not promoted", "The run failed in the step “{step}”; {target} was not touched."
+    ),
+    VerdictId.NOT_EVERYWHERE: Wording(
+        "Not everywhere",
+        "{promoted} of {total} targets serve the image; each has its own report.",
+    ),
+    VerdictId.PROMOTED_NOT_VERIFIED: Wording(
+        "Promoted, not verified",
+        "{target} was promoted to {new_at}, and the live release does not meet the success"
+        " criteria.",
+    ),
+    VerdictId.NOT_VERIFIED: Wording(
+        "Not verified", "The live release of {target} does not meet the success criteria."
+    ),
+    VerdictId.CHECKS_FAILED: Wording("Failed", "Not every check passed: {names}."),
+    VerdictId.FAILED: Wording("Failed", "The run failed in the step “{step}”."),
+    VerdictId.FAILED_PROMOTED: Wording(
+        "Failed", "The run failed in the step “{step}”, after {target} was promoted to {new_at}."
+    ),
+    VerdictId.INTERRUPTED: Wording(
+        "Interrupted", "The run was interrupted in the step “{step}”; no target was touched."
+    ),
+    VerdictId.INTERRUPTED_PROMOTED: Wording(
+        "Interrupted",
+        "The run was interrupted in the step “{step}”, after {target} was promoted to {new_at}.",
+    ),
+    VerdictId.ROLLBACK_FAILED: Wording(
+        "Act now",
+        "The promotion failed and so did its rollback: nobody has verified what {target} serves.",
+        _LOOK,
+    ),
+    VerdictId.RETURN_FAILED: Wording(
+        "Act now", "The rollback failed: nobody has verified what {target} serves.", _LOOK
+    ),
+    VerdictId.FAILED_UNDER_WAY: Wording(
+        "Act now",
+        "The run failed in the step “{step}” while {target} was being changed from {old} to {new}.",
+        _LOOK,
+    ),
+    VerdictId.INTERRUPTED_UNDER_WAY: Wording(
+        "Act now",
+        "The run was interrupted in the step “{step}” while {target} was being changed from {old}"
+        " to {new}.",
+        _LOOK,
+    ),
+    VerdictId.UNFINISHED_UNDER_WAY: Wording(
+        "Act now",
+        "The record ends while {target} was being changed from {old} to {new}: look at it now.",
+        _LOOK,
+    ),
+}
+
+NOWHERE = "(before the first step)"
+"""The step of a run that failed before it had begun one."""
+
+
+def step_title(id: str, subject: str = "") -> str:
+    """What a step is called, with its subject. Of an id that this version does not know, the id."""
+    known = STEP_TITLES[StepId(id)] if id in set(StepId) else id
+    return f"{known} {subject}" if subject else known
+
+
+def unmet(checks: Iterable[Check]) -> str:
+    """The required checks that are skipped or unknown, each with why: for the one line of an
+    error."""
+    listed = "; ".join(
+        f"{title(check)} ({OUTCOMES[check.outcome]}: {evidence(check)})" for check in checks
+    )
+    return f"required, and not checked: {listed}"
+
 
 def title(check: Check) -> str:
     """What the check is called, with its subject."""
@@ -245,6 +536,10 @@ def measured(value: Measured) -> str:
             return text
         case Cure(id=id):
             return f"to fix it: {CURES[id]}"
+        case RunRef(id=id, exit_code=None):
+            return f"run {id} was killed"
+        case RunRef(id=id, exit_code=status):
+            return f"run {id}" + (f" ended with exit code {status}" if status else "")
         case _:
             assert_never(value)
 
