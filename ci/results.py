@@ -332,6 +332,8 @@ class RunRef:
     exit_code: int | None
     """``None`` when it was killed."""
     seconds: float
+    state: ChangeState | None = None
+    """Where its target stands; ``None`` where it left nothing that says it."""
     kind: Literal["run"] = "run"
 
 

@@ -289,7 +289,7 @@ class Wording:
     """A verdict for people: a word or two, a sentence, and what to do where the run itself cannot
     say it. The sentence and the remedy may name ``{target}``, ``{old}``, ``{new}`` (image tags),
     ``{old_at}``, ``{new_at}`` (tags with their revisions), ``{tag}`` (of the run's image),
-    ``{step}``, ``{names}``, ``{promoted}`` and ``{total}``."""
+    ``{where}`` (in which step), ``{names}`` (of failed checks), ``{promoted}`` and ``{total}``."""
 
     word: str
     sentence: str
@@ -342,12 +342,11 @@ VERDICTS: Mapping[VerdictId, Wording] = {
     ),
     VerdictId.FAILED_ROLLED_BACK: Wording(
         "Failed",
-        "The run failed in the step “{step}”; {target} was rolled back and serves {old_at} again.",
+        "The run failed {where}; {target} was rolled back and serves {old_at} again.",
     ),
     VerdictId.INTERRUPTED_ROLLED_BACK: Wording(
         "Interrupted",
-        "The run was interrupted in the step “{step}”; {target} was rolled back and serves"
-        " {old_at} again.",
+        "The run was interrupted {where}; {target} was rolled back and serves {old_at} again.",
     ),
     VerdictId.UNFINISHED: Wording(
         "Unfinished", "The run was killed or is still running; no target was touched."
@@ -372,7 +371,7 @@ VERDICTS: Mapping[VerdictId, Wording] = {
         " touched.",
     ),
     VerdictId.NOT_PROMOTED: Wording(
-        "Not promoted", "The run failed in the step “{step}”; {target} was not touched."
+        "Not promoted", "The run failed {where}; {target} was not touched."
     ),
     VerdictId.NOT_EVERYWHERE: Wording(
         "Not everywhere",
@@ -387,16 +386,16 @@ VERDICTS: Mapping[VerdictId, Wording] = {
         "Not verified", "The live release of {target} does not meet the success criteria."
     ),
     VerdictId.CHECKS_FAILED: Wording("Failed", "Not every check passed: {names}."),
-    VerdictId.FAILED: Wording("Failed", "The run failed in the step “{step}”."),
+    VerdictId.FAILED: Wording("Failed", "The run failed {where}."),
     VerdictId.FAILED_PROMOTED: Wording(
-        "Failed", "The run failed in the step “{step}”, after {target} was promoted to {new_at}."
+        "Failed", "The run failed {where}, after {target} was promoted to {new_at}."
     ),
     VerdictId.INTERRUPTED: Wording(
-        "Interrupted", "The run was interrupted in the step “{step}”; no target was touched."
+        "Interrupted", "The run was interrupted {where}; no target was touched."
     ),
     VerdictId.INTERRUPTED_PROMOTED: Wording(
         "Interrupted",
-        "The run was interrupted in the step “{step}”, after {target} was promoted to {new_at}.",
+        "The run was interrupted {where}, after {target} was promoted to {new_at}.",
     ),
     VerdictId.ROLLBACK_FAILED: Wording(
         "Act now",
@@ -408,13 +407,12 @@ VERDICTS: Mapping[VerdictId, Wording] = {
     ),
     VerdictId.FAILED_UNDER_WAY: Wording(
         "Act now",
-        "The run failed in the step “{step}” while {target} was being changed from {old} to {new}.",
+        "The run failed {where} while {target} was being changed from {old} to {new}.",
         _LOOK,
     ),
     VerdictId.INTERRUPTED_UNDER_WAY: Wording(
         "Act now",
-        "The run was interrupted in the step “{step}” while {target} was being changed from {old}"
-        " to {new}.",
+        "The run was interrupted {where} while {target} was being changed from {old} to {new}.",
         _LOOK,
     ),
     VerdictId.UNFINISHED_UNDER_WAY: Wording(
@@ -424,8 +422,14 @@ VERDICTS: Mapping[VerdictId, Wording] = {
     ),
 }
 
-NOWHERE = "(before the first step)"
-"""The step of a run that failed before it had begun one."""
+WHERE_STEP = "in the step “{step}”"
+WHERE_BEGIN = "before it had begun its work"
+THE_TARGET = "the target"
+THE_IMAGE = "The image"
+OLD_IMAGE = "the previous image"
+NEW_IMAGE = "the new image"
+AT_REVISION = "{tag} (revision {revision})"
+"""For a verdict's sentence, where nothing better is known."""
 
 
 def step_title(id: str, subject: str = "") -> str:

@@ -18,6 +18,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
 from ci import texts
+from ci.errors import Interrupted
 from ci.redaction import Redactor
 from ci.results import (
     CauseId,
@@ -198,6 +199,7 @@ class Events:
                     step=id,
                     subject=subject,
                     seconds=seconds,
+                    cancelled=isinstance(problem, Interrupted),
                 )
                 raise
             else:
