@@ -289,7 +289,8 @@ class Wording:
     """A verdict for people: a word or two, a sentence, and what to do where the run itself cannot
     say it. The sentence and the remedy may name ``{target}``, ``{old}``, ``{new}`` (image tags),
     ``{old_at}``, ``{new_at}`` (tags with their revisions), ``{tag}`` (of the run's image),
-    ``{where}`` (in which step), ``{names}`` (of failed checks), ``{promoted}`` and ``{total}``."""
+    ``{where}`` (in which step), ``{untouched}`` (that the target
+    was not, where that is known), ``{names}`` (of failed checks), ``{promoted}`` and ``{total}``."""
 
     word: str
     sentence: str
@@ -331,7 +332,7 @@ VERDICTS: Mapping[VerdictId, Wording] = {
     ),
     VerdictId.CHECKS_PASSED: Wording("Passed", "Every check passed."),
     VerdictId.PASSED: Wording("Passed", "The command did what it was asked to do."),
-    VerdictId.REFUSED: Wording("Refused", "Refused before any change; {target} was not touched."),
+    VerdictId.REFUSED: Wording("Refused", "Refused before any change{untouched}."),
     VerdictId.UPGRADE_NOT_BEGUN: Wording(
         "Not promoted", "The upgrade failed before it changed anything: {target} serves {old_at}."
     ),
@@ -349,7 +350,7 @@ VERDICTS: Mapping[VerdictId, Wording] = {
         "The run was interrupted {where}; {target} was rolled back and serves {old_at} again.",
     ),
     VerdictId.UNFINISHED: Wording(
-        "Unfinished", "The run was killed or is still running; no target was touched."
+        "Unfinished", "The run was killed or is still running{untouched}."
     ),
     VerdictId.UNFINISHED_PROMOTED: Wording(
         "Unfinished", "{target} was promoted to {new_at}, and the record ends before the run did."
@@ -361,18 +362,14 @@ VERDICTS: Mapping[VerdictId, Wording] = {
     VerdictId.NOT_PROVEN: Wording("Not proven", "The end-to-end tests did not pass."),
     VerdictId.NOT_PROMOTED_NOT_PROVEN: Wording(
         "Not promoted",
-        "Nothing was promoted, because the end-to-end tests did not pass; {target} was not"
-        " touched.",
+        "Nothing was promoted, because the end-to-end tests did not pass{untouched}.",
     ),
     VerdictId.NOT_REHEARSED: Wording("Not rehearsed", "The change broke the release in rehearsal."),
     VerdictId.NOT_PROMOTED_NOT_REHEARSED: Wording(
         "Not promoted",
-        "Nothing was promoted, because the change broke the release in rehearsal; {target} was not"
-        " touched.",
+        "Nothing was promoted, because the change broke the release in rehearsal{untouched}.",
     ),
-    VerdictId.NOT_PROMOTED: Wording(
-        "Not promoted", "The run failed {where}; {target} was not touched."
-    ),
+    VerdictId.NOT_PROMOTED: Wording("Not promoted", "The run failed {where}{untouched}."),
     VerdictId.NOT_EVERYWHERE: Wording(
         "Not everywhere",
         "{promoted} of {total} targets serve the image; each has its own report.",
@@ -390,9 +387,7 @@ VERDICTS: Mapping[VerdictId, Wording] = {
     VerdictId.FAILED_PROMOTED: Wording(
         "Failed", "The run failed {where}, after {target} was promoted to {new_at}."
     ),
-    VerdictId.INTERRUPTED: Wording(
-        "Interrupted", "The run was interrupted {where}; no target was touched."
-    ),
+    VerdictId.INTERRUPTED: Wording("Interrupted", "The run was interrupted {where}{untouched}."),
     VerdictId.INTERRUPTED_PROMOTED: Wording(
         "Interrupted",
         "The run was interrupted {where}, after {target} was promoted to {new_at}.",
@@ -423,6 +418,7 @@ VERDICTS: Mapping[VerdictId, Wording] = {
 }
 
 WHERE_STEP = "in the step “{step}”"
+UNTOUCHED = "; {target} was not touched"
 WHERE_BEGIN = "before it had begun its work"
 THE_TARGET = "the target"
 THE_IMAGE = "The image"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ci import texts
 from ci.model import ChangeRecord, RunRecord
 from ci.report import verdict
-from ci.results import ChangeState, ImageRef, Tone, VerdictId
+from ci.results import ChangeState, ImageRef, StepId, Tone, VerdictId
 
 if TYPE_CHECKING:
     from ci.report.record import Step
@@ -60,6 +60,7 @@ def _facts(run: RunRecord, steps: Sequence[Step]) -> dict[str, str]:
         "new_at": _at(new, change.to_revision),
         "tag": run.image.tag if run.image else texts.THE_IMAGE,
         "where": _where(broken, steps),
+        "untouched": _untouched(run, steps),
         "names": ", ".join(step.subject or step.title for step in broken),
         "promoted": str(sum(check.passed for check in targets)),
         "total": str(len(targets)),
@@ -87,6 +88,14 @@ def _where(broken: Sequence[Step], steps: Sequence[Step]) -> str:
     part = next((s.title for s in steps if s.failed and s.parent == first.id), "")
     title = f"{first.title}: {part}" if part else first.title
     return texts.WHERE_STEP.format(step=title)
+
+
+def _untouched(run: RunRecord, steps: Sequence[Step]) -> str:
+    """Said of commands that would have changed a target; not where other runs changed several."""
+    changes = run.command in (*verdict.PROMOTING, verdict.ROLLBACK)
+    if not changes or any(step.id == StepId.PROMOTE_TARGET for step in steps):
+        return ""
+    return texts.UNTOUCHED.format(target=target(run))
 
 
 def _at(tag: str, revision: int | None) -> str:
