@@ -117,6 +117,8 @@ REASONS: Mapping[Because, str] = {
     Because.NOT_REACHED: "the run ended before it was checked",
 }
 
+TURNED_OFF = "turned off by {setting}"
+
 CURES: Mapping[CureId, str] = {
     CureId.HOOK_ANNOTATION: "set the annotation helm.sh/hook: pre-install alone (without"
     " pre-upgrade), or remove it; until then the pods need a restart after every upgrade",
@@ -449,13 +451,16 @@ def title(check: Check) -> str:
     return f"{name} ({check.subject})" if check.subject else name
 
 
+def why(check: Check) -> str:
+    """Why nothing was measured; empty where something was."""
+    if check.outcome is Outcome.SKIPPED and check.setting:
+        return TURNED_OFF.format(setting=check.setting)
+    return REASONS[check.because] if check.because is not None else ""
+
+
 def evidence(check: Check) -> str:
     """What was measured, or why nothing was."""
-    parts = [measured(value) for value in check.measured]
-    if check.outcome is Outcome.SKIPPED:
-        parts.insert(0, f"turned off by {check.setting}")
-    if check.because is not None:
-        parts.insert(0, REASONS[check.because])
+    parts = [why(check), *(measured(value) for value in check.measured)]
     return "; ".join(part for part in parts if part)
 
 
