@@ -43,6 +43,7 @@ KINDS: Mapping[str, type[Any]] = {
 
 LARGEST = 20_000_000
 """Bytes; a larger file is not one that this project wrote, and is not read."""
+ROUNDS = 100
 NAMED = 3
 """So many of the parts that were left out are named."""
 
@@ -98,7 +99,7 @@ def read(
     if version != SCHEMA_VERSION:
         unreadable.append(f"{name} has schema version {version}, read as {SCHEMA_VERSION}")
     raw = {**(missing or {}), **cleaned(raw, clean)}
-    found, dropped = tolerant(kind, raw)
+    found, dropped = tolerant(kind, raw, missing)
     if dropped:
         more = f" and {len(dropped) - NAMED} more" if len(dropped) > NAMED else ""
         unreadable.append(f"of {name}: {', '.join(dropped[:NAMED])}{more}")
@@ -112,11 +113,14 @@ def summary(folder: Path) -> RunRecord | None:
     return read(folder, RunRecord, [])
 
 
-def tolerant(kind: type[T], raw: Any) -> tuple[T | None, list[str]]:
+def tolerant(
+    kind: type[T], raw: Any, missing: Mapping[str, Any] | None = None
+) -> tuple[T | None, list[str]]:
     """``raw`` as ``kind`` without the parts that do not fit, and where these were (as
-    ``groups.0.checks.2``). ``None`` when nothing that fits is left."""
+    ``groups.0.checks.2``); ``missing`` has values for properties of ``raw`` that go. ``None`` when
+    nothing that fits is left."""
     dropped: list[str] = []
-    while True:
+    for _ in range(ROUNDS):  # what a part is in goes in the next round, where it cannot be without
         try:
             return adapter(kind).validate_python(raw), dropped
         except ValidationError as problem:
@@ -131,6 +135,9 @@ def tolerant(kind: type[T], raw: Any) -> tuple[T | None, list[str]]:
         for path in sorted(paths, key=lambda path: [str(part).zfill(9) for part in path])[::-1]:
             if _remove(raw, path):
                 dropped.append(".".join(map(str, path)))
+                if len(path) == 1 and missing and path[0] in missing:
+                    raw[path[0]] = missing[str(path[0])]
+    return None, dropped
 
 
 def _within(raw: Any, where: tuple[int | str, ...], *, whole: bool) -> tuple[int | str, ...]:

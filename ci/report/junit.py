@@ -91,7 +91,7 @@ def _render(suite: Element, group: CheckGroup, check: Check) -> None:
             properties = SubElement(case, "properties")
             SubElement(properties, "property", name="evidence", value=evidence)
         case Outcome.FAILED:
-            SubElement(case, "failure", message=evidence or texts.title(check))
+            SubElement(case, "failure", message=evidence or _legal(texts.title(check)))
         case Outcome.SKIPPED:
             SubElement(case, "skipped", message=evidence)
         case Outcome.UNKNOWN:
