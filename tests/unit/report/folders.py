@@ -230,7 +230,7 @@ class Folder:
         self.event("step.started", id, f"why {id}", at=begun, **more)
         if ended is not None:
             kind = "step.failed" if problem else "step.finished"
-            data = {"seconds": round(ended - begun, 3), "cancelled": cancelled}
+            data: dict[str, Any] = {"seconds": round(ended - begun, 3), "cancelled": cancelled}
             if subject:
                 data["subject"] = subject
             self.event(kind, id, problem, at=ended, **data)
