@@ -22,7 +22,7 @@ from ci.model import (
     ProbesRecord,
     RunRecord,
 )
-from ci.run import state
+from ci.run_folder import RunFolder
 
 T = TypeVar("T")
 
@@ -66,13 +66,11 @@ def plain(record: Any) -> dict[str, Any]:
     return found
 
 
-def write(folder: Path, record: Any) -> Path:
-    """Write one of :data:`KINDS` into a run's folder, whole or not at all, for its owner only.
-    Raises :class:`OSError`."""
+def write(folder: RunFolder, record: Any) -> Path:
+    """Write one of :data:`KINDS` into a run's folder: whole or not at all, without secrets, for its
+    owner only. Raises :class:`OSError` and :class:`ci.errors.DiskFull`."""
     name = next(name for name, kind in KINDS.items() if kind is type(record))
-    path = folder / name
-    state.write(path, plain(record))
-    return path
+    return folder.json(name, plain(record))
 
 
 def read(

@@ -45,6 +45,7 @@ from ci.results import (
     skipped,
     unknown,
 )
+from ci.run_folder import RunFolder
 
 OLD, NEW = "queue-timeout-1", "queue-timeout-2"
 OLD_DIGEST, NEW_DIGEST = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -255,7 +256,7 @@ class Folder:
         path.write_text(text, encoding="utf-8")
 
     def leave(self, record: Any) -> None:
-        files.write(self.path, record)
+        files.write(RunFolder(self.path), record)
 
     def summary(self, **changed: Any) -> None:
         self.leave(run(self.path, **changed))

@@ -37,6 +37,7 @@ from ci.results import (
     skipped,
     unknown,
 )
+from ci.run_folder import RunFolder
 from tests.unit.report.folders import AFTER, BEFORE, JUNIT, PLAN, Folder
 
 LOST_AT = (31, 32, 33)
@@ -141,7 +142,7 @@ def make(path: Path) -> Path:
         remedy="let the pods drain before they stop (preStop, terminationGracePeriodSeconds),"
         " then promote again",
     )
-    return html.write(path, datetime(2026, 11, 23, 17, 0, tzinfo=UTC))
+    return html.write(RunFolder(path), datetime(2026, 11, 23, 17, 0, tzinfo=UTC))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from ci.results import (
     Tasks,
     passed,
 )
+from ci.run_folder import RunFolder
 from tests.unit.report.folders import (
     BACKUPS,
     CHANGE,
@@ -78,7 +79,7 @@ def test_the_published_schemas_are_those_of_the_types() -> None:
 @pytest.mark.parametrize("name", RECORDS)
 def test_what_is_written_is_as_its_schema_says(name: str, tmp_path: Path) -> None:
     (tmp_path / "backups").mkdir()
-    path = files.write(tmp_path, RECORDS[name])
+    path = files.write(RunFolder(tmp_path), RECORDS[name])
     schema = json.loads((schemas.FOLDER / f"{name}.schema.json").read_text("utf-8"))
     problems = list(against(schema, schema, json.loads(path.read_text("utf-8")), name))
     assert problems == []
@@ -87,7 +88,7 @@ def test_what_is_written_is_as_its_schema_says(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", RECORDS)
 def test_what_is_written_is_read_again(name: str, tmp_path: Path) -> None:
     record = RECORDS[name]
-    path = files.write(tmp_path, record)
+    path = files.write(RunFolder(tmp_path), record)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     unreadable: list[str] = []
     assert files.read(tmp_path, type(record), unreadable) == record
