@@ -409,15 +409,9 @@ class SelfTest:
 
     @property
     def passed(self) -> bool:
-        return all(case.outcome is not Outcome.FAILED for case in self.cases)
-
-    @property
-    def counts(self) -> str:
-        numbers = {o: sum(case.outcome is o for case in self.cases) for o in Outcome}
-        return (
-            f"{numbers[Outcome.PASSED]} passed, {numbers[Outcome.FAILED]} failed, "
-            f"{numbers[Outcome.SKIPPED]} skipped"
-        )
+        """True when no case failed and none is unknown."""
+        fine = (Outcome.PASSED, Outcome.SKIPPED)
+        return all(case.outcome in fine for case in self.cases)
 
 
 # -- what a run leaves: each of these is a JSON file, described by docs/schemas --------------------
@@ -530,6 +524,15 @@ class PlanRecord:
     @property
     def allowed(self) -> tuple[Difference, ...]:
         return tuple(d for d in self.differences if d.allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What ``plan`` found out, without changing anything."""
+
+    plan: PlanRecord
+    checks: tuple[Check, ...] = ()
+    """What else was asked of the target."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -291,8 +291,8 @@ class Wording:
     """A verdict for people: a word or two, a sentence, and what to do where the run itself cannot
     say it. The sentence and the remedy may name ``{target}``, ``{old}``, ``{new}`` (image tags),
     ``{old_at}``, ``{new_at}`` (tags with their revisions), ``{tag}`` (of the run's image),
-    ``{where}`` (in which step), ``{untouched}`` (that the target
-    was not, where that is known), ``{names}`` (of failed checks), ``{promoted}`` and ``{total}``."""
+    ``{where}`` (in which step), ``{untouched}`` (that the target was not, where that is known),
+    ``{names}`` (of failed checks), ``{promoted}`` and ``{total}``."""
 
     word: str
     sentence: str
@@ -447,8 +447,10 @@ def unmet(checks: Iterable[Check]) -> str:
 
 def title(check: Check) -> str:
     """What the check is called, with its subject."""
-    name = CHECK_TITLES[check.id]
-    return f"{name} ({check.subject})" if check.subject else name
+    name, subject = CHECK_TITLES[check.id], check.subject
+    if check.id is CheckId.REQUESTS_ANSWERED and subject in set(ProbePlace):
+        subject = PROBE_PLACES[ProbePlace(subject)]
+    return f"{name} ({subject})" if subject else name
 
 
 def why(check: Check) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ci.cli.session import Session
 from ci.errors import CommandFailed
-from ci.model import Case, Outcome, SelfTest
+from ci.model import Case, SelfTest
 from ci.report import junit
+from ci.results import Outcome
 
 LINTED = ("pipeline.py", "ci", "packages", "tests", "examples", "benchmarks")
 EMULATOR = Path("packages/servicebus-emulator")

@@ -21,22 +21,17 @@ from markupsafe import Markup, escape
 from ci import texts
 from ci.errors import PipelineError, of_exit_code
 from ci.model import Case, ProbeBucket, ProbeSeries, RunRecord
-from ci.report import signs, verdict, wording
+from ci.report import signs, verdict, views, wording
 from ci.report.record import Record, Step, Suite, read
 from ci.report.signs import Sign
 from ci.report.terminal import wall
 from ci.results import (
-    Because,
     ChangeState,
-    Check,
-    CheckId,
     ImageRef,
     Outcome,
-    Phase,
     StepId,
     Tally,
     VerdictId,
-    unknown,
 )
 from ci.run_folder import RunFolder
 
@@ -149,14 +144,16 @@ def render(record: Record, now: datetime) -> str:
             after=after,
             moved=moved(run, found.id, before),
             axes=axes(record),
-            tally=tally(run.checks),
+            tally=views.tally(run.checks),
             case_counts=Tally.of(case.outcome for case in record.cases),
             suites=[(suite, ordered(suite.cases)) for suite in record.suites],
             slowest=max((case.seconds for case in record.cases), default=0.0) or 1.0,
             queues=[(suite.label, about) for suite in record.suites if (about := of_queues(suite))],
             durations=[(s.label, d) for s in record.suites for d in s.durations],
-            checklist=checklist(run),
-            groups=[(texts.PHASES[group.phase], listed(group.checks)) for group in run.groups],
+            checklist=views.checklist(run),
+            groups=[
+                (texts.PHASES[group.phase], views.listed(group.checks)) for group in run.groups
+            ],
             phase_steps=[step for step in record.steps if step.parent == StepId.PROMOTE],
             probed=bool(record.probes) or record.step(StepId.START_PROBERS) is not None,
             charts=[(series, chart(series, record)) for series in record.probes],
@@ -381,48 +378,6 @@ def of_queues(suite: Suite) -> list[Case]:
         if _QUEUES.search(case.name):
             found.setdefault(case.name, case)
     return sorted(found.values(), key=lambda c: (c.outcome is not Outcome.FAILED, c.name))
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A check as it is shown."""
-
-    outcome: Outcome
-    title: str
-    evidence: tuple[str, ...]
-
-
-def listed(checks: Iterable[Check]) -> list[Line]:
-    return [_line(texts.title(check), check) for check in checks]
-
-
-def _line(title: str, check: Check) -> Line:
-    why = texts.why(check)
-    values = (texts.measured(value) for value in check.measured)
-    return Line(check.outcome, title, tuple(filter(None, (why, *values))))
-
-
-def tally(checks: Sequence[Check]) -> str:
-    """``24 passed, 3 skipped, 1 unknown``; empty where there are no checks."""
-    return texts.tally(Tally.of(check.outcome for check in checks)) if checks else ""
-
-
-def checklist(run: RunRecord) -> list[Line]:
-    """The upgrade plan's pre-upgrade checklist, a view of the checks before the change; empty for
-    a run that did not come to it."""
-    before = {
-        check.id: check
-        for group in run.groups
-        if group.phase is Phase.BEFORE
-        for check in group.checks
-        if check.id in texts.CHECKLIST
-    }
-    if CheckId.BACKUP_CREATED not in before and CheckId.ROLLBACK_PREPARED not in before:
-        return []
-    return [
-        _line(words, before.get(id) or unknown(id, Because.NOT_REACHED))
-        for id, words in texts.CHECKLIST.items()
-    ]
 
 
 # -- requests over time ----------------------------------------------------------------------------

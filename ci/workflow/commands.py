@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ci.model import Cluster, Image, Proof, Release, Result
-from ci.promotion.plan.diff import Plan
+from ci.model import Cluster, Image, Preview, Proof, Release, Result
+from ci.results import Check, CheckGroup, Phase
 from ci.run.context import Context
 from ci.run.scheduler import Flow, Pending
 from ci.settings import DEMO_TARGET, Options
@@ -102,7 +102,7 @@ def run(context: Context, options: Options) -> Result:
             goal,
             promoted.after,
         )
-        return Result(release.image, proof, promoted, checks)
+        return Result(release.image, proof, promoted, live(checks))
 
 
 def prove_on(
@@ -144,6 +144,11 @@ def prove_on(
         "attest", "signed, and found by digest from any machine", handoffs.attested, context, proof
     )
     return deployed.result(), proof
+
+
+def live(checks: tuple[Check, ...]) -> tuple[CheckGroup, ...]:
+    """What was verified on the live release."""
+    return (CheckGroup(Phase.AFTER, checks),)
 
 
 def build_only(context: Context, options: Options) -> Result:
@@ -235,7 +240,7 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
             emulator.result(),
             proof,
         )
-        return Result(proof.image, proof, checks=found.checks)
+        return Result(proof.image, proof, groups=(CheckGroup(Phase.REHEARSAL, found.checks),))
 
 
 def promote_only(context: Context, options: Options, image: str) -> Result:
@@ -268,7 +273,7 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
             goal,
             promoted.after,
         )
-        return Result(proof.image, proof, promoted, checks)
+        return Result(proof.image, proof, promoted, live(checks))
 
 
 def promote_to(
@@ -281,10 +286,10 @@ def promote_to(
         return promote_only(context, replace(options, target=chosen.targets[0]), image)
     # Once for all: a proof that ends meanwhile must not send the later targets another image.
     image = handoffs.named(context, image)
-    return Result(checks=fleet.promote(context, chosen, image, words))
+    return Result(groups=fleet.promote(context, chosen, image, words))
 
 
-def plan(context: Context, options: Options, image: str) -> Plan:
+def plan(context: Context, options: Options, image: str) -> Preview:
     """What promoting a proven image would change on a target. Changes nothing."""
     environments.check_target_name(context, options.target)
     wanted = handoffs.source(context, image, options.target)
@@ -347,7 +352,7 @@ def verify_only(context: Context, options: Options) -> Result:
         checks = flow.step(
             "verify", "the plan's success criteria", verification.verify, context, goal
         )
-        return Result(checks=checks)
+        return Result(groups=live(checks))
 
 
 def roll_back(
