@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
+from ci.digest import Digest
 from ci.results import (
     Because,
     CauseId,
@@ -497,12 +498,6 @@ def seconds(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0") + " s"
 
 
-def digest(value: str) -> str:
-    """A digest as short as people say it."""
-    algorithm, colon, hexadecimal = value.partition(":")
-    return f"{algorithm}{colon}{hexadecimal[:12]}" if colon else value
-
-
 def measured(value: Measured) -> str:
     """One measured value in words."""
     match value:
@@ -516,7 +511,7 @@ def measured(value: Measured) -> str:
             return f"{SPANS[of]} {seconds(taken)}" + (f", limit {seconds(most)}" if most else "")
         case ImageRef(repository=repository, tag=tag, digest=found):
             name = f"{repository}:{tag}" if tag else repository
-            return f"{name} ({digest(found)})" if found else name
+            return f"{name} ({Digest.read(found).short})" if found else name
         case RevisionRef(number=number, status=status, chart=chart):
             return " ".join(filter(None, (f"revision {number}", status, chart)))
         case ChartRef(before=before, after=after):

@@ -129,7 +129,7 @@ class Session:
             return self.handed.tools
         from ci.toolchain import obtain
 
-        with self.events.step("tools", "everything at its pinned version, found or obtained"):
+        with self.events.step(StepId.TOOLS, "everything at its pinned version, found or obtained"):
             return obtain(
                 self.home.folder, self.programs, self.clock, self.events, self.env, origin
             )

@@ -45,7 +45,6 @@ def main() -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, text in schemas().items():
         (FOLDER / name).write_text(text, encoding="utf-8")
-        print(FOLDER / name)
     return 0
 
 

@@ -176,7 +176,7 @@ class Events:
             )
 
     @contextmanager
-    def step(self, id: StepId | str, reason: str = "", *, subject: str = "") -> Iterator[None]:
+    def step(self, id: StepId, reason: str = "", *, subject: str = "") -> Iterator[None]:
         """A step: started, then finished or failed, with its duration in seconds. ``subject`` says
         which one of several of the same id."""
         outer, _ = _current_step.get()

@@ -45,11 +45,9 @@ class Flow:
         self._first: BaseException | None = None
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._cleanups: list[tuple[StepId | str, Callable[[], object]]] = []
+        self._cleanups: list[tuple[StepId, Callable[[], object]]] = []
 
-    def step(
-        self, id: StepId | str, reason: str, fn: Callable[P, T], *a: P.args, **k: P.kwargs
-    ) -> T:
+    def step(self, id: StepId, reason: str, fn: Callable[P, T], *a: P.args, **k: P.kwargs) -> T:
         """Run a step now."""
         self._refuse_when_cancelled()
         try:
@@ -60,7 +58,7 @@ class Flow:
             raise self.cause(problem) from None
 
     def beside(
-        self, id: StepId | str, reason: str, fn: Callable[P, T], *a: P.args, **k: P.kwargs
+        self, id: StepId, reason: str, fn: Callable[P, T], *a: P.args, **k: P.kwargs
     ) -> Pending[T]:
         """Start a step beside those that follow."""
         self._refuse_when_cancelled()
@@ -82,7 +80,7 @@ class Flow:
         thread.start()
         return Pending(self, future)
 
-    def cleanup(self, id: StepId | str, fn: Callable[P, object], *a: P.args, **k: P.kwargs) -> None:
+    def cleanup(self, id: StepId, fn: Callable[P, object], *a: P.args, **k: P.kwargs) -> None:
         """Call ``fn`` when the flow ends, however it ends."""
         self._cleanups.append((id, lambda: fn(*a, **k)))
 

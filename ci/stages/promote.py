@@ -42,6 +42,7 @@ from ci.promotion.upgrade.post_upgrade_test import After, afterwards
 from ci.promotion.upgrade.soak import Soak
 from ci.promotion.upgrade.upgrade import healthy, released, released_as, settled, upgrade
 from ci.promotion.upgrade.watch import Watching
+from ci.results import StepId
 from ci.run.context import Context
 
 
@@ -68,20 +69,22 @@ def promote(
     """
     step, folder = context.events.step, context.run_dir / "backups"
     with ExitStack() as held:
-        with step("check the proof", "only what passed may be promoted"):
+        with step(StepId.CHECK_PROOF, "only what passed may be promoted"):
             refuse_unproven(proof)
-        with step("find the target", "a wrong name ends here, before anything is touched"):
+        with step(StepId.FIND_RELEASE, "a wrong name ends here, before anything is touched"):
             history = reader.find(context, target)
-        with step("take the lock", "one promotion at a time per release"):
+        with step(StepId.ACQUIRE_LEASE, "one promotion at a time per release"):
             kube = reader.private_kube(context, target)
             lock = held.enter_context(
                 lease.Lease(kube, release=target.release, namespace=target.namespace)
             )
             remove_left(kube, target)
             rules.unfinished(lock.found, history[-1], rollback=rollback_command(target))
-        with step("find the image", "the tag must be the proven digest where the target pulls"):
+        with step(
+            StepId.RESOLVE_DIGEST, "the tag must be the proven digest where the target pulls"
+        ):
             image, accepted = proven_image(context, target, proof)
-        with step("check the release", "the latest revision serves, whole, and as released"):
+        with step(StepId.INSPECT_RELEASE, "the latest revision serves, whole, and as released"):
             same = held.enter_context(rendering(context, target, {}))
             before = inspect(context, target, history)
             served = not force and served_already(context, target, before, image, accepted)
@@ -91,7 +94,7 @@ def promote(
                 sets = sets_of(target, before.image, image)
                 new = held.enter_context(rendering(context, target, sets))
         if served:
-            with step("verify what is served", "it is the proven image already: no upgrade"):
+            with step(StepId.VERIFY_SERVED, "it is the proven image already: no upgrade"):
                 checks = still_serves(context, target, before, image, accepted)
             with suppress(PipelineError):
                 lock.note(step="done")
@@ -107,19 +110,19 @@ def promote(
                 checks=before.checks + checks,
                 changed=False,
             )
-        with step("start the prober", "every request during the change is accounted for"):
+        with step(StepId.START_PROBERS, "every request during the change is accounted for"):
             inside = held.enter_context(probing_inside(context, target, before))
             outside = held.enter_context(probing_outside(target))
             canary = held.enter_context(Canary(context, target))
             gateway = before.snapshot.deployments[target.gateway]
             pull = held.enter_context(Pull(context, target, image, gateway, before.pods))
             surge = held.enter_context(Surge(context, target, before.deployments, before.snapshot))
-        with step("back up", "what a rollback needs, readable without this project"):
+        with step(StepId.BACK_UP, "what a rollback needs, readable without this project"):
             prepared = back_up(context, target, before, folder)
-        with step("plan", "nothing may change but what derives from the image's tag"):
+        with step(StepId.PLAN, "nothing may change but what derives from the image's tag"):
             planned = make_plan(context, target, before, image, history, same, new)
             refuse_more_than_the_image(context, planned)
-        with step("tick the checklist", "the plan's own, each item with its evidence"):
+        with step(StepId.PREFLIGHT, "the plan's own, each item with its evidence"):
             asked = (
                 prepared,
                 checklist.api_kept(target, proof, before.openapi),
@@ -129,31 +132,31 @@ def promote(
                 surge.check(),
             )
             ticked = tick(context, proof, image, folder, asked)
-        with step("ask the service", "it answers steadily before the change"):
+        with step(StepId.BASELINE_PROBE, "it answers steadily before the change"):
             probers = steady(context, target, inside, outside, held)
             canary.steady()
             soak = Soak(context, target, probers, before.image, before.pods)
-        with step("check again", "nobody changed the release while we looked"):
+        with step(StepId.RECHECK_RELEASE, "nobody changed the release while we looked"):
             refuse_changed(context, target, before.revision)
             watching = held.enter_context(Watching(context, target, before.deployments))
             note_begin(lock, before, image)
         checks = ()
         try:
             with afterwards(context.events, after) as tested:
-                with step("upgrade", "helm upgrade --reuse-values, with only the tag"):
+                with step(StepId.UPGRADE, "helm upgrade --reuse-values, with only the tag"):
                     wanted = released_as(target, planned.change.new_revision, image)
                     upgrade(context, target, before, wanted, accepted, up=tested.begin)
-                with step("judge the pods", "the proven digest on every pod, old pods gone"):
+                with step(StepId.VERIFY_DIGESTS, "the proven digest on every pod, old pods gone"):
                     release = released(context, target, image)
                     checks += settled(context, release, target, before, accepted, up=tested.begin)
-                with step("ask for health", "as a client sees it"):
+                with step(StepId.CHECK_HEALTH, "as a client sees it"):
                     checks += healthy(context, target, before.openapi)
                 tested.end()
             if target.soak_seconds:
                 reason = "what shows only with time shows before it is called done"
-                with step("soak", reason), watching.rarely():
+                with step(StepId.SOAK, reason), watching.rarely():
                     checks += soak.watch(image)
-            with step("count the probes", "no request may be lost in a change"):
+            with step(StepId.ACCOUNT_REQUESTS, "no request may be lost in a change"):
                 checks += counted(target, probers, canary)
         except BaseException as problem:
             found = before.checks + asked + checks + so_far(probers, problem)
@@ -241,7 +244,7 @@ def rollback(
     should.
     """
     step = context.events.step
-    with step("find the target", "a wrong name ends here, before anything is touched"):
+    with step(StepId.FIND_RELEASE, "a wrong name ends here, before anything is touched"):
         history = reader.find(context, target)
     kube = reader.private_kube(context, target)
     with ExitStack() as held:
@@ -255,7 +258,7 @@ def rollback(
             journal = lock.found
             # Now nobody else of us changes it any more.
             history = context.helm(target.cluster).history(target.release, target.namespace)
-        with step("choose the revision", "the last that was deployed and serves something else"):
+        with step(StepId.CHOOSE_REVISION, "the last that was deployed and serves something else"):
             way = planned(context, target, history, revision, journal)
         if dry_run:
             return way.described
@@ -272,9 +275,9 @@ def _back(context: Context, target: Target, way: Planned) -> Rollback:
     step, helm = context.events.step, context.helm(target.cluster)
     number = way.goal.number
     try:
-        with step("roll back", f"to revision {number}, {way.expected.tag}"):
+        with step(StepId.HELM_ROLLBACK, f"to revision {number}, {way.expected.tag}"):
             helm.rollback(target.release, number, target.namespace, timeout=target.timeout_seconds)
-        with step("verify the rollback", "the image of that revision on every pod, answering"):
+        with step(StepId.VERIFY_ROLLBACK, "the image of that revision on every pod, answering"):
             _, now = verify_old(context, target, way.expected)
             digest = on_every_pod(way.expected, now, way.known)
     except PipelineError as problem:
@@ -292,7 +295,7 @@ def _there(context: Context, target: Target, way: Planned) -> Rollback:
     """Nothing would change: what serves is verified and left as it is."""
     number = way.described.before.revision
     try:
-        with context.events.step("verify what is served", "it is what was asked for already"):
+        with context.events.step(StepId.VERIFY_SERVED, "it is what was asked for already"):
             _, now = verify_old(context, target, way.expected)
             digest = on_every_pod(way.expected, now, way.known)
     except Interrupted:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ci.model import Cluster, Image, Preview, Proof, Release, Result
-from ci.results import Check, CheckGroup, Phase
+from ci.results import Check, CheckGroup, Phase, StepId
 from ci.run.context import Context
 from ci.run.scheduler import Flow, Pending
 from ci.settings import DEMO_TARGET, Options
@@ -31,15 +31,30 @@ def run(context: Context, options: Options) -> Result:
         context.home.lock("gate", f"the {gate.name} cluster"),
         Flow(context.events, context.programs) as flow,
     ):
-        flow.step("chart", "one that does not render ends the run at once", deploy.render, context)
-        flow.step("stale", "what a killed run left is removed first", cluster.remove_stale, context)
+        flow.step(
+            StepId.RENDER_CHART,
+            "one that does not render ends the run at once",
+            deploy.render,
+            context,
+        )
+        flow.step(
+            StepId.REMOVE_STALE_CLUSTERS,
+            "what a killed run left is removed first",
+            cluster.remove_stale,
+            context,
+        )
         tag = build.new_tag(context)
         emulator = flow.beside(
-            "emulator", "its content is its tag: built once", build.build_emulator, context
+            StepId.BUILD_EMULATOR,
+            "its content is its tag: built once",
+            build.build_emulator,
+            context,
         )
-        image = flow.beside("build", "the one build and the one push", build.build, context, tag)
+        image = flow.beside(
+            StepId.BUILD, "the one build and the one push", build.build, context, tag
+        )
         place = flow.beside(
-            "gate",
+            StepId.GATE_CLUSTER,
             "a fresh cluster, beside the build",
             environments.gate_cluster,
             flow,
@@ -48,7 +63,7 @@ def run(context: Context, options: Options) -> Result:
             image,
         )
         target = flow.beside(
-            "target",
+            StepId.LOOK_UP_TARGET,
             "it must be there before anything is proven for it",
             environments.find_target,
             context,
@@ -60,7 +75,7 @@ def run(context: Context, options: Options) -> Result:
         goal = target.result()
         if environments.wants_rehearsal(context, options.target):
             flow.step(
-                "rehearse",
+                StepId.REHEARSE,
                 "what breaks the target's release breaks it here first",
                 handoffs.rehearse,
                 context,
@@ -71,14 +86,14 @@ def run(context: Context, options: Options) -> Result:
             )
         if not options.keep_cluster:
             flow.beside(
-                "gate gone",
+                StepId.DELETE_GATE_CLUSTER,
                 "it has served; its cores help the promotion",
                 environments.quietly_delete,
                 context,
                 here.name,
             )
         proof = flow.step(
-            "evidence",
+            StepId.VERIFY_EVIDENCE,
             "what the registry holds decides, not what we remember",
             handoffs.evidence,
             context,
@@ -86,7 +101,7 @@ def run(context: Context, options: Options) -> Result:
             options,
         )
         promoted = flow.step(
-            "promote",
+            StepId.PROMOTE,
             "only the image changes; what is served already is verified",
             handoffs.promote,
             context,
@@ -95,7 +110,7 @@ def run(context: Context, options: Options) -> Result:
             force=options.force,
         )
         checks = flow.step(
-            "verify",
+            StepId.VERIFY,
             "the plan's success criteria, on the live state",
             verification.verify,
             context,
@@ -109,9 +124,15 @@ def prove_on(
     flow: Flow, context: Context, here: Cluster, emulator: Pending[Image], image: Pending[Image]
 ) -> tuple[Release, Proof]:
     """From a cluster to evidence: what ``run`` and ``prove`` have in common."""
-    standins = flow.step("keys", "what opens the stand-ins", deploy.prepare_standins, context, here)
+    standins = flow.step(
+        StepId.STANDIN_CREDENTIALS,
+        "what opens the stand-ins",
+        deploy.prepare_standins,
+        context,
+        here,
+    )
     cloud = flow.beside(
-        "stand-ins",
+        StepId.START_STANDINS,
         "the cloud, for the gate",
         deploy.start_standins,
         context,
@@ -119,7 +140,7 @@ def prove_on(
         emulator.result(),
     )
     deployed = flow.beside(
-        "deploy",
+        StepId.DEPLOY,
         "the image under test; it waits for its cloud by itself",
         handoffs.deploy_gate,
         context,
@@ -133,7 +154,7 @@ def prove_on(
         return deployed.result()
 
     proof = flow.step(
-        "prove",
+        StepId.PROVE,
         "the end-to-end tests decide; they start beside what they test",
         handoffs.proven_here,
         context,
@@ -141,7 +162,11 @@ def prove_on(
         standins,
     )
     flow.step(
-        "attest", "signed, and found by digest from any machine", handoffs.attested, context, proof
+        StepId.ATTEST,
+        "signed, and found by digest from any machine",
+        handoffs.attested,
+        context,
+        proof,
     )
     return deployed.result(), proof
 
@@ -155,10 +180,13 @@ def build_only(context: Context, options: Options) -> Result:
     """Build and publish, nothing else."""
     with Flow(context.events, context.programs) as flow:
         emulator = flow.beside(
-            "emulator", "its content is its tag: built once", build.build_emulator, context
+            StepId.BUILD_EMULATOR,
+            "its content is its tag: built once",
+            build.build_emulator,
+            context,
         )
         tag = build.new_tag(context)
-        image = flow.step("build", "the one build and the one push", build.build, context, tag)
+        image = flow.step(StepId.BUILD, "the one build and the one push", build.build, context, tag)
         emulator.result()
         return Result(image)
 
@@ -181,16 +209,29 @@ def prove_only(context: Context, options: Options) -> Result:
         context.home.lock("gate", f"the {gate.name} cluster"),
         Flow(context.events, context.programs) as flow,
     ):
-        flow.step("chart", "one that does not render ends the run at once", deploy.render, context)
-        flow.step("stale", "what a killed run left is removed first", cluster.remove_stale, context)
+        flow.step(
+            StepId.RENDER_CHART,
+            "one that does not render ends the run at once",
+            deploy.render,
+            context,
+        )
+        flow.step(
+            StepId.REMOVE_STALE_CLUSTERS,
+            "what a killed run left is removed first",
+            cluster.remove_stale,
+            context,
+        )
         emulator = flow.beside(
-            "emulator", "its content is its tag: built once", build.build_emulator, context
+            StepId.BUILD_EMULATOR,
+            "its content is its tag: built once",
+            build.build_emulator,
+            context,
         )
         image = flow.beside(
-            "build", "unchanged source is not built again", handoffs.latest_or_built, context
+            StepId.BUILD, "unchanged source is not built again", handoffs.latest_or_built, context
         )
         here = flow.step(
-            "gate",
+            StepId.GATE_CLUSTER,
             "a kept cluster saves time",
             environments.kept_cluster,
             flow,
@@ -212,9 +253,14 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
         context.home.lock("gate", f"the {context.settings.gate.name} cluster"),
         Flow(context.events, context.programs) as flow,
     ):
-        flow.step("stale", "what a killed run left is removed first", cluster.remove_stale, context)
+        flow.step(
+            StepId.REMOVE_STALE_CLUSTERS,
+            "what a killed run left is removed first",
+            cluster.remove_stale,
+            context,
+        )
         proof = flow.step(
-            "evidence",
+            StepId.VERIFY_EVIDENCE,
             "only what was proven is worth a rehearsal",
             attest.verified,
             context,
@@ -222,16 +268,28 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
             environments.chart_of(context, options.target),
         )
         emulator = flow.beside(
-            "emulator", "its content is its tag: built once", build.build_emulator, context
+            StepId.BUILD_EMULATOR,
+            "its content is its tag: built once",
+            build.build_emulator,
+            context,
         )
         goal = flow.step(
-            "target", "it must be there", environments.found_target, context, options.target
+            StepId.LOOK_UP_TARGET,
+            "it must be there",
+            environments.found_target,
+            context,
+            options.target,
         )
         here = flow.step(
-            "gate", "a kept cluster saves time", environments.kept_cluster, flow, context, options
+            StepId.GATE_CLUSTER,
+            "a kept cluster saves time",
+            environments.kept_cluster,
+            flow,
+            context,
+            options,
         )
         found = flow.step(
-            "rehearse",
+            StepId.REHEARSE,
             "what breaks the target's release breaks it here first",
             handoffs.rehearse,
             context,
@@ -250,14 +308,23 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
     wanted = handoffs.source(context, image, options.target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
-            "evidence", "only what was proven may pass", handoffs.evidence, context, wanted, options
+            StepId.VERIFY_EVIDENCE,
+            "only what was proven may pass",
+            handoffs.evidence,
+            context,
+            wanted,
+            options,
         )
         goal = flow.step(
-            "target", "it must be there", environments.found_target, context, options.target
+            StepId.LOOK_UP_TARGET,
+            "it must be there",
+            environments.found_target,
+            context,
+            options.target,
         )
         goal = replace(goal, chart_change=options.chart_change)
         promoted = flow.step(
-            "promote",
+            StepId.PROMOTE,
             "only the image changes; what is served already is verified",
             handoffs.promote,
             context,
@@ -266,7 +333,7 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
             force=options.force,
         )
         checks = flow.step(
-            "verify",
+            StepId.VERIFY,
             "the plan's success criteria, on the live state",
             verification.verify,
             context,
@@ -295,7 +362,7 @@ def plan(context: Context, options: Options, image: str) -> Preview:
     wanted = handoffs.source(context, image, options.target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
-            "evidence",
+            StepId.VERIFY_EVIDENCE,
             "it names the tag, and only what was proven may pass",
             attest.verified,
             context,
@@ -303,11 +370,15 @@ def plan(context: Context, options: Options, image: str) -> Preview:
             environments.chart_of(context, options.target),
         )
         goal = flow.step(
-            "target", "it must be there", environments.found_target, context, options.target
+            StepId.LOOK_UP_TARGET,
+            "it must be there",
+            environments.found_target,
+            context,
+            options.target,
         )
         goal = replace(goal, chart_change=options.chart_change)
         found = flow.step(
-            "plan",
+            StepId.PLAN,
             "rendered by the target's own server, with its live values",
             promotion.preview,
             context,
@@ -323,7 +394,7 @@ def approve_only(context: Context, options: Options, image: str) -> Result:
     wanted = handoffs.source(context, image, options.target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
-            "evidence",
+            StepId.VERIFY_EVIDENCE,
             "nobody approves what was not proven",
             attest.verified,
             context,
@@ -331,7 +402,7 @@ def approve_only(context: Context, options: Options, image: str) -> Result:
             environments.chart_of(context, options.target),
         )
         flow.step(
-            "approve",
+            StepId.APPROVE,
             "a second statement beside the evidence",
             attest.approve,
             context,
@@ -347,10 +418,14 @@ def verify_only(context: Context, options: Options) -> Result:
     environments.check_target_name(context, options.target)
     with Flow(context.events, context.programs) as flow:
         goal = flow.step(
-            "target", "it must be there", environments.found_target, context, options.target
+            StepId.LOOK_UP_TARGET,
+            "it must be there",
+            environments.found_target,
+            context,
+            options.target,
         )
         checks = flow.step(
-            "verify", "the plan's success criteria", verification.verify, context, goal
+            StepId.VERIFY, "the plan's success criteria", verification.verify, context, goal
         )
         return Result(groups=live(checks))
 
@@ -363,10 +438,14 @@ def roll_back(
     environments.check_target_name(context, options.target)
     with Flow(context.events, context.programs) as flow:
         goal = flow.step(
-            "target", "it must be there", environments.found_target, context, options.target
+            StepId.LOOK_UP_TARGET,
+            "it must be there",
+            environments.found_target,
+            context,
+            options.target,
         )
         found = flow.step(
-            "rollback",
+            StepId.ROLLBACK,
             "to what served before",
             promotion.rollback,
             context,

@@ -22,6 +22,7 @@ from ci.promotion.release.baseline import Before
 from ci.promotion.release.rollout import SETTLE_SECONDS, Expected, Judgement, Snapshot
 from ci.promotion.rollback.cause import cause, with_last_words
 from ci.redaction import Redactor
+from ci.results import StepId
 from ci.run.context import Context
 from ci.tools import diagnostics
 from ci.tools.helm import Helm, Revision
@@ -49,11 +50,11 @@ def recover(
     because = context.programs.redact(cause(problem))
     context.events.note(f"the promotion failed: {because}")
     try:
-        with step("reach the cluster", "it may be away, and all that follows asks it"):
+        with step(StepId.REACH_CLUSTER, "it may be away, and all that follows asks it"):
             reach(lock)
         with (
             suppress(Exception),  # not even a defect here may stop the rollback
-            step("keep the evidence", "before it is rolled back"),
+            step(StepId.COLLECT_DIAGNOSTICS, "before it is rolled back"),
         ):
             private_helm = reader.private_helm(context, target).for_cleanup()
             private_kube = reader.private_kube(context, target, during_cleanup=True)
@@ -76,10 +77,10 @@ def recover(
             because = context.programs.redact(with_last_words(because, problem, where))
             kept.text("cause.txt", because + "\n")
             kept.pack()
-        with step("roll back", f"to the recorded revision {before.revision.number}"):
+        with step(StepId.HELM_ROLLBACK, f"to the recorded revision {before.revision.number}"):
             changed = roll_back(context, target, before.revision)
             restart_refused(context, target, before)
-        with step("verify the rollback", "the old digest on every pod, and it answers"):
+        with step(StepId.VERIFY_ROLLBACK, "the old digest on every pod, and it answers"):
             judged, _ = verify_old(context, target, before.expected(target))
             verify_restored(context, target, before)
     except BaseException as second:

@@ -49,6 +49,7 @@ from ci.promotion.release.baseline import Before
 from ci.promotion.rollback import recovery, requested
 from ci.promotion.upgrade import upgrade as upgrade_
 from ci.promotion.upgrade.post_upgrade_test import After
+from ci.results import StepId
 from ci.run.context import Context
 from ci.run.events import Events
 from ci.settings import Settings
@@ -702,7 +703,7 @@ def test_a_rollback_gets_away_from_the_image_that_serves(context: Context, world
     ]
     kinds = [(event.kind, event.step) for event in context.events.all]
     shown = max(n for n, (kind, _) in enumerate(kinds) if kind == "run.note")
-    assert shown < kinds.index(("step.started", "roll back")), "shown before it acts"
+    assert shown < kinds.index(("step.started", StepId.HELM_ROLLBACK)), "shown before it acts"
     assert lease.journal(world.lease)["step"] == "rolled back"
 
 

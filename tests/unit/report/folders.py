@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ci.digest import Digest
 from ci.model import (
     BackupsRecord,
     ChangeRecord,
@@ -48,7 +49,7 @@ from ci.results import (
 from ci.run_folder import RunFolder
 
 OLD, NEW = "queue-timeout-1", "queue-timeout-2"
-OLD_DIGEST, NEW_DIGEST = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+OLD_DIGEST, NEW_DIGEST = Digest.from_hex("a" * 64), Digest.from_hex("b" * 64)
 REPOSITORY = "registry:5000/model-engine"
 BEFORE = ImageRef(REPOSITORY, OLD, OLD_DIGEST)
 AFTER = ImageRef(REPOSITORY, NEW, NEW_DIGEST)
@@ -179,10 +180,10 @@ JUNIT = """<?xml version="1.0"?><testsuites><testsuite>
 """
 
 
-def run(folder: Path, **changed: Any) -> RunRecord:
+def run(path: Path, **changed: Any) -> RunRecord:
     """A run that passed, but for what is ``changed``."""
     record = RunRecord(
-        id=folder.name,
+        id=path.name,
         command="run",
         outcome=Outcome.PASSED,
         exit_code=0,
