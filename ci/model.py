@@ -183,6 +183,10 @@ class Promotion:
     def changed(self) -> bool:
         return self.state is not ChangeState.ALREADY_SERVED
 
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(check for group in self.groups for check in group.checks)
+
 
 @dataclass(frozen=True, slots=True)
 class Served:

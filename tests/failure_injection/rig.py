@@ -394,9 +394,7 @@ def kill(pids: list[int]) -> None:
             continue
 
 
-def at_step(
-    id: StepId, do: Callable[[], object], *, later: float = 0.0
-) -> Callable[[Event], None]:
+def at_step(id: StepId, do: Callable[[], object], *, later: float = 0.0) -> Callable[[Event], None]:
     """A listener that calls ``do`` in a thread of its own, ``later`` seconds into a step."""
 
     def hear(event: Event) -> None:
