@@ -43,6 +43,7 @@ from ci.promotion.upgrade.post_upgrade_test import After, afterwards
 from ci.promotion.upgrade.soak import Soak
 from ci.promotion.upgrade.upgrade import healthy, released, released_as, settled, upgrade
 from ci.promotion.upgrade.watch import Watching
+from ci.results import StepId
 
 
 def promote(
@@ -68,20 +69,22 @@ def promote(
     target = session.target
     step, folder = session.events.step, session.run_dir / "backups"
     with ExitStack() as held:
-        with step("check the proof", "only what passed may be promoted"):
+        with step(StepId.CHECK_PROOF, "only what passed may be promoted"):
             refuse_unproven(proof)
-        with step("find the target", "a wrong name ends here, before anything is touched"):
+        with step(StepId.FIND_RELEASE, "a wrong name ends here, before anything is touched"):
             history = reader.find(session)
-        with step("take the lock", "one promotion at a time per release"):
+        with step(StepId.ACQUIRE_LEASE, "one promotion at a time per release"):
             kube = session.kube
             lock = held.enter_context(
                 lease.Lease(kube, release=target.release, namespace=target.namespace)
             )
             remove_left(kube, target)
             rules.unfinished(lock.found, history[-1], rollback=rollback_command(target))
-        with step("find the image", "the tag must be the proven digest where the target pulls"):
+        with step(
+            StepId.RESOLVE_DIGEST, "the tag must be the proven digest where the target pulls"
+        ):
             image, accepted = proven_image(session, proof)
-        with step("check the release", "the latest revision serves, whole, and as released"):
+        with step(StepId.INSPECT_RELEASE, "the latest revision serves, whole, and as released"):
             same = held.enter_context(rendering(session, {}))
             before = inspect(session, history)
             served = not force and served_already(session, before, image, accepted)
@@ -91,7 +94,7 @@ def promote(
                 sets = sets_of(target, before.image, image)
                 new = held.enter_context(rendering(session, sets))
         if served:
-            with step("verify what is served", "it is the proven image already: no upgrade"):
+            with step(StepId.VERIFY_SERVED, "it is the proven image already: no upgrade"):
                 checks = still_serves(session, before, image, accepted)
             with suppress(PipelineError):
                 lock.note(step="done")
@@ -107,19 +110,19 @@ def promote(
                 checks=before.checks + checks,
                 changed=False,
             )
-        with step("start the prober", "every request during the change is accounted for"):
+        with step(StepId.START_PROBERS, "every request during the change is accounted for"):
             inside = held.enter_context(probing_inside(session, before))
             outside = held.enter_context(probing_outside(session))
             canary = held.enter_context(Canary(session))
             gateway = before.snapshot.deployments[target.gateway]
             pull = held.enter_context(Pull(session, image, gateway, before.pods))
             surge = held.enter_context(Surge(session, before.deployments, before.snapshot))
-        with step("back up", "what a rollback needs, readable without this project"):
+        with step(StepId.BACK_UP, "what a rollback needs, readable without this project"):
             prepared = back_up(session, before, folder)
-        with step("plan", "nothing may change but what derives from the image's tag"):
+        with step(StepId.PLAN, "nothing may change but what derives from the image's tag"):
             planned = make_plan(session, before, image, history, same, new)
             refuse_more_than_the_image(session.context, planned)
-        with step("tick the checklist", "the plan's own, each item with its evidence"):
+        with step(StepId.PREFLIGHT, "the plan's own, each item with its evidence"):
             asked = (
                 prepared,
                 checklist.api_kept(target, proof, before.openapi),
@@ -129,31 +132,31 @@ def promote(
                 surge.check(),
             )
             ticked = tick(session.context, proof, image, folder, asked)
-        with step("ask the service", "it answers steadily before the change"):
+        with step(StepId.BASELINE_PROBE, "it answers steadily before the change"):
             probers = steady(session, inside, outside, held)
             canary.steady()
             soak = Soak(session, probers, before.image, before.pods)
-        with step("check again", "nobody changed the release while we looked"):
+        with step(StepId.RECHECK_RELEASE, "nobody changed the release while we looked"):
             refuse_changed(session, before.revision)
             watching = held.enter_context(Watching(session, before.deployments))
             note_begin(lock, before, image)
         checks = ()
         try:
             with afterwards(session.events, after) as tested:
-                with step("upgrade", "helm upgrade --reuse-values, with only the tag"):
+                with step(StepId.UPGRADE, "helm upgrade --reuse-values, with only the tag"):
                     wanted = released_as(target, planned.change.new_revision, image)
                     upgrade(session, before, wanted, accepted, up=tested.begin)
-                with step("judge the pods", "the proven digest on every pod, old pods gone"):
+                with step(StepId.VERIFY_DIGESTS, "the proven digest on every pod, old pods gone"):
                     release = released(session, image)
                     checks += settled(session, release, before, accepted, up=tested.begin)
-                with step("ask for health", "as a client sees it"):
+                with step(StepId.CHECK_HEALTH, "as a client sees it"):
                     checks += healthy(session, before.openapi)
                 tested.end()
             if target.soak_seconds:
                 reason = "what shows only with time shows before it is called done"
-                with step("soak", reason), watching.rarely():
+                with step(StepId.SOAK, reason), watching.rarely():
                     checks += soak.watch(image)
-            with step("count the probes", "no request may be lost in a change"):
+            with step(StepId.ACCOUNT_REQUESTS, "no request may be lost in a change"):
                 checks += counted(target, probers, canary)
         except BaseException as problem:
             found = before.checks + asked + checks + so_far(probers, problem)
@@ -244,7 +247,7 @@ def rollback(
     """
     target = session.target
     step = session.events.step
-    with step("find the target", "a wrong name ends here, before anything is touched"):
+    with step(StepId.FIND_RELEASE, "a wrong name ends here, before anything is touched"):
         history = reader.find(session)
     kube = session.kube
     with ExitStack() as held:
@@ -258,7 +261,7 @@ def rollback(
             journal = lock.found
             # Now nobody else of us changes it any more.
             history = session.helm.history(target.release, target.namespace)
-        with step("choose the revision", "the last that was deployed and serves something else"):
+        with step(StepId.CHOOSE_REVISION, "the last that was deployed and serves something else"):
             way = planned(session, history, revision, journal)
         if dry_run:
             return way.described
@@ -276,9 +279,9 @@ def _back(session: TargetSession, way: Planned) -> Rollback:
     step, helm = session.events.step, session.helm
     number = way.goal.number
     try:
-        with step("roll back", f"to revision {number}, {way.expected.tag}"):
+        with step(StepId.HELM_ROLLBACK, f"to revision {number}, {way.expected.tag}"):
             helm.rollback(target.release, number, target.namespace, timeout=target.timeout_seconds)
-        with step("verify the rollback", "the image of that revision on every pod, answering"):
+        with step(StepId.VERIFY_ROLLBACK, "the image of that revision on every pod, answering"):
             _, now = verify_old(session, way.expected)
             digest = on_every_pod(way.expected, now, way.known)
     except PipelineError as problem:
@@ -297,7 +300,7 @@ def _there(session: TargetSession, way: Planned) -> Rollback:
     target = session.target
     number = way.described.before.revision
     try:
-        with session.events.step("verify what is served", "it is what was asked for already"):
+        with session.events.step(StepId.VERIFY_SERVED, "it is what was asked for already"):
             _, now = verify_old(session, way.expected)
             digest = on_every_pod(way.expected, now, way.known)
     except Interrupted:

@@ -58,6 +58,7 @@ from ci.promotion.release.session import TargetSession
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token
+from ci.results import StepId
 from ci.run.context import Context
 from ci.tools import chart as charts
 from ci.tools import diagnostics
@@ -135,9 +136,9 @@ def rehearse(
     """
     target = session.target
     step, namespace = session.events.step, f"rehearsal-{target.name}"[:63].rstrip("-")
-    with step("read the live release", "what is rehearsed is what the target has"):
+    with step(StepId.READ_RELEASE, "what is rehearsed is what the target has"):
         found = read(session)
-    with step("fit it to the gate", "replicas, resources and the cloud; nothing else differs"):
+    with step(StepId.ADAPT_RELEASE, "replicas, resources and the cloud; nothing else differs"):
         image = image_here(session, found.image)
         adapted = fitted(session, found, image, redirect)
     there = replace(
@@ -155,7 +156,7 @@ def rehearse(
     here = TargetSession.open(session.context, there)
     kube = here.kube
     try:
-        with step("install it on the gate", "the target's release, in a namespace of its own"):
+        with step(StepId.INSTALL_RELEASE, "the target's release, in a namespace of its own"):
             remove(kube, namespace, wait=True)
             prepare(namespace, image)
             install(here, image, adapted)
@@ -361,16 +362,16 @@ class _Stage:
 
     def perform(self, proof: Proof) -> None:
         step = self.session.events.step
-        with step("look before the change", "what is usual here is no finding later"):
+        with step(StepId.REHEARSAL_BASELINE, "what is usual here is no finding later"):
             self.look()
         with suppress(_Over):
-            with step("rehearse the upgrade", "exactly as the target will be upgraded"):
+            with step(StepId.REHEARSE_UPGRADE, "exactly as the target will be upgraded"):
                 self.promote(UPGRADE, proof)
-            with step("rehearse it unchanged", "an upgrade that changes nothing breaks nothing"):
+            with step(StepId.REHEARSE_REPEAT, "an upgrade that changes nothing breaks nothing"):
                 self.promote(AGAIN, proof)
-            with step("rehearse a failure", "rolled back by the same code, to what it was"):
+            with step(StepId.REHEARSE_FAILURE, "rolled back by the same code, to what it was"):
                 self.fail(proof)
-            with step("rehearse the way back", "to the image that is live now"):
+            with step(StepId.REHEARSE_RETURN, "to the image that is live now"):
                 self.go_back()
 
     def promote(self, name: str, proof: Proof) -> None:

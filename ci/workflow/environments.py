@@ -12,6 +12,7 @@ from pathlib import Path
 from ci.errors import SettingsError
 from ci.model import Cluster, Gates, Image, Login, Probing, Query, StandIns, Target
 from ci.promotion.release.session import TargetSession
+from ci.results import StepId
 from ci.run.context import Context
 from ci.run.scheduler import Flow, Pending
 from ci.settings import DEMO_TARGET, Options, TargetSettings
@@ -34,7 +35,7 @@ def gate_cluster(
     name = context.settings.gate.name
     if options.keep_cluster:
         return cluster.ensure(context, name, wanted_images(context, image))
-    flow.cleanup("clean up", cluster.delete, context, name)
+    flow.cleanup(StepId.CLEAN_UP, cluster.delete, context, name)
     return cluster.create(context, name, wanted_images(context, image))
 
 

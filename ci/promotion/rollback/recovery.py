@@ -23,6 +23,7 @@ from ci.promotion.release.rollout import SETTLE_SECONDS, Expected, Judgement, Sn
 from ci.promotion.release.session import TargetSession
 from ci.promotion.rollback.cause import cause, with_last_words
 from ci.redaction import Redactor
+from ci.results import StepId
 from ci.tools import diagnostics
 from ci.tools.helm import Helm, Revision
 from ci.tools.wait import wait_until
@@ -49,11 +50,11 @@ def recover(
     because = session.programs.redact(cause(problem))
     session.events.note(f"the promotion failed: {because}")
     try:
-        with step("reach the cluster", "it may be away, and all that follows asks it"):
+        with step(StepId.REACH_CLUSTER, "it may be away, and all that follows asks it"):
             reach(session, lock)
         with (
             suppress(Exception),  # not even a defect here may stop the rollback
-            step("keep the evidence", "before it is rolled back"),
+            step(StepId.COLLECT_DIAGNOSTICS, "before it is rolled back"),
         ):
             private_helm = session.for_cleanup().helm
             private_kube = session.for_cleanup().kube
@@ -76,10 +77,10 @@ def recover(
             because = session.programs.redact(with_last_words(because, problem, where))
             kept.text("cause.txt", because + "\n")
             kept.pack()
-        with step("roll back", f"to the recorded revision {before.revision.number}"):
+        with step(StepId.HELM_ROLLBACK, f"to the recorded revision {before.revision.number}"):
             changed = roll_back(session, before.revision)
             restart_refused(session, before)
-        with step("verify the rollback", "the old digest on every pod, and it answers"):
+        with step(StepId.VERIFY_ROLLBACK, "the old digest on every pod, and it answers"):
             judged, _ = verify_old(session, before.expected(target))
             verify_restored(session, before)
     except BaseException as second:
