@@ -206,3 +206,11 @@ def of_exit_code(code: int) -> type[PipelineError]:
             return kind
         kinds += kind.__subclasses__()
     return PipelineError
+
+
+def error_summary(problem: BaseException) -> str:
+    """A failure in one line; of a program that failed, the last line it printed."""
+    if isinstance(problem, CommandFailed) and problem.output:
+        return " ".join(problem.output.splitlines()[-1].split())
+    first = (str(problem) or type(problem).__name__).splitlines()[0]
+    return " ".join(first.split())

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from ci.digest import Digest
-from ci.errors import Interrupted, PipelineError, RollbackFailed, VerifyFailed
+from ci.errors import Interrupted, PipelineError, RollbackFailed, VerifyFailed, error_summary
 from ci.model import Check, Image, Promotion, Proof, Rollback, RollbackOutcome
 from ci.promotion.plan import diff
 from ci.promotion.plan.render import make_plan, refuse_more_than_the_image, rendering
@@ -186,7 +186,7 @@ def still_serves(
     try:
         answers = health.health(session)
     except PipelineError as problem:
-        answers = (Check("the API answers", False, reader.failed_to_text(problem)),)
+        answers = (Check("the API answers", False, error_summary(problem)),)
     checks = (
         Check(
             "the proven digest runs on every pod",
@@ -287,7 +287,7 @@ def _back(session: TargetSession, way: Planned) -> Rollback:
     except PipelineError as problem:
         raise RollbackFailed(
             f"the rollback of {target.release} to revision {number} failed:"
-            f" {reader.failed_to_text(problem)}",
+            f" {error_summary(problem)}",
             remedy="look at the pods with"
             f" `python3 pipeline.py status --target {target.name}` and repeat the rollback",
         ) from problem
@@ -308,7 +308,7 @@ def _there(session: TargetSession, way: Planned) -> Rollback:
     except PipelineError as problem:
         raise VerifyFailed(
             f"revision {number} of {target.release} is what was asked for already, and it does not"
-            f" serve as it should: {reader.failed_to_text(problem)}",
+            f" serve as it should: {error_summary(problem)}",
             remedy="look at the pods with"
             f" `python3 pipeline.py status --target {target.name}`, or return to another revision"
             " with --revision",

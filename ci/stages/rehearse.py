@@ -26,6 +26,7 @@ from ci.errors import (
     PromotionFailed,
     RehearsalFailed,
     WaitTimeout,
+    error_summary,
 )
 from ci.model import (
     Check,
@@ -328,7 +329,7 @@ def install(session: TargetSession, image: Image, adapted: Adapted) -> None:
         folder = session.folder.below("evidence", "rehearsal")
         diagnostics.collect(kube, there.namespace, folder)
         raise RehearsalFailed(
-            f"the live release cannot be rehearsed: {reader.failed_to_text(problem)}", remedy=remedy
+            f"the live release cannot be rehearsed: {error_summary(problem)}", remedy=remedy
         ) from problem
 
 
@@ -392,7 +393,7 @@ class _Stage:
         except Interrupted:
             raise
         except PipelineError as problem:
-            self.found(name, Check("the promotion succeeds", False, reader.failed_to_text(problem)))
+            self.found(name, Check("the promotion succeeds", False, error_summary(problem)))
             raise _Over from problem
         accounts = [check for check in promoted.checks if check.name in ACCOUNTS]
         revisions = f"revision {promoted.from_revision} -> {promoted.to_revision}"
@@ -412,7 +413,7 @@ class _Stage:
         except Interrupted:
             raise
         except PipelineError as problem:
-            said = reader.failed_to_text(problem)
+            said = error_summary(problem)
             right = isinstance(problem, PromotionFailed) and ON_PURPOSE in said
             self.found(FAILURE, Check(what, right, said))
         else:
@@ -427,7 +428,7 @@ class _Stage:
         except Interrupted:
             raise
         except PipelineError as problem:
-            self.found(RETURN, Check(what, False, reader.failed_to_text(problem)))
+            self.found(RETURN, Check(what, False, error_summary(problem)))
             raise _Over from problem
         self.found(RETURN, Check(what, True, f"revision {number}, {self.old.by_tag}"))
         there = self.there
@@ -451,7 +452,7 @@ class _Stage:
             except Interrupted:
                 raise
             except PipelineError as problem:
-                self.found(name, Check(what, False, reader.failed_to_text(problem)))
+                self.found(name, Check(what, False, error_summary(problem)))
             else:
                 seen = "each task executed as often as it has to be, its queue as asked for"
                 self.found(name, Check(what, True, seen))
@@ -462,7 +463,7 @@ class _Stage:
         try:
             now = self.look()
         except WaitTimeout as problem:
-            self.found(name, Check("its pods settle", False, reader.failed_to_text(problem)))
+            self.found(name, Check("its pods settle", False, error_summary(problem)))
             return
         change = None
         if name == AGAIN:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ci.digest import UNKNOWN, Digest
-from ci.errors import PipelineError, VerifyFailed, WaitTimeout
+from ci.errors import PipelineError, VerifyFailed, WaitTimeout, error_summary
 from ci.model import Check, Image
 from ci.promotion.preflight.inspect import SERVING_SECONDS
 from ci.promotion.release import health as health_
@@ -208,7 +208,7 @@ def _answers(session: TargetSession) -> tuple[Check, ...]:
     try:
         return health_.health(session)
     except PipelineError as problem:
-        return (Check("the API answers", False, reader.failed_to_text(problem)),)
+        return (Check("the API answers", False, error_summary(problem)),)
 
 
 def _accepted(session: TargetSession, image: Image) -> frozenset[str]:

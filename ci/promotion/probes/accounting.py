@@ -7,13 +7,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
-from ci.errors import CommandFailed, PipelineError, PlanRefused, PromotionFailed, WaitTimeout
+from ci.errors import (
+    CommandFailed,
+    PipelineError,
+    PlanRefused,
+    PromotionFailed,
+    WaitTimeout,
+    error_summary,
+)
 from ci.model import Check, Target
 from ci.promotion.probes import api_proxy
 from ci.promotion.probes.canary import Canary
 from ci.promotion.probes.in_cluster import InsideProber
 from ci.promotion.probes.prober import Counting, Prober
-from ci.promotion.release import reader
 from ci.promotion.release.baseline import Before
 from ci.promotion.release.session import TargetSession
 from ci.tools.wait import wait_until
@@ -37,7 +43,7 @@ def probing_inside(session: TargetSession, before: Before) -> Iterator[InsidePro
             before.image.by_tag,
         )
     except CommandFailed as problem:
-        session.events.note(f"no prober inside the cluster: {reader.failed_to_text(problem)}")
+        session.events.note(f"no prober inside the cluster: {error_summary(problem)}")
         yield None
         return
     try:
@@ -94,7 +100,7 @@ def _within(session: TargetSession, inside: InsideProber | None, held: ExitStack
             return inside
         except (CommandFailed, WaitTimeout) as problem:
             session.events.note(
-                f"no answers to the prober inside the cluster ({reader.failed_to_text(problem)}):"
+                f"no answers to the prober inside the cluster ({error_summary(problem)}):"
                 " probing through the API server"
             )
     prober = held.enter_context(

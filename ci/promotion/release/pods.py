@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar
 
-from ci.errors import CommandFailed
+from ci.errors import CommandFailed, error_summary
 from ci.model import Check, Target
-from ci.promotion.release import reader
 from ci.promotion.release.session import TargetSession
 from ci.tools.kube import Kube
 from ci.tools.wait import wait_until
@@ -107,7 +106,7 @@ class Trial(ABC):
                 for pod in self._pods:
                     self._kube.create("pods", self._target.namespace, pod)
             except CommandFailed as problem:
-                said = self._not_admitted(reader.failed_to_text(problem))
+                said = self._not_admitted(error_summary(problem))
                 return Check(self.name, True, said)
             return Check(self.name, True, self._watched())
         finally:

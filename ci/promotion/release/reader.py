@@ -12,7 +12,7 @@ import yaml
 
 from ci import redaction
 from ci.digest import UNKNOWN
-from ci.errors import CommandFailed, PipelineError, TargetNotFound
+from ci.errors import CommandFailed, PipelineError, TargetNotFound, error_summary
 from ci.model import Image, Target
 from ci.promotion.release import history as history_
 from ci.promotion.release.manifest import Key, Rendered, parse
@@ -236,7 +236,7 @@ def wait_judged(
         try:
             now = snapshot(kube, namespace)
         except CommandFailed as problem:
-            return Pending(f"the API does not answer: {failed_to_text(problem)}")
+            return Pending(f"the API does not answer: {error_summary(problem)}")
         judged = assess(now)
         if look is not None:
             look(now, judged)
@@ -293,11 +293,3 @@ def running_image(target: Target, now: Snapshot) -> tuple[Image, frozenset[str]]
         for digest in digests_of(pod, repository).values()
     ]
     return Image(repository, tag, digests[0] if digests else UNKNOWN), frozenset(digests)
-
-
-def failed_to_text(problem: BaseException) -> str:
-    """A failure in one line of plain words."""
-    if isinstance(problem, CommandFailed) and problem.output:
-        return " ".join(problem.output.splitlines()[-1].split())
-    first = (str(problem) or type(problem).__name__).splitlines()[0]
-    return " ".join(first.split())

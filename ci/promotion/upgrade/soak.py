@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
-from ci.errors import CommandFailed, PromotionFailed
+from ci.errors import CommandFailed, PromotionFailed, error_summary
 from ci.model import Check, Image, Query
 from ci.promotion.probes.prober import Account, Counting
 from ci.promotion.release import logs, reader
@@ -109,7 +109,7 @@ class Soak:
             )
             breaches.append(gates.error_lines(self._old_lines, lines))
         except CommandFailed as problem:
-            self._session.events.note(f"the API does not answer: {reader.failed_to_text(problem)}")
+            self._session.events.note(f"the API does not answer: {error_summary(problem)}")
         for asked in limits.queries if prometheus is not None else ():
             value, problem_ = prometheus.ask(asked.query) if prometheus else (None, "")
             if value is not None or self._answers.get(asked, (None, ""))[0] is None:
