@@ -396,6 +396,9 @@ class Target:
     """Ends with another status than 0 when the image needs a database migration."""
     openapi_path: str = "/openapi.json"
     """Where the service describes its API; not compared when empty or not there."""
+    require: tuple[str, ...] = REQUIRED_BY_DEFAULT
+    """Globs over :class:`ci.results.CheckId`: a check that they require and that was skipped or
+    had no answer refuses the change, or rolls it back (:func:`ci.results.required`)."""
     standins: StandIns | None = None
     """Of a target the pipeline made itself."""
 
