@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ci.digest import Digest
 from ci.results import (
+    REQUIRED_BY_DEFAULT,
     CauseId,
     ChangeState,
     ChartRef,
@@ -107,6 +108,18 @@ class ServiceBusAccess:
     """CA certificate of the administration endpoint; empty for a real namespace."""
     key: str
     """Shared access key, a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceBusEndpoints:
+    """How this machine reaches a Service Bus namespace."""
+
+    amqp: str
+    """Connection string, a secret."""
+    admin: str
+    """The same for administration."""
+    ca_pem: bytes = b""
+    """CA certificate of the administration endpoint; empty for a real namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +399,52 @@ class Target:
     """Where the service describes its API; not compared when empty or not there."""
     standins: StandIns | None = None
     """Of a target the pipeline made itself."""
+    require: tuple[str, ...] = REQUIRED_BY_DEFAULT
+    """Globs over check ids: none of these may be skipped or unknown (:func:`ci.results.unmet`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One line of ``helm history``."""
+
+    number: int
+    status: str
+    chart: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRow:
+    name: str
+    image: str
+    desired: int
+    updated: int
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodRow:
+    name: str
+    phase: str
+    """The phase, or what keeps it from running."""
+    ready: bool
+    restarts: int
+    image: str
+    digest: Digest
+    """:data:`ci.digest.UNKNOWN` until a container has started."""
+    started: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a target runs."""
+
+    target: str
+    release: str
+    namespace: str
+    history: tuple[Revision, ...]
+    deployments: tuple[DeploymentRow, ...]
+    pods: tuple[PodRow, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
-def recreated(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+def recreated(
+    before: Mapping[str, str] | None, after: Mapping[str, str] | None
+) -> list[str] | None:
     """ServiceAccounts (name to UID) that are not the ones they were: the tokens of every pod
-    that runs since before are refused, while its health answers go on."""
+    that runs since before are refused, while its health answers go on. ``None`` where they could
+    not be read before or after."""
+    if before is None or after is None:
+        return None
     return sorted(name for name, uid in before.items() if after.get(name, uid) != uid)
 
 

@@ -129,12 +129,12 @@ def present(kube: Kube, target: Target, rendered: Rendered) -> Present:
     )
 
 
-def accounts(kube: Kube, target: Target) -> dict[str, str]:
-    """UID of every ServiceAccount in the namespace, by name; empty when they may not be read."""
+def accounts(kube: Kube, target: Target) -> dict[str, str] | None:
+    """UID of every ServiceAccount in the namespace, by name; ``None`` when they cannot be read."""
     try:
         found = kube.objects("serviceaccounts", target.namespace)
     except CommandFailed:
-        return {}
+        return None
     return {item["metadata"]["name"]: item["metadata"]["uid"] for item in found}
 
 
@@ -184,10 +184,10 @@ def wait_complete(
     clock: Clock,
     look: Callable[[Snapshot, Judgement], None] | None = None,
 ) -> tuple[Judgement, Snapshot]:
-    """Wait until the roll-over is complete by our own judgement. ``look`` may raise to give up.
+    """Wait until the rollout is complete by our own judgement. ``look`` may raise to give up.
     ``timeout`` in seconds. Raises :class:`ci.errors.WaitTimeout`."""
     return wait_judged(
-        f"the roll-over of {target.release} to {expected.tag}",
+        f"the rollout of {target.release} to {expected.tag}",
         kube,
         target.namespace,
         lambda now: judge(now, expected),

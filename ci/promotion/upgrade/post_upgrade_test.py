@@ -1,4 +1,4 @@
-"""The caller's own check of a new release, beside the end of the roll-over.
+"""The caller's own check of a new release, beside the end of the rollout.
 
 Old pods of the gateway take seconds to drain, and Helm looks only every two seconds. Nothing that
 is checked on the new release meets old pods (requests go to a pod that stays, and every worker is
