@@ -14,6 +14,7 @@ from pathlib import Path
 from ci.digest import Digest
 from ci.results import (
     REQUIRED_BY_DEFAULT,
+    REQUIRED_IN_REHEARSAL,
     CauseId,
     ChangeState,
     ChartRef,
@@ -25,6 +26,8 @@ from ci.results import (
     ProbePlace,
     Requests,
     StepId,
+    sound,
+    unmet,
 )
 
 SCHEMA_VERSION = 1
@@ -288,15 +291,23 @@ class Rehearsal:
     changes: tuple[str, ...]
     """What is otherwise than on the target, secrets left out."""
     finished: datetime
+    require: tuple[str, ...] = (*REQUIRED_BY_DEFAULT, *REQUIRED_IN_REHEARSAL)
+    """Globs of the checks that must not be skipped or unknown."""
 
     @property
     def failed(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if check.failed)
 
     @property
+    def unmet(self) -> tuple[Check, ...]:
+        """Required, and skipped or unknown."""
+        return unmet(self.checks, self.require)
+
+    @property
     def passed(self) -> bool:
-        """True when at least one check passed and none failed."""
-        return not self.failed and any(check.passed for check in self.checks)
+        """True when at least one check passed, none failed, and none that is required is skipped
+        or unknown."""
+        return sound(self.checks, self.require)
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,10 +408,11 @@ class Target:
     """Ends with another status than 0 when the image needs a database migration."""
     openapi_path: str = "/openapi.json"
     """Where the service describes its API; not compared when empty or not there."""
+    require: tuple[str, ...] = REQUIRED_BY_DEFAULT
+    """Globs over :class:`ci.results.CheckId`: a check that they require and that was skipped or
+    had no answer refuses the change, or rolls it back (:func:`ci.results.required`)."""
     standins: StandIns | None = None
     """Of a target the pipeline made itself."""
-    require: tuple[str, ...] = REQUIRED_BY_DEFAULT
-    """Globs over check ids: none of these may be skipped or unknown (:func:`ci.results.unmet`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,15 @@ class Unit(StrEnum):
     """Limits of the soak that were exceeded."""
     LOOKS = "looks"
     """Times at which a release was looked at with an answer to every question."""
+    EVICTED_PODS = "evicted-pods"
+    """By their node; no change did that."""
+    REPLACED_DEPLOYMENTS = "replaced-deployments"
+    """Deployments whose pods were replaced."""
+    REPLICA_SETS = "replica-sets"
+    """``OLD -> NEW``, of a Deployment that made a new one."""
+    DELETED_PODS = "deleted-pods"
+    """Gone, with the pod template and the ReplicaSet the same: deleted by a hook of the chart, by a
+    node drain or by hand."""
 
 
 class Span(StrEnum):
@@ -407,6 +416,20 @@ class RunRef:
     kind: Literal["run"] = "run"
 
 
+@dataclass(frozen=True, slots=True)
+class Recreated:
+    """An object that was deleted, and created again unless ``after`` is empty."""
+
+    object: str
+    """``KIND/NAME``."""
+    before: str
+    """Its UID; as ``after``."""
+    after: str
+    hook: str = ""
+    """The annotation ``helm.sh/hook``, where it is a Helm hook."""
+    kind: Literal["recreated"] = "recreated"
+
+
 Measured = Annotated[
     Count
     | Names
@@ -425,7 +448,8 @@ Measured = Annotated[
     | Cure
     | RunRef
     | RolloutGap
-    | Breach,
+    | Breach
+    | Recreated,
     Discriminator("kind"),
 ]
 
@@ -518,6 +542,10 @@ REQUIRED_BY_DEFAULT = (
 checklist names, too, is shown and not required: who is told is not what makes a change safe."""
 
 
+REQUIRED_IN_REHEARSAL = ("rehearsal.*",)
+"""Of a rehearsal, on top of what its target requires."""
+
+
 def required(id: CheckId, globs: Sequence[str]) -> bool:
     """Whether ``globs`` require a check; the last that matches decides, and one that begins with
     ``!`` takes out."""
@@ -535,6 +563,13 @@ def unmet(checks: Iterable[Check], globs: Sequence[str]) -> tuple[Check, ...]:
         for check in checks
         if check.outcome in (Outcome.SKIPPED, Outcome.UNKNOWN) and required(check.id, globs)
     )
+
+
+def sound(checks: Sequence[Check], globs: Sequence[str]) -> bool:
+    """Whether at least one passed, none failed, and none that ``globs`` require is skipped or
+    unknown."""
+    some, none_failed = any(c.passed for c in checks), not any(c.failed for c in checks)
+    return some and none_failed and not unmet(checks, globs)
 
 
 # -- what became of a change -----------------------------------------------------------------------
@@ -612,6 +647,17 @@ class ProbePlace(StrEnum):
     IN_CLUSTER = "in-cluster"
     API_PROXY = "api-proxy"
     EXTERNAL = "external"
+
+
+class RehearsedStep(StrEnum):
+    """What a rehearsal does to the release, in this order; the subject of each of its checks."""
+
+    UPGRADE = "upgrade"
+    REPEAT = "unchanged-upgrade"
+    """An upgrade that changes nothing."""
+    FAILURE = "failed-upgrade"
+    RETURN = "return"
+    """The rollback to the previous image."""
 
 
 class Phase(StrEnum):

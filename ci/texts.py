@@ -38,6 +38,8 @@ from ci.results import (
     ProbePlace,
     Problem,
     QueueState,
+    Recreated,
+    RehearsedStep,
     Requests,
     RevisionRef,
     RolloutGap,
@@ -185,6 +187,10 @@ UNITS: Mapping[Unit, tuple[str, str]] = {
     Unit.VALUES: ("value", "values"),
     Unit.BREACHES: ("limit exceeded", "limits exceeded"),
     Unit.LOOKS: ("look", "looks"),
+    Unit.EVICTED_PODS: ("evicted pod", "evicted pods"),
+    Unit.REPLACED_DEPLOYMENTS: ("replaced Deployment", "replaced Deployments"),
+    Unit.REPLICA_SETS: ("ReplicaSet", "ReplicaSets"),
+    Unit.DELETED_PODS: ("deleted pod", "deleted pods"),
 }
 
 SPANS: Mapping[Span, str] = {
@@ -213,6 +219,24 @@ PROBE_PLACES: Mapping[ProbePlace, str] = {
     ProbePlace.API_PROXY: "through the Kubernetes API server",
     ProbePlace.EXTERNAL: "from outside the cluster",
 }
+
+REHEARSED_STEPS: Mapping[RehearsedStep, str] = {
+    RehearsedStep.UPGRADE: "in the upgrade",
+    RehearsedStep.REPEAT: "in an upgrade without changes",
+    RehearsedStep.FAILURE: "in a failed upgrade",
+    RehearsedStep.RETURN: "in the return to the previous image",
+}
+
+EVICTED = "evicted by their node, not by the upgrade: {names}"
+REPLACED = "the pods were replaced of {names}"
+NEW_REPLICA_SETS = "a new ReplicaSet: {names}"
+DELETED = (
+    "{names} deleted, with the pod template and the ReplicaSet the same (by a hook of the chart, a"
+    " node drain, or by hand; `kubectl get events` says when)"
+)
+RECREATED = "{object} was deleted and created again (UID {before} -> {after})"
+GONE = "{object} was deleted (UID {before})"
+HOOK = "it is a Helm hook: {hook}"
 
 DIFFERENCE_REASONS: Mapping[DifferenceReason, str] = {
     DifferenceReason.IMAGE: "the image",
@@ -488,6 +512,10 @@ def title(check: Check) -> str:
     name, subject = CHECK_TITLES[check.id], check.subject
     if check.id is CheckId.REQUESTS_ANSWERED and subject in set(ProbePlace):
         subject = PROBE_PLACES[ProbePlace(subject)]
+    elif check.id not in (CheckId.TARGET_PROMOTED, CheckId.SOAK_QUERY) and (
+        subject in set(RehearsedStep)
+    ):
+        subject = REHEARSED_STEPS[RehearsedStep(subject)]
     return f"{name} ({subject})" if subject else name
 
 
@@ -583,6 +611,9 @@ def measured(value: Measured) -> str:
             return _breach(value)
         case RunRef(id=id, exit_code=status):
             return f"run {id}" + (f" ended with exit code {status}" if status else "")
+        case Recreated(object=object, before=before, after=after, hook=hook):
+            text = (RECREATED if after else GONE).format(object=object, before=before, after=after)
+            return f"{text}; {HOOK.format(hook=hook)}" if hook else text
         case _:
             assert_never(value)
 
@@ -616,7 +647,18 @@ def _names(value: Names) -> str:
         shown = "; ".join(value.names)
     if value.of is Unit.LOG_LINES and value.total:
         return f"{count(value.total, value.of)}, the first: {value.names[0] if value.names else ''}"
-    return f"{shown} and {more} more" if more > 0 else shown
+    shown = f"{shown} and {more} more" if more > 0 else shown
+    match value.of:
+        case Unit.EVICTED_PODS:
+            return EVICTED.format(names=shown)
+        case Unit.REPLACED_DEPLOYMENTS:
+            return REPLACED.format(names=shown)
+        case Unit.REPLICA_SETS:
+            return NEW_REPLICA_SETS.format(names=shown)
+        case Unit.DELETED_PODS:
+            return DELETED.format(names=shown)
+        case _:
+            return shown
 
 
 def _answer(value: HttpAnswer) -> str:

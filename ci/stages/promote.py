@@ -57,8 +57,8 @@ def promote(
     """Promote the proven image to ``target``. An image that it serves already is verified, and
     nothing is changed, unless ``force`` wants the upgrade all the same.
 
-    ``after`` is called with the new release once it is up, and raises when it finds it wanting
-    (the flow passes the end-to-end queue-timeout test). ``refusal`` is why nothing may be changed
+    ``after`` is called with the new release once it is up, and returns its checks, or raises (the
+    workflow passes the end-to-end queue-timeout test). ``refusal`` is why nothing may be changed
     (no rehearsal allows it): it is raised unless there is nothing to change. Raises
     :class:`ProofFailed`, :class:`TargetNotFound`, :class:`PlanRefused`,
     :class:`RegistryRefused` or :class:`Locked` with the target untouched, and
@@ -151,7 +151,7 @@ def promote(
                     checks += settled(session, release, before, accepted, up=tested.begin)
                 with step(StepId.CHECK_HEALTH, "as a client sees it"):
                     checks += healthy(session, before.openapi)
-                tested.end()
+                checks += tested.end()
             if target.soak_seconds:
                 reason = "what shows only with time shows before it is called done"
                 with step(StepId.SOAK, reason), watching.rarely():

@@ -57,6 +57,7 @@ from ci.promotion.release.rollout import (
     troubles,
 )
 from ci.promotion.release.session import TargetSession
+from ci.promotion.upgrade.post_upgrade_test import After
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token
@@ -87,7 +88,7 @@ class Promote(Protocol):
         session: TargetSession,
         proof: Proof,
         *,
-        after: Callable[[Release], None] | None = None,
+        after: After | None = None,
         force: bool = False,
     ) -> Promotion: ...
 
@@ -378,11 +379,16 @@ class _Stage:
 
     def promote(self, name: str, proof: Proof) -> None:
         """A whole promotion. What is found at its end does not roll it back: it shall show."""
+
+        def examine(release: Release) -> tuple[Check, ...]:
+            self.examine(name, release)
+            return ()
+
         try:
             promoted = self.actors.promote(
                 self.session.within(self.within(name)),
                 proof,
-                after=lambda release: self.examine(name, release),
+                after=examine,
                 force=True,  # also where nothing changes: that is what is rehearsed
             )
         except Interrupted:
@@ -397,7 +403,7 @@ class _Stage:
     def fail(self, proof: Proof) -> None:
         """A promotion whose last check fails, and its rollback."""
 
-        def refuse(_: Release) -> None:
+        def refuse(_: Release) -> tuple[Check, ...]:
             raise PromotionFailed(ON_PURPOSE)
 
         what = "it is rolled back"

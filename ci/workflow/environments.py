@@ -182,6 +182,7 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         allow_migrations=described.allow_migrations,
         migration_command=described.migration_command,
         openapi_path=service.openapi_path,
+        require=described.require,
     )
 
 
