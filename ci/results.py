@@ -109,6 +109,8 @@ class Because(StrEnum):
     """The proof has no such case or document."""
     LOST = "lost"
     """What measured it was lost."""
+    TOO_FEW = "too-few"
+    """Too few measurements to compare."""
     NOT_REACHED = "not-reached"
     """The run ended before it was asked."""
 

@@ -120,6 +120,7 @@ REASONS: Mapping[Because, str] = {
     Because.NOT_ADMITTED: "the cluster does not admit the test pod",
     Because.NOT_OFFERED: "the service has no such API",
     Because.NOT_IN_EVIDENCE: "the proof does not contain it",
+    Because.TOO_FEW: "too few measurements to compare",
     Because.LOST: "its measurements were lost",
     Because.NOT_REACHED: "the run ended before it was checked",
 }

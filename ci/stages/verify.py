@@ -30,7 +30,6 @@ from ci.promotion.release.rollout import (
 from ci.promotion.release.session import TargetSession
 from ci.results import (
     Check,
-    CheckGroup,
     CheckId,
     Count,
     Measured,
@@ -174,8 +173,7 @@ def _unmet(target: Target, checks: tuple[Check, ...], missing: tuple[Check, ...]
     if missing:
         parts.append(texts.unmet(missing))
     error = VerifyFailed(f"{target.release} does not meet its criteria: {'; '.join(parts)}")
-    error.groups = (CheckGroup(Phase.AFTER, checks),)
-    return error
+    return error.carrying(Phase.AFTER, *checks)
 
 
 def _settled(

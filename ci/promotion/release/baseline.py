@@ -10,7 +10,7 @@ from ci.model import Image, Target
 from ci.openapi_compat import Described
 from ci.promotion.release import manifest
 from ci.promotion.release.rollout import Expected, Snapshot
-from ci.results import Check
+from ci.results import Because, Check
 from ci.tools.helm import Revision
 
 
@@ -25,8 +25,8 @@ class Before:
     rendered: manifest.Rendered
     snapshot: Snapshot
     values: dict[str, Any]
-    accounts: dict[str, str] | None
-    """UID of every ServiceAccount, by name; ``None`` where they may not be read."""
+    accounts: dict[str, str] | Because
+    """UID of every ServiceAccount, by name; or why they cannot be read."""
     openapi: Described
     """How the service describes its API, or why there is no description."""
     checks: tuple[Check, ...]

@@ -8,14 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
-def recreated(
-    before: Mapping[str, str] | None, after: Mapping[str, str] | None
-) -> list[str] | None:
+def recreated(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     """ServiceAccounts (name to UID) that are not the ones they were: the tokens of every pod
-    that runs since before are refused, while its health answers go on. ``None`` where they could
-    not be read before or after."""
-    if before is None or after is None:
-        return None
+    that runs since before are refused, while its health answers go on."""
     return sorted(name for name, uid in before.items() if after.get(name, uid) != uid)
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from ci import texts
 from ci.errors import PipelineError
-from ci.results import Check, CheckGroup, Phase
+from ci.results import Check, Phase
 
 E = TypeVar("E", bound=PipelineError)
 
@@ -26,5 +26,4 @@ def failure(
     wrong = [check for check in made if check.failed] or [c for c in made if not c.passed]
     message = "; ".join(map(texts.sentence, wrong))
     error = kind(f"{context}: {message}" if context else message, remedy=remedy)
-    error.groups = (CheckGroup(phase, made),)
-    return error
+    return error.carrying(phase, *made)
