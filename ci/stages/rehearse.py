@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from ci import redaction
+from ci import standins as manifests
 from ci.errors import (
     Interrupted,
     PipelineError,
@@ -155,7 +156,7 @@ def rehearse(
         soak_seconds=0,  # what shows only with time is for the target
         probing=replace(target.probing, outside_url=""),  # that way leads to the target
     )
-    here = TargetSession.open(session.context, there)
+    here = TargetSession.open(session.context, there, reach=manifests.reach)
     kube = here.kube
     try:
         with step(StepId.INSTALL_RELEASE, "the target's release, in a namespace of its own"):
