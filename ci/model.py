@@ -156,6 +156,8 @@ class Case:
     seconds: float
     message: str = ""
     """Why it failed or was skipped; of one that passed what it measured, if anything."""
+    shows: tuple[str, ...] = ()
+    """Ids of the checks that it shows when it passes, as its property ``shows`` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -608,6 +610,10 @@ class Preview:
     plan: PlanRecord
     checks: tuple[Check, ...] = ()
     """What else was asked of the target."""
+    target: str = ""
+    unmet: tuple[Check, ...] = ()
+    """Checks that the target requires and that were not made, or will not be: the promotion would
+    be refused for them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,14 +146,14 @@ REMEDIES: Mapping[CheckId, str] = {
     " roll back to",
     CheckId.API_COMPATIBLE: "keep the old API beside the new one; where no client uses it, turn the"
     ' comparison off for this change with service.openapi_path = ""',
-    CheckId.MIGRATION_NOT_NEEDED: "no rollback of the image undoes a migration: do it in a change of"
-    " its own that works with both versions, or set allow_migrations = true for the target and"
+    CheckId.MIGRATION_NOT_NEEDED: "no rollback of the image undoes a migration: do it in a change"
+    " of its own that works with both versions, or set allow_migrations = true for the target and"
     ' take "migration.*" out of its `require`',
     CheckId.IMAGE_PUBLISHED: "tags must not move: build and prove again, under a new tag",
     CheckId.IMAGE_PULLABLE: "push the image there, correct the release's pull secrets, or see that"
     " its registry answers the nodes; the target was not touched",
-    CheckId.CAPACITY_SURGE: "make room, or let old pods go first (maxUnavailable); try_surge = false"
-    " for the target leaves it to the change. The target was not touched",
+    CheckId.CAPACITY_SURGE: "make room, or let old pods go first (maxUnavailable); try_surge ="
+    " false for the target leaves it to the change. The target was not touched",
 }
 """What to do where a check failed before the change."""
 

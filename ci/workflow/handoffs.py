@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 from ci.digest import Digest
 from ci.errors import EvidenceRefused, PipelineError, ProofFailed, SettingsError
@@ -72,8 +73,8 @@ def rehearse(session: TargetSession, here: Cluster, emulator: Image, proof: Proo
     try:
         standins = deploy.standins(context, here, emulator, namespace=place)
         actors = rehearsing.Actors(
-            promote=promotion.promote,
-            roll_back=promotion.rollback,
+            promote=partial(promotion.promote, recorded=False),
+            roll_back=partial(promotion.rollback, recorded=False),
             use=lambda inside, release, label: prove.prove(
                 inside, lambda: release, standins, select=prove.QUICK, label=label
             ),

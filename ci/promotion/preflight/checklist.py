@@ -49,10 +49,9 @@ def refusal(*checks: Check, remedy: str = "") -> PlanRefused:
 
 
 def refuse_failed(checks: Iterable[Check]) -> None:
-    """Raise :class:`PlanRefused` where one failed."""
-    made = tuple(checks)
-    if any(check.failed for check in made):
-        raise refusal(*made)
+    """Raise :class:`PlanRefused` where some failed; it carries these."""
+    if wrong := [check for check in checks if check.failed]:
+        raise refusal(*wrong)
 
 
 def names(of: Unit, found: Iterable[str]) -> Names:
@@ -139,9 +138,7 @@ def ready_under_load(proof: Proof) -> Check:
 def _cases(proof: Proof, shows: CheckId) -> list[Case]:
     """The cases that passed and say themselves that they show it."""
     return [
-        case
-        for case in proof.cases
-        if shows.value in case.shows and case.outcome is Outcome.PASSED
+        case for case in proof.cases if shows.value in case.shows and case.outcome is Outcome.PASSED
     ]
 
 

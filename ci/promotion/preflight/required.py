@@ -11,16 +11,16 @@ from collections.abc import Iterable
 from ci import openapi_compat, texts
 from ci.errors import PlanRefused, PromotionFailed
 from ci.model import Target
+from ci.promotion.preflight.checklist import names
 from ci.promotion.probes import canary
+from ci.promotion.release import logs
 from ci.promotion.release.baseline import Before
-from ci.promotion.release.rollout import service_containers
 from ci.promotion.release.session import TargetSession
 from ci.results import (
     Because,
     CauseId,
     Check,
     CheckId,
-    Names,
     Phase,
     Unit,
     skipped,
@@ -29,7 +29,6 @@ from ci.results import (
 )
 
 SERVICE_BUS = "servicebus_connection_string_env"
-FORBIDDEN = 403
 
 
 def foreseen(target: Target, *, servicebus: bool) -> tuple[Check, ...]:
@@ -58,18 +57,12 @@ def foreseen(target: Target, *, servicebus: bool) -> tuple[Check, ...]:
 
 def logs_readable(session: TargetSession, before: Before) -> tuple[Check, ...]:
     """The check of the new pods' logs, where the old ones' may not be read either; nothing else."""
-    for pod in before.pods:
-        name = str(pod["metadata"]["name"])
-        for container in service_containers(pod["spec"], before.image.repository):
-            answer = session.kube.logs(
-                name, session.target.namespace, container=container, tailLines=1
-            )
-            if answer.code == FORBIDDEN:
-                pods = Names(Unit.PODS, (name,), len(before.pods))
-                return (unknown(CheckId.LOGS_NO_ERRORS, Because.FORBIDDEN, pods),)
-            if answer.ok:
-                return ()
-    return ()
+    read = logs.error_lines(
+        session.kube, session.target, before.pods, tail=1, repository=before.image.repository
+    )
+    if not read.unread or read.because is not Because.FORBIDDEN:
+        return ()
+    return (unknown(CheckId.LOGS_NO_ERRORS, Because.FORBIDDEN, names(Unit.PODS, read.unread)),)
 
 
 def open_questions(session: TargetSession, checks: Iterable[Check]) -> tuple[Check, ...]:
@@ -84,12 +77,13 @@ def open_questions(session: TargetSession, checks: Iterable[Check]) -> tuple[Che
 
 
 def refuse_unmet(session: TargetSession, checks: Iterable[Check]) -> None:
-    """Raise :class:`PlanRefused` where a required check was not made, or cannot be."""
+    """Raise :class:`PlanRefused` where a required check was not made, or will not be; it carries
+    the latter."""
     made = tuple(checks)
     if left := open_questions(session, made):
-        carried = (*made, *(check for check in left if check not in made))
+        ahead = (check for check in left if check not in made)
         raise PlanRefused(texts.unmet(left), remedy=remedy(session.target)).carrying(
-            Phase.BEFORE, *carried
+            Phase.BEFORE, *ahead
         )
 
 

@@ -25,6 +25,7 @@ from ci.promotion.rollback.cause import Cause, explained, of
 from ci.promotion.rollback.standing import Standing
 from ci.redaction import Redactor
 from ci.results import (
+    Because,
     ChangeState,
     Check,
     CheckGroup,
@@ -225,7 +226,9 @@ def restart_refused(session: TargetSession, before: Before) -> None:
     target = session.target
     kube = session.for_cleanup().kube
     now = reader.accounts(kube, target)
-    names = drift.recreated(before.accounts or {}, now or {})
+    if isinstance(before.accounts, Because) or isinstance(now, Because):
+        return  # which were re-created is not known
+    names = drift.recreated(before.accounts, now)
     if not names:
         return
     session.events.note(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ci.promotion.release.session import TargetSession
-from ci.results import ChangeState
+from ci.results import ChangeState, Check, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +22,7 @@ class Standing:
         if self.recorded:
             target = self.session.target
             self.session.events.changed(target.name, state, release=target.release, **known)
+
+    def checked(self, phase: Phase, checks: Iterable[Check]) -> None:
+        if self.recorded:
+            self.session.events.checked(phase, checks)
