@@ -112,7 +112,14 @@ def unrehearsed(
     wanted = source(context, proof.image.by_digest, target.name)
     state = rehearsing.state_of(session)
     try:
-        attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, state)
+        attest.rehearsed(
+            context,
+            wanted,
+            chart_of(context, target.name),
+            target.name,
+            state,
+            require=rehearsing.required(target),
+        )
     except EvidenceRefused as refusal:
         if force or state.digest != proof.image.digest:
             raise
