@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from ci.evidence import statement
 from ci.evidence.statement import Approval, NotUnderstood, Subject, TestResult
-from ci.model import Case, Outcome
+from ci.model import Case
+from ci.results import Outcome
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 IMAGE = Subject("registry:5000/model-engine", "a" * 64, "queue-timeout-1")
