@@ -134,7 +134,7 @@ def promote(session: TargetSession, proof: Proof, *, force: bool = False) -> Pro
     refusal = unrehearsed(session, proof, force=force)
 
     with ExitStack() as held:
-        done = held.enter_context(notifications.told(session, proof.image))
+        done = held.enter_context(notifications.notifying(session, proof.image))
         promoted = promotion.promote(
             session,
             proof,
