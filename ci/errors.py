@@ -6,9 +6,9 @@ Nothing else in ``ci`` prints an error or calls :func:`sys.exit`; the command li
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from ci.results import CheckGroup
+from ci.results import CauseId, Check, CheckGroup, Phase
 
 
 class PipelineError(Exception):
@@ -25,7 +25,22 @@ class PipelineError(Exception):
         super().__init__(message)
         self.groups: tuple[CheckGroup, ...] = ()
         """The checks that were made before it failed, the failed ones among them."""
+        self.cause: CauseId | None = None
+        """Why a change failed, where whoever raised it knows more than its checks say."""
         self.remedy = remedy if remedy is not None else self.default_remedy
+
+    def carrying(self, phase: Phase, *checks: Check, cause: CauseId | None = None) -> Self:
+        """This error with checks that were made, for ``raise``."""
+        return self.carrying_all((CheckGroup(phase, checks),) if checks else (), cause)
+
+    def carrying_all(self, groups: tuple[CheckGroup, ...], cause: CauseId | None = None) -> Self:
+        self.groups += groups
+        self.cause = cause or self.cause
+        return self
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(check for group in self.groups for check in group.checks)
 
 
 class SettingsError(PipelineError):

@@ -114,6 +114,18 @@ class ServiceBusAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceBusEndpoints:
+    """How this machine reaches a Service Bus namespace."""
+
+    amqp: str
+    """Connection string, a secret."""
+    admin: str
+    """The same for administration."""
+    ca_pem: bytes = b""
+    """CA certificate of the administration endpoint; empty for a real namespace."""
+
+
+@dataclass(frozen=True, slots=True)
 class StandIns:
     """The stand-ins for the cloud in a disposable cluster."""
 
@@ -396,8 +408,55 @@ class Target:
     """Ends with another status than 0 when the image needs a database migration."""
     openapi_path: str = "/openapi.json"
     """Where the service describes its API; not compared when empty or not there."""
+    require: tuple[str, ...] = REQUIRED_BY_DEFAULT
+    """Globs over :class:`ci.results.CheckId`: a check that they require and that was skipped or
+    had no answer refuses the change, or rolls it back (:func:`ci.results.required`)."""
     standins: StandIns | None = None
     """Of a target the pipeline made itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One line of ``helm history``."""
+
+    number: int
+    status: str
+    chart: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRow:
+    name: str
+    image: str
+    desired: int
+    updated: int
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodRow:
+    name: str
+    phase: str
+    """The phase, or what keeps it from running."""
+    ready: bool
+    restarts: int
+    image: str
+    digest: Digest
+    """:data:`ci.digest.UNKNOWN` until a container has started."""
+    started: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a target runs."""
+
+    target: str
+    release: str
+    namespace: str
+    history: tuple[Revision, ...]
+    deployments: tuple[DeploymentRow, ...]
+    pods: tuple[PodRow, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from ci import redaction, texts
+from ci import standins as manifests
 from ci.errors import (
     Interrupted,
     PipelineError,
@@ -60,7 +61,6 @@ from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token, UnreadLog
 from ci.results import (
-    REQUIRED_BY_DEFAULT,
     REQUIRED_IN_REHEARSAL,
     Because,
     Check,
@@ -178,10 +178,11 @@ def rehearse(
         deployments=live.deployments,
         standins=standins,
         servicebus_env="",
-        soak_seconds=0,  # NOT_REHEARSED
+        soak_seconds=0,
+        require=(*target.require, *NOT_REHEARSED),
         probing=replace(target.probing, outside_url=""),  # that way leads to the target
     )
-    here = TargetSession.open(session.context, there)
+    here = TargetSession.open(session.context, there, reach=manifests.reach)
     kube = here.kube
     try:
         with step(StepId.INSTALL_RELEASE, "the target's release, in a namespace of its own"):
@@ -213,8 +214,7 @@ def rehearse(
 
 def required(target: Target) -> tuple[str, ...]:
     """Globs of what a rehearsal for the target must not leave unchecked."""
-    # TARGET.REQUIRE: target.require instead of REQUIRED_BY_DEFAULT, once targets have it.
-    return (*REQUIRED_BY_DEFAULT, *REQUIRED_IN_REHEARSAL, *NOT_REHEARSED)
+    return (*target.require, *REQUIRED_IN_REHEARSAL, *NOT_REHEARSED)
 
 
 def refuse_failed(rehearsal: Rehearsal) -> None:

@@ -25,8 +25,9 @@ from ci.promotion.release.rollout import (
     unsettled,
 )
 from ci.promotion.release.session import TargetSession
+from ci.results import Because
 from ci.tools import kubeconfig
-from ci.tools.api import Answer
+from ci.tools.api import Answer, items_of, path_of
 from ci.tools.helm import Helm, Revision, reason
 from ci.tools.kube import Kube
 from ci.tools.wait import Clock, Pending, wait_until
@@ -129,13 +130,12 @@ def present(kube: Kube, target: Target, rendered: Rendered) -> Present:
     )
 
 
-def accounts(kube: Kube, target: Target) -> dict[str, str]:
-    """UID of every ServiceAccount in the namespace, by name; empty when they may not be read."""
-    try:
-        found = kube.objects("serviceaccounts", target.namespace)
-    except CommandFailed:
-        return {}
-    return {item["metadata"]["name"]: item["metadata"]["uid"] for item in found}
+def accounts(kube: Kube, target: Target) -> dict[str, str] | Because:
+    """UID of every ServiceAccount in the namespace, by name; or why they cannot be read."""
+    answer = kube.ask("GET", path_of("serviceaccounts", target.namespace))
+    if not answer.ok:
+        return Because.FORBIDDEN if answer.code in (401, 403) else Because.NO_ANSWER
+    return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items_of(answer)}
 
 
 def deployments_of(target: Target, objects: Mapping[Key, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -184,10 +184,10 @@ def wait_complete(
     clock: Clock,
     look: Callable[[Snapshot, Judgement], None] | None = None,
 ) -> tuple[Judgement, Snapshot]:
-    """Wait until the roll-over is complete by our own judgement. ``look`` may raise to give up.
+    """Wait until the rollout is complete by our own judgement. ``look`` may raise to give up.
     ``timeout`` in seconds. Raises :class:`ci.errors.WaitTimeout`."""
     return wait_judged(
-        f"the roll-over of {target.release} to {expected.tag}",
+        f"the rollout of {target.release} to {expected.tag}",
         kube,
         target.namespace,
         lambda now: judge(now, expected),

@@ -24,15 +24,18 @@ from ci.digest import Digest
 from ci.errors import PromotionFailed, VerifyFailed
 from ci.model import (
     Case,
+    DeploymentRow,
     Difference,
     Image,
     PlanRecord,
+    PodRow,
     Preview,
     Promotion,
     Proof,
     Registry,
     Result,
     SelfTest,
+    Status,
     Tools,
 )
 from ci.report import html, signs
@@ -54,7 +57,6 @@ from ci.results import (
 )
 from ci.run.context import Context
 from ci.run.events import Events
-from ci.stages.verify import DeploymentRow, PodRow, Status
 from ci.toolchain import ToolState
 from ci.tools.helm import Revision
 from ci.workflow import commands as commands_
