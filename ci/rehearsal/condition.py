@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ci import redaction
+from ci.model import Difference
 from ci.promotion.plan import diff
 from ci.promotion.release import drift
 from ci.promotion.release.manifest import Rendered
@@ -340,7 +341,7 @@ class _Replaced:
         return () if self.by_rollout else self.compared.gone
 
 
-def _template(deployment: str, differences: Iterable[diff.Difference]) -> Iterator[str]:
+def _template(deployment: str, differences: Iterable[Difference]) -> Iterator[str]:
     for difference in differences:
         if difference.object == f"Deployment/{deployment}" and (
             difference.path.startswith("spec.template")
@@ -348,7 +349,7 @@ def _template(deployment: str, differences: Iterable[diff.Difference]) -> Iterat
             yield _field(difference)
 
 
-def _field(difference: diff.Difference) -> str:
+def _field(difference: Difference) -> str:
     where = " ".join(filter(None, (difference.object, difference.path)))
     return f"{where} {difference.before} -> {difference.after}"
 
