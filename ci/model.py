@@ -156,6 +156,9 @@ class Case:
     seconds: float
     message: str = ""
     """Why it failed or was skipped; of one that passed what it measured, if anything."""
+    shows: tuple[str, ...] = ()
+    """Ids of the checks that it shows, as the case itself says; also such as this version does not
+    know."""
 
 
 @dataclass(frozen=True, slots=True)

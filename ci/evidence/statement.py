@@ -98,6 +98,7 @@ class TestResult:
                     "outcome": case.outcome.value,
                     "seconds": case.seconds,
                     **({"message": case.message} if case.message else {}),
+                    **({"shows": list(case.shows)} if case.shows else {}),
                 }
                 for case in self.cases
             ],
@@ -322,7 +323,14 @@ def _case(entry: Mapping[str, Any]) -> Case:
     except ValueError:
         raise NotUnderstood("a case has no outcome") from None
     name = _text(entry.get("name"), "a case's name")
-    return Case(name, outcome, float(seconds), str(entry.get("message", "")))
+    shows = _list(entry, "shows") if "shows" in entry else []
+    return Case(
+        name,
+        outcome,
+        float(seconds),
+        str(entry.get("message", "")),
+        tuple(_text(id, "the id of a check") for id in shows),
+    )
 
 
 def _checks(entries: list[Any]) -> tuple[Check, ...]:

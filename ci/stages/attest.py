@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ci.errors import EvidenceRefused
 from ci.evidence import dsse, keys, packing, rules, statement
 from ci.evidence.rules import Accepted, Policy, Wanted
 from ci.evidence.statement import Approval, Rehearsed, Subject, TestResult
-from ci.model import Case, Image, Login, Proof, Rehearsal, ReleaseState
+from ci.model import Image, Login, Proof, Rehearsal, ReleaseState
 from ci.results import Tally
 from ci.run.context import Context
 from ci.tools import chart as charts
@@ -176,9 +176,7 @@ def stated(context: Context, proof: Proof) -> TestResult:
     described = settings.model_dump(
         mode="json", include={"image", "service", "gate", "prove", "evidence"}
     )
-    cases = tuple(
-        Case(c.name, c.outcome, c.seconds, redactor.text(c.message)[:300]) for c in proof.cases
-    )
+    cases = tuple(replace(case, message=redactor.text(case.message)[:300]) for case in proof.cases)
     image = Subject(proof.image.repository, proof.image.digest.hex, proof.image.tag)
     return TestResult(
         subjects=(image, chart_subject(context.path(settings.gate.chart))),
