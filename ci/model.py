@@ -157,7 +157,8 @@ class Case:
     message: str = ""
     """Why it failed or was skipped; of one that passed what it measured, if anything."""
     shows: tuple[str, ...] = ()
-    """Ids of the checks that it shows when it passes, as its property ``shows`` says."""
+    """Ids of the checks that it shows, as the case itself says; also such as this version does not
+    know."""
 
 
 @dataclass(frozen=True, slots=True)

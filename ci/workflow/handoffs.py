@@ -113,7 +113,14 @@ def unrehearsed(
     wanted = source(context, proof.image.by_digest, target.name)
     state = rehearsing.state_of(session)
     try:
-        attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, state)
+        attest.rehearsed(
+            context,
+            wanted,
+            chart_of(context, target.name),
+            target.name,
+            state,
+            require=rehearsing.required(target),
+        )
     except EvidenceRefused as refusal:
         if force or state.digest != proof.image.digest:
             raise
@@ -128,7 +135,7 @@ def promote(session: TargetSession, proof: Proof, *, force: bool = False) -> Pro
     refusal = unrehearsed(session, proof, force=force)
 
     with ExitStack() as held:
-        done = held.enter_context(notifications.told(session, proof.image))
+        done = held.enter_context(notifications.notifying(session, proof.image))
         promoted = promotion.promote(
             session,
             proof,
