@@ -46,14 +46,20 @@ def states(home: Path, mode: Mode = "auto") -> dict[str, ToolState]:
     return {state.name: state for state in found}
 
 
-def daemon(machine: Machine, *, pulled: Set[str] = NONE, assembled: Set[str] = NONE) -> None:
+def daemon(
+    machine: Machine,
+    *,
+    pulled: Set[str] = NONE,
+    assembled: Set[str] = NONE,
+    version: str = "29.0.1",
+) -> None:
     """A daemon with these images: public ones by name, and those of recipes."""
     references = {PINS.image_reference(name) for name in pulled}
 
     def answer(words: list[str]) -> Output | None:
         match words[1:]:
             case ["version", *_]:
-                return said("29.0.1\n")
+                return said(f"{version}\n")
             case ["images", *_]:
                 return said("".join(f"queue-timeout-gate/{name}:0a1b\n" for name in assembled))
             case ["image", "inspect", *_, reference]:
@@ -135,22 +141,34 @@ def shown(found: dict[str, ToolState], columns: int) -> list[str]:
     return [line for line in seen.screen.lines_written if line]
 
 
+def short(name: str) -> str:
+    if name in PULLED:
+        return PINS.image[PULLED[name]].digest[:19]
+    return f"sha256:{PINS.download[name].sha256}"[:19]
+
+
 def test_at_80_columns_each_sum_stands_in_its_row(machine: Machine, tmp_path: Path) -> None:
     daemon(machine, pulled={"node"}, assembled={"redis", "registry"})
     lines = shown(states(tmp_path), 80)
     assert lines[0].split() == ["tool", "pinned", "found", "origin", "state", "checksum"]
-    rows = [line for line in lines[1:] if not line.startswith(" ")]
-    assert len(rows) == 1 + len(DOWNLOADED) + len(PULLED)
-    assert rows[0].endswith("checked by apt")
-    for row in rows[1:]:
-        name = next(n for n in (*PULLED, *DOWNLOADED) if row.startswith(n))
-        digest = (
-            PINS.image[PULLED[name]].digest
-            if name in PULLED
-            else f"sha256:{PINS.download[name].sha256}"
-        )
-        assert row.endswith(f"  {digest[:19]}")
+    docker, *rows = (line for line in lines[1:] if not line.startswith(" "))
+    assert docker.endswith("checked by apt")
+    assert len(rows) == len(DOWNLOADED) + len(PULLED)
+    for row in rows:
+        (name,) = (name for name in (*PULLED, *DOWNLOADED) if row.startswith(f"{name} "))
+        assert row.endswith(f"  {short(name)}")
     assert all(len(line) <= 80 for line in lines)
+
+
+def test_at_80_columns_a_long_version_moves_the_sums_below(
+    machine: Machine, tmp_path: Path
+) -> None:
+    daemon(machine, assembled={"redis", "registry"}, version="20.10.24+dfsg1")
+    lines = shown(states(tmp_path), 80)
+    assert all(len(line) <= 80 for line in lines)
+    for name in (*PULLED, *DOWNLOADED):
+        (at,) = (n for n, line in enumerate(lines) if line.startswith(f"{name} "))
+        assert lines[at + 1].startswith(f"    checksum: {short(name)}")
 
 
 def test_where_none_is_pinned_it_says_so(
