@@ -155,7 +155,7 @@ def test_at_80_columns_each_sum_stands_in_its_row(machine: Machine, tmp_path: Pa
     assert docker.endswith("checked by apt")
     assert len(rows) == len(DOWNLOADED) + len(PULLED)
     for row in rows:
-        (name,) = (name for name in (*PULLED, *DOWNLOADED) if row.startswith(f"{name} "))
+        (name,) = (name for name in (*PULLED, *DOWNLOADED) if row.startswith(f"{name}  "))
         assert row.endswith(f"  {short(name)}")
     assert all(len(line) <= 80 for line in lines)
 
@@ -167,7 +167,7 @@ def test_at_80_columns_a_long_version_moves_the_sums_below(
     lines = shown(states(tmp_path), 80)
     assert all(len(line) <= 80 for line in lines)
     for name in (*PULLED, *DOWNLOADED):
-        (at,) = (n for n, line in enumerate(lines) if line.startswith(f"{name} "))
+        (at,) = (n for n, line in enumerate(lines) if line.startswith(f"{name}  "))
         assert lines[at + 1].startswith(f"    checksum: {short(name)}")
 
 
