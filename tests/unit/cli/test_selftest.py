@@ -10,7 +10,7 @@ import pytest
 
 from ci.cli import selftest
 from ci.cli.session import Session
-from ci.model import Outcome
+from ci.results import Outcome
 from ci.run.events import Events
 from ci.run_folder import RunFolder
 from ci.tools.wait import SystemClock

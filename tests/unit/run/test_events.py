@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -87,27 +87,24 @@ def test_where_a_target_stands_is_known_at_every_moment(events: Events, file: Pa
         cause=CauseId.REQUESTS_LOST,
         problem="HTTP 503",
     )
-    known = {
-        "release": "launch-inference",
-        "before": OLD,
-        "after": NEW,
-        "from_revision": 3,
-    }
-    wanted = [
-        ChangeRecord("launch", ChangeState.UNTOUCHED, live_revision=3, **known),  # type: ignore[arg-type]
-        ChangeRecord(  # type: ignore[arg-type]
-            "launch", ChangeState.UNDER_WAY, to_revision=4, live_revision=3, **known
-        ),
-        ChangeRecord(  # type: ignore[arg-type]
-            "launch",
-            ChangeState.ROLLED_BACK,
-            to_revision=4,
-            live_revision=5,
-            cause=CauseId.REQUESTS_LOST,
-            problem="HTTP 503",
-            **known,
-        ),
-    ]
+    first = ChangeRecord(
+        "launch",
+        ChangeState.UNTOUCHED,
+        release="launch-inference",
+        before=OLD,
+        after=NEW,
+        from_revision=3,
+        live_revision=3,
+    )
+    second = replace(first, state=ChangeState.UNDER_WAY, to_revision=4)
+    third = replace(
+        second,
+        state=ChangeState.ROLLED_BACK,
+        live_revision=5,
+        cause=CauseId.REQUESTS_LOST,
+        problem="HTTP 503",
+    )
+    wanted = [first, second, third]
     recorded = [line for line in lines(file) if line["kind"] == CHANGE]
     remembered = [event.data for event in events.all if event.kind == CHANGE]
     for count in range(4):
