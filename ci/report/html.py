@@ -44,6 +44,8 @@ CHANGES_OPEN = 8
 """So many changes of a plan are shown at once; more are folded."""
 BARS = 240
 """So many bars a chart of requests has at most; a longer time has wider ones."""
+FULL = 80
+"""Percent of a chart's height that the tallest bar has: above it one sees which step it was in."""
 _QUEUES = re.compile(r"::.*(lock|deliver|queue|dead_letter|renew|time_?out)")
 
 
@@ -401,9 +403,9 @@ def chart(series: ProbeSeries, record: Record) -> Chart | None:
         return Column(
             left,
             max(0.1, round(percent(bucket.at_seconds + wide) - left, 3)),
-            round(100 * bucket.answered / wide / most, 2),
-            round(100 * bucket.failed / wide / most, 2),
-            round(100 * bucket.slowest_seconds / slowest, 2),
+            round(FULL * bucket.answered / wide / most, 2),
+            round(FULL * bucket.failed / wide / most, 2),
+            round(FULL * bucket.slowest_seconds / slowest, 2),
             f"{bucket.at_seconds - begun:.0f} s: {bucket.answered} answered,"
             f" {bucket.failed} failed, slowest {texts.seconds(bucket.slowest_seconds)}",
         )

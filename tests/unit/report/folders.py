@@ -226,10 +226,11 @@ class Folder:
         subject: str = "",
         *,
         cancelled: bool = False,
+        reason: str = "",
     ) -> None:
         more = {"parent": parent} if parent else {}
         more |= {"subject": subject} if subject else {}
-        self.event("step.started", id, f"why {id}", at=begun, **more)
+        self.event("step.started", id, reason or f"why {id}", at=begun, **more)
         if ended is not None:
             kind = "step.failed" if problem else "step.finished"
             data: dict[str, Any] = {"seconds": round(ended - begun, 3), "cancelled": cancelled}
