@@ -7,7 +7,6 @@ so, too). Links lead to files beside it in the run's folder.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -46,7 +45,6 @@ BARS = 240
 """So many bars a chart of requests has at most; a longer time has wider ones."""
 FULL = 80
 """Percent of a chart's height that the tallest bar has: above it one sees which step it was in."""
-_QUEUES = re.compile(r"::.*(lock|deliver|queue|dead_letter|renew|time_?out)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +146,7 @@ def render(record: Record, now: datetime) -> str:
             axes=axes(record),
             tally=views.tally(run.checks),
             case_counts=Tally.of(case.outcome for case in record.cases),
+            case_tally=texts.tally(Tally.of(case.outcome for case in record.cases)),
             suites=[(suite, ordered(suite.cases)) for suite in record.suites],
             slowest=max((case.seconds for case in record.cases), default=0.0) or 1.0,
             queues=[(suite.label, about) for suite in record.suites if (about := of_queues(suite))],
@@ -374,10 +373,10 @@ def of_queues(suite: Suite) -> list[Case]:
     failed twice (in the test and in its teardown) once."""
     found: dict[str, Case] = {}
     for case in suite.cases:
-        if _QUEUES.search(case.name) and case.outcome is Outcome.FAILED:
+        if case.name in suite.about_queues and case.outcome is Outcome.FAILED:
             found.setdefault(case.name, case)
     for case in suite.cases:
-        if _QUEUES.search(case.name):
+        if case.name in suite.about_queues:
             found.setdefault(case.name, case)
     return sorted(found.values(), key=lambda c: (c.outcome is not Outcome.FAILED, c.name))
 
