@@ -31,11 +31,11 @@ from ci import texts
 from ci.model import Difference, Preview, Rollback, RollbackOutcome, RunRecord, SelfTest
 from ci.report import signs, views
 from ci.report.signs import GLYPHS, Sign
+from ci.report.status import Status
 from ci.results import Outcome, Phase, Tally
 from ci.run.events import CHANGE, CHECK, Event
 
 if TYPE_CHECKING:
-    from ci.stages.verify import Status
     from ci.toolchain import ToolState
 
 NOTE_INTERVAL = 2.0

@@ -37,6 +37,7 @@ from ci.model import (
 )
 from ci.report import html, signs
 from ci.report.signs import GLYPHS, Sign
+from ci.report.status import DeploymentRow, PodRow, Status
 from ci.results import (
     Because,
     CheckGroup,
@@ -54,7 +55,6 @@ from ci.results import (
 )
 from ci.run.context import Context
 from ci.run.events import Events
-from ci.stages.verify import DeploymentRow, PodRow, Status
 from ci.toolchain import ToolState
 from ci.tools.helm import Revision
 from ci.workflow import commands as commands_
