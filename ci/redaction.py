@@ -748,8 +748,7 @@ class Redactor:
     def data(self, value: T) -> T:
         """A copy of a value made of dataclasses, tuples, lists, dictionaries and texts, each of
         which is redacted by itself."""
-        copied: T = _copied(value, self.text)
-        return copied
+        return copied(value, self.text)
 
     def _learn(self, name: str, value: str) -> None:
         for key, each in _inside(name, value):
@@ -759,6 +758,13 @@ class Redactor:
                     self.add(part)
             elif _strong(key, each):
                 self.add(each)
+
+
+def copied(value: T, clean: Callable[[str], str]) -> T:
+    """A copy of a value made of dataclasses, tuples, lists, dictionaries and texts, each text of
+    which ``clean`` has changed; whatever else it is made of stays as it is."""
+    made: T = _copied(value, clean)
+    return made
 
 
 def _copied(value: Any, clean: Callable[[str], str]) -> Any:

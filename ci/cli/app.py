@@ -148,7 +148,7 @@ class Answer:
     shown: terminal.Shown | None = None
     problem: Exception | None = None
     redact: Callable[[str], str] = redaction.text
-    """Removes the run's secrets from what is said of ``problem``."""
+    """Removes the run's secrets from what is shown, and from what is said of ``problem``."""
 
 
 def _command(
@@ -171,7 +171,7 @@ def _command(
             with _told(options.verbose):
                 answer = body(options, **given)
                 if answer.shown is not None:
-                    terminal.show(answer.shown, sys.stdout)
+                    terminal.show(redaction.copied(answer.shown, answer.redact), sys.stdout)
             if answer.problem is not None:
                 with _told(options.verbose, answer.redact):
                     raise answer.problem
@@ -629,8 +629,8 @@ def _work(
 def _ask(
     command: str, common: Common, body: Callable[[Context], T], *, targets: Sequence[str]
 ) -> T:
-    """What ``body`` returns, for a command that uses the tools, changes nothing and leaves
-    nothing behind. Raises what it raises."""
+    """What ``body`` returns, without secrets, for a command that uses the tools, changes nothing
+    and leaves nothing behind. Raises what it raises."""
     ended = _with_tools(
         command, common, body, targets=targets, signs=False, needs_dagger=None, record=False
     )
@@ -638,7 +638,7 @@ def _ask(
         with _told(common.verbose, ended.session.programs.redact):
             raise ended.problem
     assert ended.value is not None
-    return ended.value
+    return ended.session.programs.redactor.data(ended.value)
 
 
 def _with_tools(

@@ -301,7 +301,7 @@ def plan(context: Context, options: Options, image: str) -> Plan:
             "target", "it must be there", environments.found_target, context, options.target
         )
         goal = replace(goal, chart_change=options.chart_change)
-        found = flow.step(
+        return flow.step(
             "plan",
             "rendered by the target's own server, with its live values",
             promotion.preview,
@@ -309,7 +309,6 @@ def plan(context: Context, options: Options, image: str) -> Plan:
             goal,
             proof,
         )
-    return context.programs.redactor.data(found)
 
 
 def approve_only(context: Context, options: Options, image: str) -> Result:
@@ -375,5 +374,4 @@ def roll_back(
 def status(context: Context, options: Options) -> verification.Status:
     """What a target runs. Changes nothing."""
     environments.check_target_name(context, options.target)
-    found = verification.status(context, environments.found_target(context, options.target))
-    return context.programs.redactor.data(found)
+    return verification.status(context, environments.found_target(context, options.target))

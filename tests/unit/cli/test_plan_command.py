@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from ci.promotion.plan import diff
 from ci.promotion.plan.diff import Change, Difference, Plan
 from ci.promotion.release import manifest
 from ci.report import terminal
+from ci.tools.command import Programs
 from ci.workflow import commands
 
 CHANGE = Change("old", "new", "registry:5000/x", "registry:5000/x", 4, 5)
@@ -115,6 +117,27 @@ def test_the_status_says_whether_it_would_be_refused(
     assert "revision 4 -> 5" in said.out
     assert ("1 of 2 differences" in said.err) == (ADDED in differences)
     assert ("would be refused: API: /a is gone" in said.err) is not kept
+
+
+def test_what_is_shown_holds_no_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broker = Difference(
+        "Deployment/x", "spec.x", "SharedAccessKey=swordfish1", "known-to-the-run", True, "why"
+    )
+    programs = Programs(env={})
+    programs.hide("known-to-the-run")
+    ended = SimpleNamespace(
+        session=SimpleNamespace(programs=programs),
+        value=Plan(CHANGE, (broker,)),
+        problem=None,
+        supervised=None,
+    )
+    monkeypatch.setattr(app, "_with_tools", lambda *_, **__: ended)
+    assert app.main(["plan", "--target", "prod", "--image", "last"]) == 0
+    out = capsys.readouterr().out
+    assert "- SharedAccessKey=***" in out
+    assert "+ ***" in out
 
 
 def test_it_wants_an_image(capsys: pytest.CaptureFixture[str]) -> None:
