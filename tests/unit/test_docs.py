@@ -19,7 +19,12 @@ from ci.settings import Notify, QuerySettings, RegistryLogin, Settings, TargetSe
 
 ROOT = Path(__file__).resolve().parents[2]
 SKIPPED = {".git", "runs", "node_modules", ".venv", ".mypy_cache", ".hypothesis", ".pytest_cache"}
+PATH = re.compile(r"(?<![\w./-])(?:ci|packages|benchmarks|tests|examples|\.ci)/[\w./-]*[\w/-]")
 OTHER_WAYS = {"url_command", "password_env"}
+HISTORY = Path("CHANGELOG.md")
+"""It may name what is gone."""
+PLACEHOLDERS = {"ci/stages/VERB.py", "ci/tools/TOOL.py", "ci/toolchain/sources/MODULE/go.mod"}
+NOT_YET = {"ci/results.py", "ci/texts.py"}
 OTHER_CODES = {0, 2}
 """Done, and wrong use of the command line: no error of ours ends with them."""
 
@@ -108,6 +113,44 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
         "also-gone.md",
         "no.svg",
         "../outside.md",
+    ]
+
+
+def missing(page: Path, root: Path = ROOT) -> list[str]:
+    """The paths of the checkout that a page names, and that are not there. A path starts at the
+    checkout, at the page's folder, at the package that the page is in, or where its line goes with
+    ``env -C``."""
+    starts = [root, root / page.parent]
+    if page.parts[0] == "packages":
+        starts.append(root.joinpath(*page.parts[:2]))
+    gone = []
+    for line in (root / page).read_text(encoding="utf-8").splitlines():
+        there = [*starts, *(root / folder for folder in re.findall(r"env -C (\S+)", line))]
+        for path in re.findall(PATH, line):
+            if path not in PLACEHOLDERS and not any((start / path).exists() for start in there):
+                gone.append(path)
+    return gone
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page != HISTORY], ids=str)
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
+    assert set(missing(page)) - NOT_YET == set()
+
+
+def test_a_path_that_is_gone_is_seen(tmp_path: Path) -> None:
+    package = tmp_path / "packages" / "one"
+    (package / "tests").mkdir(parents=True)
+    (tmp_path / "ci" / "tests" / "there").mkdir(parents=True)
+    (package / "README.md").write_text(
+        "`ci`, `ci/`, `tests/`, `ci/gone.py`, `tests/gone.py::test_x`, `pytest tests/too -q`,\n"
+        "`x.ci/no` and `ci/stages/VERB.py`\n\n```sh\npytest tests/fenced/x.py\n```\n"
+        "env -C ci pytest tests/there\n"
+    )
+    assert missing(Path("packages/one/README.md"), tmp_path) == [
+        "ci/gone.py",
+        "tests/gone.py",
+        "tests/too",
+        "tests/fenced/x.py",
     ]
 
 
