@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,9 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.compare import ROOT, measure, note_to
+from ci import texts
 from ci.model import Image, Target
 from ci.promotion.release import reader
 from ci.promotion.release.rollout import Expected
+from ci.report import files
+from ci.results import CheckId, StepId
 from ci.run import state as homes
 from ci.run.context import Context
 from ci.run.events import Events
@@ -78,29 +80,27 @@ def settle(context: Context, target: Target, tag: str) -> None:
 def promotion(image: Image, env: Mapping[str, str]) -> Promoted:
     """``pipeline.py promote`` as its user starts it."""
     log = ROOT / "runs" / "benchmark-promotion" / "promote.log"
-    begun = log.stat().st_size if log.exists() else 0
-    taken = measure([*PIPELINE, "promote", "--image", image.by_digest], env, log).seconds
-    said = log.read_bytes()[begun:].decode()
-    found = re.search(r"^run {2,}(\S+)$", said, re.MULTILINE)
-    if found is None:
-        sys.exit(f"error: the promotion names no run\nremedy: see {log}")
-    return recorded(Path(found[1]), taken)
+    run = homes.run_id(datetime.now(UTC))
+    words = [*PIPELINE, "promote", "--image", image.by_digest]
+    taken = measure(words, {**env, homes.RUN_ID: run}, log).seconds
+    return recorded(ROOT / "runs" / run, taken)
 
 
 def recorded(run: Path, taken: float) -> Promoted:
     """A promotion that took ``taken`` seconds, from its run's folder."""
-    checks = {
-        check["name"]: check["evidence"]
-        for check in json.loads((run / "summary.json").read_text("utf-8"))["promotion"]["checks"]
-    }
-    tasks = checks["tasks through the canary queue"]
-    if tasks.startswith("not sent"):
-        sys.exit(f"error: a promotion without its safety measures nothing: {tasks}")
+    summary = files.summary(run)
+    checks = {check.id: check for check in summary.checks} if summary else {}
+    for id in (CheckId.REQUESTS_ANSWERED, CheckId.TASKS_EXECUTED_ONCE):
+        if id not in checks or not checks[id].passed:
+            sys.exit(
+                f"error: a promotion without its safety measures nothing: {id.value} did not pass\n"
+                f"remedy: see {run / 'report.html'}"
+            )
     return Promoted(
         taken,
         parts(run, taken),
-        checks["requests during the change"],
-        tasks,
+        texts.evidence(checks[CheckId.REQUESTS_ANSWERED]),
+        texts.evidence(checks[CheckId.TASKS_EXECUTED_ONCE]),
     )
 
 
@@ -113,17 +113,19 @@ def parts(run: Path, taken: float) -> dict[str, float]:
         at[event["kind"], event["step"]] = float(event["at"])
     began = {step: when for (kind, step), when in at.items() if kind == "step.started"}
     ended = {step: when for (kind, step), when in at.items() if kind == "step.finished"}
-    drained = ended["ask for health"]
+    promote, upgrade = StepId.PROMOTE, StepId.UPGRADE
+    drained, tested = ended[StepId.CHECK_HEALTH], ended[StepId.TEST_TARGET]
+    accounted = ended[StepId.ACCOUNT_REQUESTS]
     return {
-        "start: tools, evidence, the target": began["promote"],
-        "questions, backups, plan, first answers": began["upgrade"] - began["promote"],
-        "`helm upgrade --wait`, watched": ended["upgrade"] - began["upgrade"],
-        "until the last old pod has drained, and health": drained - ended["upgrade"],
-        "queue time-outs on the target, beyond that": ended["prove on the target"] - drained,
-        "count requests and tasks": ended["count the probes"] - ended["prove on the target"],
-        "remove what was made, give the lock back": ended["promote"] - ended["count the probes"],
-        "verify the criteria": ended["verify"] - ended["promote"],
-        "the interpreter's start, summary and report": taken - ended["verify"],
+        "start: tools, evidence, the target": began[promote],
+        "questions, backups, plan, first answers": began[upgrade] - began[promote],
+        "`helm upgrade --wait`, watched": ended[upgrade] - began[upgrade],
+        "until the last old pod has drained, and health": drained - ended[upgrade],
+        "queue time-outs on the target, beyond that": tested - drained,
+        "count requests and tasks": accounted - tested,
+        "remove what was made, give the lock back": ended[promote] - accounted,
+        "verify the criteria": ended[StepId.VERIFY] - ended[promote],
+        "the interpreter's start, summary and report": taken - ended[StepId.VERIFY],
     }
 
 

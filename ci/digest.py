@@ -6,6 +6,8 @@ import hashlib
 import re
 from typing import Any
 
+from pydantic_core import CoreSchema, core_schema
+
 PREFIX = "sha256:"
 PATTERN = rf"{PREFIX}[0-9a-f]{{64}}"
 """As a regular expression."""
@@ -27,6 +29,11 @@ class Digest(str):
 
     def __deepcopy__(self, _: Any) -> Digest:
         return self
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
+        """In a file of a run it is read as :meth:`read` does."""
+        return core_schema.no_info_after_validator_function(cls.read, core_schema.str_schema())
 
     @classmethod
     def of(cls, content: bytes) -> Digest:

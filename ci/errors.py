@@ -6,7 +6,9 @@ Nothing else in ``ci`` prints an error or calls :func:`sys.exit`; the command li
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
+
+from ci.results import CheckGroup
 
 
 class PipelineError(Exception):
@@ -21,8 +23,8 @@ class PipelineError(Exception):
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message)
-        self.found: tuple[Any, ...] = ()
-        """The checks (:class:`ci.model.Check`) that were made before it failed."""
+        self.groups: tuple[CheckGroup, ...] = ()
+        """The checks that were made before it failed, the failed ones among them."""
         self.remedy = remedy if remedy is not None else self.default_remedy
 
 

@@ -12,6 +12,23 @@ from enum import StrEnum
 from pathlib import Path
 
 from ci.digest import Digest
+from ci.results import (
+    CauseId,
+    ChangeState,
+    ChartRef,
+    Check,
+    CheckGroup,
+    DifferenceReason,
+    ImageRef,
+    Outcome,
+    ProbePlace,
+    Requests,
+    StepId,
+)
+
+SCHEMA_VERSION = 1
+"""Of every JSON file that a run leaves. It is raised when a reader of the version before would
+read something else than what is meant; a property that is added does not raise it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +131,6 @@ class Release:
     image: Image
 
 
-class Outcome(StrEnum):
-    PASSED = "passed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-
-
 @dataclass(frozen=True, slots=True)
 class Case:
     """One end-to-end test case."""
@@ -154,15 +165,6 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One named criterion with the evidence it was judged by."""
-
-    name: str
-    ok: bool
-    evidence: str
-
-
-@dataclass(frozen=True, slots=True)
 class Promotion:
     """A finished promotion: from which image and revision to which."""
 
@@ -173,11 +175,17 @@ class Promotion:
     to_revision: int
     backups: Path | None
     """``None`` where nothing was changed."""
-    checks: tuple[Check, ...]
-    checklist: tuple[Check, ...] = ()
-    """The upgrade plan's own, before the change."""
-    changed: bool = True
-    """``False`` where the target served the image already: verified, and nothing was done."""
+    groups: tuple[CheckGroup, ...]
+    state: ChangeState = ChangeState.PROMOTED
+    """``PROMOTED``, or ``ALREADY_SERVED``: verified, and nothing was changed."""
+
+    @property
+    def changed(self) -> bool:
+        return self.state is not ChangeState.ALREADY_SERVED
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(check for group in self.groups for check in group.checks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,18 +271,19 @@ class Rehearsal:
     state: ReleaseState
     """Of the target's release: what was rehearsed, and nothing else."""
     checks: tuple[Check, ...]
-    """Named ``STEP: what has to hold``."""
+    """The subject of each is the rehearsed step."""
     changes: tuple[str, ...]
     """What is otherwise than on the target, secrets left out."""
     finished: datetime
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        return tuple(check for check in self.checks if not check.ok)
+        return tuple(check for check in self.checks if check.failed)
 
     @property
     def passed(self) -> bool:
-        return bool(self.checks) and not self.failed
+        """True when at least one check passed and none failed."""
+        return not self.failed and any(check.passed for check in self.checks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +395,8 @@ class Result:
     image: Image | None = None
     proof: Proof | None = None
     promotion: Promotion | None = None
-    checks: tuple[Check, ...] = ()
+    groups: tuple[CheckGroup, ...] = ()
+    """Beside those of the promotion: of the live release, of a rehearsal, of several targets."""
     rollback: Rollback | None = None
 
 
@@ -403,46 +413,179 @@ class SelfTest:
 
     @property
     def passed(self) -> bool:
-        return all(case.outcome is not Outcome.FAILED for case in self.cases)
+        """True when no case failed and none is unknown."""
+        fine = (Outcome.PASSED, Outcome.SKIPPED)
+        return all(case.outcome in fine for case in self.cases)
 
-    @property
-    def counts(self) -> str:
-        numbers = {o: sum(case.outcome is o for case in self.cases) for o in Outcome}
-        return (
-            f"{numbers[Outcome.PASSED]} passed, {numbers[Outcome.FAILED]} failed, "
-            f"{numbers[Outcome.SKIPPED]} skipped"
-        )
+
+# -- what a run leaves: each of these is a JSON file, described by docs/schemas --------------------
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """One step of a run, as the closing summary and the report show it."""
 
-    name: str
+    id: StepId
     seconds: float
     outcome: Outcome
-    parent: str = ""
+    subject: str = ""
+    parent: StepId | None = None
     """The step it is part of, if any."""
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeRecord:
+    """Where a target stands, as far as the run knows. What is not known is ``None``."""
+
+    target: str
+    state: ChangeState
+    release: str = ""
+    before: ImageRef | None = None
+    after: ImageRef | None = None
+    """What the change was to make of it; what it serves is ``state``'s to say."""
+    from_revision: int | None = None
+    to_revision: int | None = None
+    live_revision: int | None = None
+    """The deployed one, when the state was recorded."""
+    cause: CauseId | None = None
+    """Why the change failed."""
+    problem: str = ""
+    """The same in the words of the program or API that said it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A finished run as data; everything that is shown of it is rendered from this."""
+    """``summary.json``: a finished run as data. Everything that is shown of it is made of this."""
 
     id: str
     command: str
     outcome: Outcome
     exit_code: int
+    started: datetime
     seconds: float
     steps: tuple[StepRecord, ...]
     folder: Path
     image: Image | None = None
     cases: tuple[Case, ...] = ()
     promotion: Promotion | None = None
-    checks: tuple[Check, ...] = ()
-    attempted: tuple[Check, ...] = ()
-    """What a promotion that failed had found out until then."""
+    groups: tuple[CheckGroup, ...] = ()
+    """Every check of the run, those of the promotion included."""
+    change: ChangeRecord | None = None
+    """``None`` when the run had not come to a target, or changes none."""
     rollback: Rollback | None = None
     versions: tuple[tuple[str, str], ...] = ()
+    """(tool, version) pairs."""
     error: str = ""
     remedy: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(check for group in self.groups for check in group.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksRecord:
+    """``checks.json``: every check of a run."""
+
+    groups: tuple[CheckGroup, ...]
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field that an upgrade would change; secrets are left out."""
+
+    object: str
+    """``KIND/NAME``, for example ``Deployment/model-engine``."""
+    path: str
+    """For example ``spec.template.spec.containers[model-engine].image``; empty for the whole."""
+    before: str
+    after: str
+    allowed: bool
+    reason: DifferenceReason
+    hook: bool = False
+    """Whether the object is a Helm hook."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRecord:
+    """``plan.json``: every difference that an upgrade would make."""
+
+    before: ImageRef
+    after: ImageRef
+    from_revision: int
+    to_revision: int
+    differences: tuple[Difference, ...]
+    chart: ChartRef | None = None
+    """Where the chart is changed on purpose."""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def refused(self) -> tuple[Difference, ...]:
+        return tuple(d for d in self.differences if not d.allowed)
+
+    @property
+    def allowed(self) -> tuple[Difference, ...]:
+        return tuple(d for d in self.differences if d.allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What ``plan`` found out, without changing anything."""
+
+    plan: PlanRecord
+    checks: tuple[Check, ...] = ()
+    """What else was asked of the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeBucket:
+    """The requests of one bucket of time. A request counts where it was sent."""
+
+    at_seconds: float
+    """When the bucket begins, since the run began."""
+    sent: int
+    answered: int
+    failed: int
+    slowest_seconds: float
+    """Of the answers; 0 where there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSeries:
+    """What one prober sent and got, over time and in all."""
+
+    place: ProbePlace
+    final: Requests | None
+    """``None`` when the prober was lost."""
+    buckets: tuple[ProbeBucket, ...]
+    """In the order of time; a time without requests has none."""
+    bucket_seconds: float = 1.0
+    url: str = ""
+    """Of a prober outside the cluster, without credentials and query."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbesRecord:
+    """``probes.json``: the requests that were sent while a release was changed."""
+
+    series: tuple[ProbeSeries, ...]
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class BackupsRecord:
+    """``backups/backups.json``: what the backups are of, and what they return to."""
+
+    target: str
+    release: str
+    namespace: str
+    context: str
+    """The kubeconfig context."""
+    revision: int
+    image: ImageRef
+    written: datetime
+    files: tuple[str, ...]
+    """Names in the same folder."""
+    schema_version: int = SCHEMA_VERSION

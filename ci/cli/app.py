@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -24,13 +24,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Generic, TypeVar
 
 import typer
 
-from ci import redaction
+from ci import redaction, texts
 from ci.cli import session as sessions
 from ci.cli.session import Session
 from ci.errors import CommandFailed, Interrupted, PipelineError, PlanRefused, SettingsError
-from ci.model import Outcome, Result, RunRecord, StepRecord
-from ci.report import terminal
+from ci.model import ChecksRecord, Preview, Result, RunRecord
+from ci.report import files, junit, terminal
+from ci.results import Check, CheckGroup, Outcome, Phase
+from ci.run import changes
 from ci.run.context import Context
+from ci.run.events import CHANGE
 from ci.settings import DEMO_TARGET, Options, Settings, check_references, load, members
 
 
@@ -45,7 +48,6 @@ class OnFirstUse:
 
 
 if TYPE_CHECKING:
-    from ci.promotion.plan.diff import Plan
     from ci.workflow import commands
 else:
     # It brings all stages along, which --help and a wrong option need not wait for.
@@ -320,7 +322,7 @@ def plan(
     hidden. Status 0 when only the image would change, 31 when the promotion would be refused.
     """
 
-    def body(context: Context) -> Plan:
+    def body(context: Context) -> Preview:
         return commands.plan(context, Options(target, chart_change=chart_change), image)
 
     found = _ask("plan", common, body, targets=(target,))
@@ -568,19 +570,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _refusal(found: Plan) -> PlanRefused | None:
+def _refusal(found: Preview) -> PlanRefused | None:
     """Why the promotion would be refused."""
-    if found.refused:
+    plan = found.plan
+    if plan.refused:
         return PlanRefused(
-            f"the upgrade would change more than the image: {len(found.refused)} of"
-            f" {len(found.differences)} differences do not derive from its tag",
+            f"the upgrade would change more than the image: {len(plan.refused)} of"
+            f" {len(plan.differences)} differences do not derive from its tag",
             remedy="make these changes in a release of their own, then promote the image",
         )
-    wrong = [check for check in found.checks if not check.ok]
+    wrong = [check for check in found.checks if check.failed]
     if wrong:
         return PlanRefused(
-            f"the promotion would be refused: {wrong[0].name}: {wrong[0].evidence}",
-            remedy="see what was asked, above",
+            f"the promotion would be refused: {texts.sentence(wrong[0])}",
+            remedy="see the checks above",
         )
     return None
 
@@ -724,12 +727,16 @@ def _quick(
 
 
 def _leave(session: Session, finished: RunRecord) -> None:
-    """Write what a run leaves behind: its summary, and the report. One that cannot be rendered
-    is noted, and changes nothing of how the run ended."""
-    session.folder.json("summary.json", asdict(finished))
+    """Write what a run leaves behind: its summary, its checks, and the report. What cannot be
+    rendered is noted, and changes nothing of how the run ended."""
+    files.write(session.folder, finished)
+    if finished.groups:
+        files.write(session.folder, ChecksRecord(finished.groups))
     try:
         from ci.report import html
 
+        if finished.groups:
+            session.folder.rendered("checks.xml", junit.render(finished.groups))
         html.write(session.folder, datetime.now(UTC))
     except Exception as problem:
         session.events.note(f"no report was written: {type(problem).__name__}: {problem}")
@@ -788,7 +795,7 @@ def _interrupted(problem: Exception) -> Exception:
         return problem
     if isinstance(problem, PromotionFailed):
         told = Interrupted(f"interrupted; {problem}", remedy=problem.remedy)
-        told.found = problem.found
+        told.groups = problem.groups
         return told
     return Interrupted("interrupted")
 
@@ -806,17 +813,6 @@ def _record(
     problem: Exception | None,
     versions: tuple[tuple[str, str], ...],
 ) -> RunRecord:
-    steps = []
-    parents: dict[str, str] = {}
-    for event in session.events.all:
-        if event.kind == "step.started":
-            parents[event.step] = str(event.data.get("parent", ""))
-        elif event.kind in ("step.finished", "step.failed"):
-            ended = Outcome.PASSED if event.kind == "step.finished" else Outcome.FAILED
-            seconds = float(event.data["seconds"])
-            steps.append(StepRecord(event.step, seconds, ended, parents.get(event.step, "")))
-    earlier = session.handed.steps if session.handed else ()
-    before = [StepRecord(name, s, Outcome.PASSED, parent) for name, s, parent in earlier]
     code = 0
     if problem is not None:
         code = problem.exit_code if isinstance(problem, PipelineError) else 1
@@ -825,16 +821,29 @@ def _record(
         command=command,
         outcome=Outcome.PASSED if problem is None else Outcome.FAILED,
         exit_code=code,
+        started=datetime.fromtimestamp(session.begun, UTC),
         seconds=round(session.elapsed(), 3),
-        steps=tuple(before + steps),
+        steps=(*(session.handed.steps if session.handed else ()), *sessions.ended(session.events)),
         folder=session.run_dir,
         image=result.image,
         cases=result.proof.cases if result.proof else (),
         promotion=result.promotion,
-        checks=result.checks,
-        attempted=problem.found if isinstance(problem, PipelineError) else (),
+        groups=_groups(result, problem),
+        change=changes.latest(e.data for e in session.events.all if e.kind == CHANGE),
         rollback=result.rollback,
         versions=versions,
         error=_said(problem),
         remedy=problem.remedy if isinstance(problem, PipelineError) else "",
+    )
+
+
+def _groups(result: Result, problem: Exception | None) -> tuple[CheckGroup, ...]:
+    """The checks of what was made and of what failed, a group per phase."""
+    promoted = result.promotion.groups if result.promotion else ()
+    failed = problem.groups if isinstance(problem, PipelineError) else ()
+    by_phase: dict[Phase, list[Check]] = {}
+    for group in (*promoted, *result.groups, *failed):
+        by_phase.setdefault(group.phase, []).extend(group.checks)
+    return tuple(
+        CheckGroup(phase, tuple(by_phase[phase])) for phase in Phase if by_phase.get(phase)
     )

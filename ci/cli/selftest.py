@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ci.cli.session import Session
 from ci.errors import CommandFailed
-from ci.model import Case, Outcome, SelfTest
+from ci.model import Case, SelfTest
 from ci.report import junit
+from ci.results import Outcome, StepId
 
 LINTED = ("pipeline.py", "ci", "packages", "tests", "examples", "benchmarks")
 EMULATOR = Path("packages/servicebus-emulator")
@@ -162,7 +163,7 @@ def _run(
     output = None
     report = reports / f"{check.name}.xml"
     try:
-        with session.events.step(check.name, check.reason):
+        with session.events.step(StepId.SELF_TEST, check.reason, subject=check.name):
             said = session.programs.run(
                 check.argv,
                 log=check.name,

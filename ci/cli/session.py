@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -23,9 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from ci import redaction
 from ci.errors import PipelineError, ToolchainError
-from ci.model import Registry, Tools
+from ci.model import Registry, StepRecord, Tools
+from ci.results import Outcome, StepId
 from ci.run import retention
 from ci.run import state as homes
 from ci.run.context import Context
@@ -35,7 +37,7 @@ from ci.run_folder import RunFolder
 from ci.settings import Settings
 from ci.tools.command import Programs
 from ci.tools.process_identity import Process
-from ci.tools.wait import SystemClock
+from ci.tools.wait import Cancellable, Clock, SystemClock
 
 Origin = Literal["auto", "download", "source"]
 
@@ -46,9 +48,26 @@ CLEANUP_TIMEOUT = "180s"
 """How long ``dagger run`` lets us clean up after Ctrl-C before it kills us."""
 
 
-def run_id(now: datetime) -> str:
-    """Sorts by time; the random end keeps two runs of one second apart."""
-    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+def ended(events: Events) -> tuple[StepRecord, ...]:
+    """The steps that came to an end, in that order."""
+    parents: dict[tuple[str, str], str] = {}
+    steps = []
+    for event in events.all:
+        key = event.step, event.subject
+        if event.kind == "step.started":
+            parents[key] = str(event.data.get("parent", ""))
+        elif event.kind in ("step.finished", "step.failed"):
+            parent = parents.get(key, "")
+            steps.append(
+                StepRecord(
+                    StepId(event.step),
+                    float(event.data["seconds"]),
+                    Outcome.PASSED if event.kind == "step.finished" else Outcome.FAILED,
+                    event.subject,
+                    StepId(parent) if parent else None,
+                )
+            )
+    return tuple(steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +78,8 @@ class Handover:
     tools: Tools
     begun: float
     """``time.time()`` when the first process started."""
-    steps: tuple[tuple[str, float, str], ...]
-    """(name, seconds, parent) of the steps that are done."""
+    steps: tuple[StepRecord, ...]
+    """Those that are done."""
     supervisor: Process
     """Who takes the signals for this run; when it is gone, the run ends."""
 
@@ -76,7 +95,7 @@ class Handover:
         tools |= {name: Path(tools[name]) for name in paths}
         tools["registry"] = Registry(**tools["registry"])
         tools["versions"] = tuple((name, version) for name, version in tools["versions"])
-        steps = tuple((str(n), float(seconds), str(parent)) for n, seconds, parent in raw["steps"])
+        steps = TypeAdapter(tuple[StepRecord, ...]).validate_python(raw["steps"])
         supervisor = Process(**raw["supervisor"])
         return cls(Path(raw["run_dir"]), Tools(**tools), raw["begun"], steps, supervisor)
 
@@ -90,7 +109,7 @@ class Session:
     home: Home
     settings: Settings
     programs: Programs
-    clock: SystemClock
+    clock: Clock
     events: Events
     run_dir: Path
     handed: Handover | None
@@ -110,7 +129,7 @@ class Session:
             return self.handed.tools
         from ci.toolchain import obtain
 
-        with self.events.step("tools", "everything at its pinned version, found or obtained"):
+        with self.events.step(StepId.TOOLS, "everything at its pinned version, found or obtained"):
             return obtain(
                 self.home.folder, self.programs, self.clock, self.events, self.env, origin
             )
@@ -146,16 +165,7 @@ class Session:
         linger, so it must not see one; they go to the run itself, which cleans up and ends, and
         dagger after it. Raises :class:`ToolchainError` when no session came about.
         """
-        parents = {
-            event.step: str(event.data.get("parent", ""))
-            for event in self.events.all
-            if event.kind == "step.started"
-        }
-        done = tuple(
-            (event.step, float(event.data["seconds"]), parents.get(event.step, ""))
-            for event in self.events.all
-            if event.kind == "step.finished"
-        )
+        done = tuple(step for step in ended(self.events) if step.outcome is Outcome.PASSED)
         inner = self.run_dir / "pid"
         inner.unlink(missing_ok=True)
         handover = Handover(self.run_dir, tools, self.begun, done, Process.this()).save()
@@ -224,18 +234,21 @@ def opened(
             Path(file).unlink(missing_ok=True)
     home = Home(homes.path(env))
     runs = root / "runs"
-    run_dir = handed.run_dir if handed else runs / run_id(datetime.now(UTC))
+    given = env.get(homes.RUN_ID, "")
+    if not homes.RUN_NAME.fullmatch(given) or (runs / given).exists():
+        given = homes.run_id(datetime.now(UTC))
+    run_dir = handed.run_dir if handed else runs / given
     if record:
         RunFolder(run_dir).make()
         retention.begin(run_dir, command, targets)
         retention.prune(runs, without=run_dir.name)
     cancel = threading.Event()
-    clock = SystemClock(cancel)
+    clock = Cancellable(SystemClock(), cancel)
     clean = {
         name: value
         for name, value in env.items()
         # What programs we start have to say is not part of the trace.
-        if name != HANDOVER and not name.startswith("OTEL_")
+        if name not in (HANDOVER, homes.RUN_ID) and not name.startswith("OTEL_")
     }
     logs = run_dir / "logs" if record else None
     programs = Programs(env=clean, logs=logs, cancel=cancel)

@@ -8,10 +8,9 @@ so, too). Links lead to files beside it in the run's folder.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
@@ -19,40 +18,33 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ci import texts
 from ci.errors import PipelineError, of_exit_code
-from ci.model import Case, Check, Outcome, RollbackOutcome, Served
-from ci.report.record import TARGETS, Change, Record, Step, Suite, TargetOutcome, read
+from ci.model import Case, ProbeBucket, ProbeSeries, RunRecord
+from ci.report import signs, verdict, views, wording
+from ci.report.record import Record, Step, Suite, read
+from ci.report.signs import Sign
 from ci.report.terminal import wall
+from ci.results import (
+    ChangeState,
+    ImageRef,
+    Outcome,
+    StepId,
+    Tally,
+    VerdictId,
+)
 from ci.run_folder import RunFolder
 
 NAME = "report.html"
-TOOLS = "tools"
-"""The step that obtains them: seconds, or on a new machine most of the run."""
 SHORT = 1.0
 """Seconds; the parts of a step that passed and was shorter are not worth a line."""
 NOTES_SHOWN = 150
 """Of one step; the rest stands in ``events.jsonl``."""
 CHANGES_OPEN = 8
 """So many changes of a plan are shown at once; more are folded."""
+BARS = 240
+"""So many bars a chart of requests has at most; a longer time has wider ones."""
 _QUEUES = re.compile(r"::.*(lock|deliver|queue|dead_letter|renew|time_?out)")
-
-
-class Tone(StrEnum):
-    GOOD = "good"
-    WARN = "warn"
-    """Not promoted, and nothing is wrong on the target."""
-    BAD = "bad"
-    ALARM = "alarm"
-    """A person has to look at the target now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    tone: Tone
-    word: str
-    sentence: str
-    remedy: str = ""
-    """What to do, where the run itself cannot say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +85,40 @@ class Axis:
     bars: list[Bar]
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One bar of a chart: percentages of its width and height."""
+
+    left: float
+    width: float
+    answered: float
+    failed: float
+    slowest: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A step's time on a chart, in percentages."""
+
+    left: float
+    width: float
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """The requests of one prober over time."""
+
+    columns: list[Column]
+    ticks: list[Tick]
+    spans: list[Span]
+    most: float
+    """Requests per second at the top of it."""
+    slowest: float
+    """Seconds at the top of it."""
+
+
 def write(folder: RunFolder, now: datetime) -> Path:
     """Render the run in ``folder`` into its ``report.html``, whole or not at all."""
     return folder.rendered(NAME, render(read(folder.path), now))
@@ -100,31 +126,38 @@ def write(folder: RunFolder, now: datetime) -> Path:
 
 def render(record: Record, now: datetime) -> str:
     """The report's text. ``now`` is when it is made."""
+    run = record.run
     before, after = sides(record)
+    found = wording.of(run, record.steps, finished=record.finished)
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             record=record,
-            run=record.run,
+            run=run,
             now=now,
-            verdict=verdict(record),
-            target=target(record),
-            meaning="" if record.run.command == "test" else meaning(record.run.exit_code),
+            verdict=found,
+            target=wording.target(run),
+            meaning="" if run.command == verdict.TEST else meaning(run.exit_code),
+            cause=texts.CAUSES[run.change.cause] if run.change and run.change.cause else "",
             before=before,
             after=after,
+            moved=moved(run, found.id, before),
             axes=axes(record),
-            counts={o.value: sum(c.outcome is o for c in record.cases) for o in Outcome},
+            tally=views.tally(run.checks),
+            case_counts=Tally.of(case.outcome for case in record.cases),
             suites=[(suite, ordered(suite.cases)) for suite in record.suites],
             slowest=max((case.seconds for case in record.cases), default=0.0) or 1.0,
             queues=[(suite.label, about) for suite in record.suites if (about := of_queues(suite))],
             durations=[(s.label, d) for s in record.suites for d in s.durations],
-            checks=checks(record),
-            gates=[step for step in record.steps if step.parent == "promote"],
-            refused=[c for c in record.plan.changes if not c.allowed] if record.plan else [],
-            allowed=[c for c in record.plan.changes if c.allowed] if record.plan else [],
+            checklist=views.checklist(run),
+            groups=[
+                (texts.PHASES[group.phase], views.listed(group.checks)) for group in run.groups
+            ],
+            phase_steps=[step for step in record.steps if step.parent == StepId.PROMOTE],
+            probed=bool(record.probes) or record.step(StepId.START_PROBERS) is not None,
+            charts=[(series, chart(series, record)) for series in record.probes],
             changes_open=CHANGES_OPEN,
-            whole=whole,
             noted=[step for step in record.steps if step.notes or step.failed],
             notes_shown=NOTES_SHOWN,
         )
@@ -141,7 +174,21 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        wall=wall, prose=prose, size=size, title=title, file=file_of, href=quote, plural=plural
+        wall=wall,
+        prose=prose,
+        size=size,
+        title=title,
+        file=file_of,
+        href=quote,
+        plural=plural,
+        seconds=texts.seconds,
+        measured=texts.measured,
+    )
+    environment.globals.update(
+        signs={sign.value: signs.symbol(sign) for sign in Sign},
+        words={outcome.value: word for outcome, word in texts.OUTCOMES.items()},
+        places=texts.PROBE_PLACES,
+        reasons=texts.DIFFERENCE_REASONS,
     )
     return environment
 
@@ -149,229 +196,72 @@ def _environment() -> Environment:
 # -- what is said on top ---------------------------------------------------------------------------
 
 
-def verdict(record: Record) -> Verdict:
-    """How the run ended, in one sentence that a release can be decided by. Pure."""
-    run, name = record.run, target(record)
-    if several := [table for table in record.tables if table.title == TARGETS]:
-        ended = [row[-1] for row in several[0].rows]
-        say = (
-            f"{ended.count(True)} of {len(ended)} targets serve the image; each has its own report."
-        )
-        if all(ended):
-            moved = any(row[1] == TargetOutcome.PROMOTED for row in several[0].rows)
-            return Verdict(Tone.GOOD, "Promoted" if moved else "Already served", say)
-        return Verdict(Tone.BAD, "Not everywhere", say)
-    before, after = sides(record)
-    upgraded = record.step("upgrade") is not None
-    promoted = upgraded and (done := record.step("promote")) is not None and _passed(done)
-    back = (undone := record.step("verify the rollback")) is not None and _passed(undone)
-    old, new = _tag(before) or "the previous image", _tag(after) or "the new image"
-    promotes = run.command in ("run", "promote")
-    untouched = f"; {name} was not touched" if promotes else ""
-    if not record.finished:
-        if upgraded and not promoted and not back:
-            return Verdict(
-                Tone.ALARM,
-                "Unfinished",
-                f"The record ends while {name} was being upgraded from {old} to {new}: look at it"
-                " now.",
-                "see what it serves with `python3 pipeline.py status`, and return it to what it"
-                " was with `python3 pipeline.py rollback`, both with the run's `--target`, or with"
-                " the script below",
-            )
-        if promoted:
-            say = f"{name} was promoted to {new}, and the record ends before the run did"
-        elif upgraded:
-            say = f"{name} was rolled back to {old}, and the record ends before the run did"
-        else:
-            say = f"The run was killed or still goes on{untouched}"
-        return Verdict(Tone.WARN, "Unfinished", f"{say}.")
-    if run.outcome is Outcome.PASSED:
-        return Verdict(Tone.GOOD, *_success(record, name, before, after))
-    broken = [s.name for s in _broken(record)]
-    failed = broken[0] if broken else ""
-    part = next((s.name for s in record.steps if s.failed and failed and s.parent == failed), "")
-    failed += f": {part}" if part else ""
-    match run.exit_code:
-        case 1 if run.command == "test" and broken:
-            return Verdict(Tone.BAD, "Failed", f"Not every check passed: {', '.join(broken)}.")
-        case 20 if not promotes:
-            return Verdict(Tone.BAD, "Not proven", "The end-to-end tests did not pass.")
-        case 20:
-            return Verdict(
-                Tone.BAD,
-                "Not promoted",
-                f"Nothing was promoted, because the end-to-end tests did not pass{untouched}.",
-            )
-        case 31 if not upgraded:
-            return Verdict(
-                Tone.WARN, "Refused", f"Refused before any change{untouched or f' to {name}'}."
-            )
-        case 32 if "nothing was changed" in run.error:
-            return Verdict(
-                Tone.WARN,
-                "Not promoted",
-                f"The upgrade failed before it began: {name} is as it was.",
-            )
-        case 32:
-            again = f" (revision {before.revision})" if before.revision else ""
-            return Verdict(
-                Tone.WARN,
-                "Rolled back",
-                f"The promotion to {new} failed and was rolled back: {name} serves {old}{again}"
-                " again, verified.",
-            )
-        case 33 if run.command == "rollback":
-            return Verdict(
-                Tone.ALARM,
-                "Act now",
-                f"The rollback failed: nobody has verified what {name} serves.",
-            )
-        case 33:
-            return Verdict(
-                Tone.ALARM,
-                "Act now",
-                f"The promotion failed and so did its rollback: nobody has verified what {name}"
-                " serves.",
-            )
-        case 34 if promoted:
-            return Verdict(
-                Tone.BAD,
-                "Promoted, not verified",
-                f"{name} was promoted to {new}, and its live state does not meet the criteria.",
-            )
-        case 34:
-            return Verdict(
-                Tone.BAD, "Not verified", f"The live state of {name} does not meet the criteria."
-            )
-        case _:
-            word = "Interrupted" if run.exit_code == 130 else "Failed"
-            where = "The run was interrupted" if run.exit_code == 130 else "The run failed"
-            where += f" in the step “{failed}”" if failed else ", before it had begun its work"
-            if promoted:
-                return Verdict(Tone.BAD, word, f"{where}, after {name} was promoted to {new}.")
-            if upgraded and back:
-                return Verdict(
-                    Tone.WARN, word, f"{where}: {name} was rolled back and serves {old} again."
-                )
-            if upgraded and "nothing was changed" not in run.error:
-                return Verdict(Tone.ALARM, word, f"{where} while {name} was being changed.")
-            word = "Not promoted" if promotes and word == "Failed" else word
-            return Verdict(Tone.BAD, word, f"{where}{untouched}.")
-
-
-def _broken(record: Record) -> list[Step]:
-    """The steps that failed by themselves, in that order. Those beside them were cancelled."""
-    failed = [step for step in record.steps if step.failed and not step.parent]
-    failed.sort(key=lambda step: step.ended or 0.0)
-    own = [step for step in failed if step.problem != "interrupted"]
-    return own or failed
-
-
-def _success(record: Record, name: str, before: Side, after: Side) -> tuple[str, str]:
-    run = record.run
-    if run.promotion is not None and not run.promotion.changed:
-        return (
-            "Already served",
-            f"{name} serves {after.tag} (revision {after.revision}) already, the digest that was"
-            " proven: it was verified, and nothing was changed.",
-        )
-    if run.promotion is not None:
-        return (
-            "Promoted",
-            f"{name} was promoted from {before.tag} (revision {before.revision}) to {after.tag}"
-            f" (revision {after.revision}), the digest that was proven.",
-        )
-    image = run.image or record.published
-    tag = image.tag if image else "The image"
-    match run.command:
-        case "build":
-            return "Built", f"{tag} was built and published; nothing was promoted."
-        case "prove":
-            return "Proven", f"{tag} passed the end-to-end tests; nothing was promoted."
-        case "verify":
-            return "Verified", "The target's live state meets every criterion."
-        case "rollback" if run.rollback is not None:
-            back, what = run.rollback, f"{after.tag} (revision {after.revision})"
-            if back.outcome is RollbackOutcome.ALREADY_THERE:
-                return (
-                    "Already there",
-                    f"{name} serves {what} already: it was verified, and nothing was changed.",
-                )
-            return (
-                "Rolled back",
-                f"{name} was returned from {before.tag} (revision {before.revision}) to {what}, as"
-                f" revision {back.after.revision} had it; verified.",
-            )
-        case "test":
-            return "Passed", "Every check passed."
-        case _:
-            return "Passed", f"The command “{run.command}” did what it was asked to."
-
-
-def target(record: Record) -> str:
-    """What the release is called here."""
-    if record.run.promotion is not None:
-        return record.run.promotion.target
-    if record.run.rollback is not None:
-        return record.run.rollback.target
-    if record.backups is not None and record.backups.release:
-        return record.backups.release
-    return "the target"
-
-
 def sides(record: Record) -> tuple[Side, Side]:
-    """The release before and after, as far as the run's files say it. Pure."""
-    moved, back = record.run.promotion, record.run.rollback
-    if back is not None:
-        here = _side(back.after, back.revision)
-        if back.outcome is RollbackOutcome.ALREADY_THERE:
-            return Side("", "", ""), here
-        return _side(back.before, back.before.revision), here
-    if moved is not None and not moved.changed:
-        image = moved.after
-        return (
-            Side("", "", ""),
-            Side(image.tag, image.digest, str(moved.to_revision), image.repository),
-        )
-    if moved is not None:
-        return (
-            Side(
-                moved.before.tag,
-                moved.before.digest,
-                str(moved.from_revision),
-                moved.before.repository,
-            ),
-            Side(
-                moved.after.tag, moved.after.digest, str(moved.to_revision), moved.after.repository
-            ),
-        )
-    plan, saved, built = record.plan, record.backups, record.run.image or record.published
-    old_repository, _, old = (plan.before if plan else (saved.image if saved else "")).rpartition(
-        ":"
+    """The release before and after the change, as far as the run's files say it. Pure."""
+    change, plan, saved = record.run.change, record.plan, record.backups
+    image = record.run.image
+    built = ImageRef(image.repository, image.tag, image.digest) if image else None
+    old = _side(
+        [
+            change.before if change else None,
+            plan.before if plan else None,
+            saved.image if saved else None,
+        ]
     )
-    new_repository, _, new = (plan.after if plan else "").rpartition(":")
-    same = built is not None and new in ("", built.tag)
+    new = _side([change.after if change else None, plan.after if plan else None, built])
+    from_revision = [
+        change.from_revision if change else None,
+        saved.revision if saved else None,
+        plan.from_revision if plan else None,
+    ]
+    if change is not None and change.state is ChangeState.ALREADY_SERVED:
+        old = Side("", "", "")  # nothing was changed: there is no before
     return (
-        Side(
-            old,
-            saved.digest if saved else "",
-            # The plan names the revision that rendered what is live, which a rollback repeats.
-            (saved.revision if saved else "") or (plan.from_revision if plan else ""),
-            old_repository,
-        ),
-        Side(
-            new or (built.tag if built else ""),
-            built.digest if built and same else "",
-            "",
-            new_repository or (built.repository if built else ""),
-        ),
+        replace(old, revision=_first(from_revision) if old.tag else ""),
+        replace(new, revision=_first([change.to_revision if change else None])),
     )
 
 
-def _side(served: Served, revision: int) -> Side:
-    image = served.image
-    return Side(image.tag, image.digest, str(revision), image.repository)
+def _side(known: Iterable[ImageRef | None]) -> Side:
+    """The first image that is known; its digest from whoever has it for the same tag."""
+    images = [image for image in known if image is not None and image.tag]
+    if not images:
+        return Side("", "", "")
+    first = images[0]
+    same = [image.digest for image in images if image.tag == first.tag and image.digest]
+    return Side(first.tag, same[0] if same else "", "", first.repository)
+
+
+def _first(revisions: Iterable[int | None]) -> str:
+    return next((str(revision) for revision in revisions if revision is not None), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How the two sides are labelled, and which of them is served at the end."""
+
+    before: str
+    after: str
+    before_live: bool
+    after_live: bool
+
+
+def moved(run: RunRecord, id: VerdictId, before: Side) -> Moved:
+    """By where the target stands. Pure."""
+    state = run.change.state if run.change else ChangeState.NONE
+    live = state in (ChangeState.PROMOTED, ChangeState.ALREADY_SERVED) or id in (
+        VerdictId.RETURNED,
+        VerdictId.ALREADY_RETURNED,
+    )
+    if live:
+        return Moved("From", "Served" if not before.tag else "To", False, True)
+    back = state in (ChangeState.ROLLED_BACK, ChangeState.UNTOUCHED)
+    return Moved(
+        "Served before",
+        "Should have become" if before.tag else "The image of this run",
+        back,
+        False,
+    )
 
 
 def meaning(exit_code: int) -> str:
@@ -392,7 +282,7 @@ def axes(record: Record) -> list[Axis]:
     the run itself would be seen beside it. Pure."""
     if not record.steps:
         return []
-    tools = next((step for step in record.steps if step.name == TOOLS and step.ended), None)
+    tools = next((step for step in record.steps if step.id == StepId.TOOLS and step.ended), None)
     split = tools.ended if tools and tools.ended else 0.0
     if split < record.ended / 2 or not any(step.begun >= split for step in record.steps):
         return [Axis("", ticks(record.ended), timeline(record))]
@@ -433,17 +323,12 @@ def timeline(record: Record, begun: float = 0.0, ended: float | None = None) -> 
     return bars
 
 
-def _tag(side: Side) -> str:
-    """A tag for a sentence; one that is a commit, as short as Git says it."""
-    return side.tag[:12] if re.fullmatch("[0-9a-f]{40}", side.tag) else side.tag
-
-
 def _parent(steps: Iterable[Step], step: Step) -> int:
     """The identity of the step this one is part of; 0 for none that is known."""
     found = [
         other
         for other in steps
-        if other.name == step.parent and other is not step and other.begun <= step.begun
+        if other.id == step.parent and other is not step and other.begun <= step.begun
     ]
     return id(found[-1]) if found else 0
 
@@ -471,7 +356,7 @@ def ordered(cases: Iterable[Case]) -> list[Case]:
     for number, case in enumerate(given):
         if case.outcome is Outcome.FAILED:
             first.setdefault(case.message, number)
-    rank = {Outcome.FAILED: 0, Outcome.PASSED: 1, Outcome.SKIPPED: 2}
+    rank = {Outcome.FAILED: 0, Outcome.UNKNOWN: 1, Outcome.PASSED: 2, Outcome.SKIPPED: 3}
     return sorted(
         given,
         key=lambda case: (
@@ -495,31 +380,66 @@ def of_queues(suite: Suite) -> list[Case]:
     return sorted(found.values(), key=lambda c: (c.outcome is not Outcome.FAILED, c.name))
 
 
-def checks(record: Record) -> list[tuple[str, tuple[Check, ...]]]:
-    """The checks by when they were made; of a failed verification, from its notes."""
-    run = record.run
-    after = run.checks
-    if not after and (step := record.step("verify")) is not None:
-        found = (re.match(r"(ok|FAILED): ([^:]+): (.*)", n.text, re.S) for n in step.notes)
-        after = tuple(Check(m[2], m[1] == "ok", m[3]) for m in found if m)
-    changed = run.promotion is not None and run.promotion.changed
-    groups = [
-        (
-            "Before and during the change" if changed else "What was served already",
-            run.promotion.checks if run.promotion else (),
-        ),
-        ("Until it failed", run.attempted),
-        ("On the live state", after),
-    ]
-    return [(name, group) for name, group in groups if group]
+# -- requests over time ----------------------------------------------------------------------------
 
 
-def whole(change: Change) -> str:
-    return f"{change.object} {change.path}".strip()
+def chart(series: ProbeSeries, record: Record) -> Chart | None:
+    """Requests per second and their slowest answers; ``None`` without a bucket. Pure."""
+    buckets, wide = condensed(series.buckets, series.bucket_seconds)
+    if not buckets:
+        return None
+    begun = buckets[0].at_seconds
+    whole_time = max(wide, buckets[-1].at_seconds + wide - begun)
+    most = max(bucket.answered + bucket.failed for bucket in buckets) / wide or 1.0
+    slowest = max(bucket.slowest_seconds for bucket in buckets) or 1.0
+
+    def percent(at: float) -> float:
+        return round(min(100.0, max(0.0, 100 * (at - begun) / whole_time)), 3)
+
+    def column(bucket: ProbeBucket) -> Column:
+        left = percent(bucket.at_seconds)
+        return Column(
+            left,
+            max(0.1, round(percent(bucket.at_seconds + wide) - left, 3)),
+            round(100 * bucket.answered / wide / most, 2),
+            round(100 * bucket.failed / wide / most, 2),
+            round(100 * bucket.slowest_seconds / slowest, 2),
+            f"{bucket.at_seconds - begun:.0f} s: {bucket.answered} answered,"
+            f" {bucket.failed} failed, slowest {texts.seconds(bucket.slowest_seconds)}",
+        )
+
+    spans = []
+    for step in record.steps:
+        if step.id in (StepId.UPGRADE, StepId.HELM_ROLLBACK):
+            left = percent(step.begun)
+            right = percent(record.ended if step.ended is None else step.ended)
+            if right > left:
+                spans.append(Span(left, round(right - left, 3), step.title))
+    columns = [column(bucket) for bucket in buckets]
+    return Chart(columns, ticks(whole_time), spans, most, slowest)
 
 
-def _passed(step: Step) -> bool:
-    return step.ended is not None and not step.failed
+def condensed(
+    buckets: Sequence[ProbeBucket], wide: float, most: int = BARS
+) -> tuple[list[ProbeBucket], float]:
+    """At most ``most`` buckets, each as wide as several of those given, and their width. Pure."""
+    if not buckets or wide <= 0:
+        return [], wide
+    begun = min(bucket.at_seconds for bucket in buckets)
+    whole_time = max(bucket.at_seconds for bucket in buckets) - begun + wide
+    factor = max(1, -int(-whole_time // (wide * most)))
+    made: dict[int, ProbeBucket] = {}
+    for bucket in buckets:
+        number = int((bucket.at_seconds - begun) // (wide * factor))
+        one = made.get(number, ProbeBucket(begun + number * wide * factor, 0, 0, 0, 0.0))
+        made[number] = ProbeBucket(
+            one.at_seconds,
+            one.sent + bucket.sent,
+            one.answered + bucket.answered,
+            one.failed + bucket.failed,
+            max(one.slowest_seconds, bucket.slowest_seconds),
+        )
+    return [made[number] for number in sorted(made)], wide * factor
 
 
 # -- words -----------------------------------------------------------------------------------------

@@ -1,15 +1,25 @@
-"""JUnit XML, as pytest writes it, into cases. What a passed case measured, if that is worth
-telling, is its property ``evidence``."""
+"""JUnit XML: read into cases as pytest writes it, and written of a run's checks.
+
+What a passed case measured, if that is worth telling, is its property ``evidence``. Of the four
+outcomes JUnit knows three: *unknown* is an ``error`` of the type ``unknown``, for as ``skipped`` a
+build server would show it as fine.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostring
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
-from ci.model import Case, Outcome
+from ci import texts
+from ci.model import Case
+from ci.results import Check, CheckGroup, Outcome, Tally
+
+UNKNOWN = "unknown"
+"""Type of an ``error`` that is no failure: nothing answered."""
 
 
 class Unreadable(Exception):
@@ -33,7 +43,8 @@ def _case(element: Element) -> Case:
     outcome, message = Outcome.PASSED, ""
     for child in element:
         if child.tag in ("failure", "error"):
-            outcome = Outcome.FAILED
+            unknown = child.tag == "error" and child.get("type") == UNKNOWN
+            outcome = Outcome.UNKNOWN if unknown else Outcome.FAILED
             message = (child.get("message") or child.text or "").strip()
             break
         if child.tag == "skipped":
@@ -49,3 +60,48 @@ def _case(element: Element) -> Case:
     except ValueError:
         seconds = 0.0
     return Case(f"{folder}::{name}" if folder else name, outcome, seconds, message)
+
+
+def render(groups: Iterable[CheckGroup]) -> str:
+    """A run's checks as JUnit: a suite per phase, a case per check, named by its id. Pure."""
+    root = Element("testsuites", name="checks")
+    for group in groups:
+        tally = Tally.of(check.outcome for check in group.checks)
+        suite = SubElement(
+            root,
+            "testsuite",
+            name=group.phase.value,
+            tests=str(tally.total),
+            failures=str(tally.failed),
+            errors=str(tally.unknown),
+            skipped=str(tally.skipped),
+        )
+        for check in group.checks:
+            _render(suite, group, check)
+    indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + tostring(root, encoding="unicode") + "\n"
+
+
+def _render(suite: Element, group: CheckGroup, check: Check) -> None:
+    name = f"{check.id.value}[{check.subject}]" if check.subject else check.id.value
+    case = SubElement(suite, "testcase", classname=group.phase.value, name=_legal(name), time="0")
+    evidence = _legal(texts.evidence(check))
+    match check.outcome:
+        case Outcome.PASSED:
+            properties = SubElement(case, "properties")
+            SubElement(properties, "property", name="evidence", value=evidence)
+        case Outcome.FAILED:
+            SubElement(case, "failure", message=evidence or _legal(texts.title(check)))
+        case Outcome.SKIPPED:
+            SubElement(case, "skipped", message=evidence)
+        case Outcome.UNKNOWN:
+            SubElement(case, "error", type=UNKNOWN, message=evidence)
+
+
+def _legal(text: str) -> str:
+    """Without the characters that XML cannot hold."""
+    return "".join(
+        c
+        for c in text
+        if c in "\t\n\r" or 0x20 <= ord(c) < 0xD800 or 0xDFFF < ord(c) < 0xFFFE or ord(c) > 0xFFFF
+    )

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ci.model import Outcome
+from ci.results import Outcome
 
 
 class Sign(StrEnum):
-    """What a sign stands for. The outcomes have the values of :class:`ci.model.Outcome`."""
+    """What a sign stands for. The outcomes have the values of :class:`ci.results.Outcome`."""
 
     PASSED = "passed"
     FAILED = "failed"

@@ -27,13 +27,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ci.model import Outcome, Rollback, RollbackOutcome, RunRecord, SelfTest
-from ci.report import signs
+from ci import texts
+from ci.model import Difference, Preview, Rollback, RollbackOutcome, RunRecord, SelfTest
+from ci.report import signs, views
 from ci.report.signs import GLYPHS, Sign
-from ci.run.events import Event
+from ci.results import Outcome, Phase, Tally
+from ci.run.events import CHANGE, CHECK, Event
 
 if TYPE_CHECKING:
-    from ci.promotion.plan.diff import Plan
     from ci.stages.verify import Status
     from ci.toolchain import ToolState
 
@@ -60,7 +61,7 @@ GAP = 2
 class Planned:
     """What ``plan`` shows."""
 
-    plan: Plan
+    preview: Preview
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def show(shown: Shown, stream: IO[str]) -> None:
         case RunRecord():
             summary(shown, stream)
         case Planned():
-            plan(shown.plan, stream)
+            plan(shown.preview, stream)
         case Served():
             if shown.as_json:
                 stream.write(json.dumps(asdict(shown.status), indent=1, default=str) + "\n")
@@ -167,16 +168,16 @@ class Lines:
             case "step.started" | "step.finished" if self._brief:
                 return
             case "step.started":
-                self._noted.pop(event.step, None)
+                self._noted.pop(event.title, None)
                 self._line(event, f"started{': ' if event.text else ''}{event.text}")
             case "step.finished":
                 self._line(event, f"done in {wall(event.data['seconds'])}")
             case "step.failed":
                 self._line(event, f"FAILED after {wall(event.data['seconds'])}: {_one(event.text)}")
             case "note":
-                last = self._noted.get(event.step)
+                last = self._noted.get(event.title)
                 if last is None or event.at - last >= self._interval:
-                    self._noted[event.step] = event.at
+                    self._noted[event.title] = event.at
                     self._line(event, _one(event.text))
             case "watch":  # a service says more than anybody reads here; its file has all of it
                 if event.step != "logs" or not self._interval:
@@ -190,14 +191,16 @@ class Lines:
         return signs.symbol(sign, ascii_only=Console(file=self._stream).options.ascii_only)
 
     def _line(self, event: Event, text: str) -> None:
-        step = f"{event.step}: " if event.step else ""
+        step = f"{event.title}: " if event.step else ""
         now = time.strftime("%H:%M:%S")
         print(f"{now} {event.at:7.1f} s  {step}{text}", file=self._stream, flush=True)
 
 
 @dataclass(slots=True)
 class _Step:
-    name: str
+    id: str
+    subject: str
+    title: str
     reason: str
     parent: str
     begun: float
@@ -260,15 +263,20 @@ class Redrawn:
             match event.kind:
                 case "step.started":
                     parent = str(event.data.get("parent", ""))
-                    self._shown.append(_Step(event.step, event.text, parent, event.at))
+                    self._shown.append(
+                        _Step(event.step, event.subject, event.title, event.text, parent, event.at)
+                    )
                 case "step.finished" | "step.failed":
-                    if (step := self._open(event.step)) is not None:
+                    if (step := self._open(event)) is not None:
                         step.seconds = float(event.data["seconds"])
                         step.sign = signs.of_event(event.kind)
                         if step.sign is Sign.FAILED:
                             step.note = _one(event.text)
                 case "note":
-                    if (step := self._open(event.step)) is not None:
+                    if (step := self._open(event)) is not None:
+                        step.note = _one(event.text)
+                case kind if kind in (CHECK, CHANGE):
+                    if (step := self._open(event)) is not None:
                         step.note = _one(event.text)
                 case "watch":
                     lines = self._watched.setdefault(event.step, deque(maxlen=WATCHED_LINES))
@@ -277,9 +285,17 @@ class Redrawn:
                 case _:
                     self._shown.append(_Message(_one(event.text), signs.of_event(event.kind)))
 
-    def _open(self, name: str) -> _Step | None:
+    def _open(self, event: Event) -> _Step | None:
         for step in reversed(self._shown):
-            if isinstance(step, _Step) and step.name == name and step.running:
+            if (
+                isinstance(step, _Step)
+                and step.running
+                and (step.id, step.subject)
+                == (
+                    event.step,
+                    event.subject,
+                )
+            ):
                 return step
         return None
 
@@ -287,7 +303,7 @@ class Redrawn:
         now = time.monotonic() - self._zero
         with self._lock:
             # The parts of a finished step fold into it.
-            done = {s.name for s in self._shown if isinstance(s, _Step) and s.sign is Sign.PASSED}
+            done = {s.id for s in self._shown if isinstance(s, _Step) and s.sign is Sign.PASSED}
             shown = [
                 one for one in self._shown if isinstance(one, _Message) or one.parent not in done
             ]
@@ -347,7 +363,7 @@ class Redrawn:
         beside = step.reason if step.sign is Sign.PASSED else step.note or step.reason
         return (
             self._sign(step.sign, now),
-            Text("  " * bool(step.parent) + step.name, style="bold" if step.running else ""),
+            Text("  " * bool(step.parent) + step.title, style="bold" if step.running else ""),
             Text(wall(now - step.begun if step.running else step.seconds)),
             Text(beside, style="dim"),
         )
@@ -361,22 +377,19 @@ def summary(record: RunRecord, stream: IO[str]) -> None:
         if not step.parent and (step.seconds >= 0.05 or step.outcome is not Outcome.PASSED):
             sign = signs.of_outcome(step.outcome)
             mark = signs.symbol(sign, ascii_only=console.options.ascii_only)
-            table.add_row(f"  {mark} {step.name}", Text(wall(step.seconds), justify="right"))
+            title = texts.step_title(step.id, step.subject)
+            table.add_row(f"  {mark} {title}", Text(wall(step.seconds), justify="right"))
     console.print()
     console.print(table)
     console.print()
-    for line in closing(record):
+    for line in closing(record, ascii_only=console.options.ascii_only):
         console.print(plain(line))
 
 
-def closing(record: RunRecord) -> Iterator[str]:
-    """The summary's sentences, without the table."""
+def closing(record: RunRecord, *, ascii_only: bool = False) -> Iterator[str]:
+    """The summary's sentences, without the table of steps."""
     if record.cases:
-        counts = {o: sum(c.outcome is o for c in record.cases) for o in Outcome}
-        yield (
-            f"proof      {counts[Outcome.PASSED]} passed, {counts[Outcome.FAILED]} failed, "
-            f"{counts[Outcome.SKIPPED]} skipped"
-        )
+        yield f"proof      {texts.tally(Tally.of(case.outcome for case in record.cases))}"
     if record.image is not None:
         yield f"image      {record.image.by_tag}"
         yield f"digest     {record.image.digest}"
@@ -391,17 +404,36 @@ def closing(record: RunRecord) -> Iterator[str]:
         yield (f"promoted   {moved.target}: revision {moved.from_revision} -> {moved.to_revision}")
         yield f"  from     {moved.before.tag}  {moved.before.digest}"
         yield f"  to       {moved.after.tag}  {moved.after.digest}"
-        for item in moved.checklist:
-            yield f"  [{'x' if item.ok else ' '}]      {item.name}: {item.evidence}"
     if record.rollback is not None:
         yield from _way_back(record.rollback)
-    for check in record.checks:
-        yield f"  {'ok  ' if check.ok else 'FAIL'}     {check.name}: {check.evidence}"
+    if record.checks:
+        yield f"checks     {views.tally(record.checks)}"
+        yield from _checks(record, ascii_only)
     yield f"run        {record.folder}"
     if (report := record.folder / "report.html").exists():
         yield f"report     {report}"
     word = "succeeded" if record.outcome is Outcome.PASSED else f"failed ({record.exit_code})"
     yield f"{record.command} {word} after {wall(record.seconds)}"
+
+
+def _checks(record: RunRecord, ascii_only: bool) -> Iterator[str]:
+    """The checklist whole; of a change all checks that did not pass, else all."""
+    for line in views.checklist(record):
+        yield f"  {_marked(line, ascii_only)}"
+    for group in record.groups:
+        change = group.phase in (Phase.BEFORE, Phase.DURING)
+        for check in group.checks:
+            if change and (check.passed or check.id in texts.CHECKLIST):
+                continue
+            (line,) = views.listed([check])
+            yield f"  {_marked(line, ascii_only)}"
+
+
+def _marked(line: views.Line, ascii_only: bool) -> str:
+    sign = signs.symbol(signs.of_outcome(line.outcome), ascii_only=ascii_only)
+    word = "" if line.outcome is Outcome.PASSED else f"{texts.OUTCOMES[line.outcome]}: "
+    evidence = "; ".join(line.evidence)
+    return f"{sign} {word}{line.title}" + (f": {evidence}" if evidence else "")
 
 
 def _way_back(found: Rollback) -> Iterator[str]:
@@ -467,40 +499,45 @@ def rollback(found: Rollback, stream: IO[str]) -> None:
     console.print("nothing was changed (--dry-run)")
 
 
-def plan(found: Plan, stream: IO[str]) -> None:
+def plan(found: Preview, stream: IO[str]) -> None:
     """What an upgrade would change, by object: what is refused first, then what is allowed."""
     console = console_for(stream)
 
     def line(text: str, style: str = "") -> None:
         console.print(Text(plain(text), style=style))
 
-    change = found.change
-    line(f"revision {change.old_revision} -> {change.new_revision}")
-    line(f"- {change.old_repository}:{change.old_tag}", "red")
-    line(f"+ {change.new_repository}:{change.new_tag}", "green")
+    change = found.plan
+    line(f"revision {change.from_revision} -> {change.to_revision}")
+    line(f"- {change.before.repository}:{change.before.tag}", "red")
+    line(f"+ {change.after.repository}:{change.after.tag}", "green")
     if change.chart:
-        line(f"chart {change.chart}", "yellow")
-    for allowed, marked in ((False, "! "), (True, "  ")):
-        several = [d for d in found.differences if d.allowed is allowed]
-        for name in dict.fromkeys(d.object for d in several):
-            line(f"\n{marked}{name}", "bold" if allowed else "bold yellow")
-            for difference in (d for d in several if d.object == name):
-                line(f"    {difference.path or 'the whole object'}  ({difference.reason})", "dim")
+        line(f"chart {texts.measured(change.chart)}", "yellow")
+    for differences, marked in ((change.refused, "! "), (change.allowed, "  ")):
+        for name in dict.fromkeys(_object(d) for d in differences):
+            line(f"\n{marked}{name}", "bold" if marked == "  " else "bold yellow")
+            for difference in (d for d in differences if _object(d) == name):
+                reason = texts.DIFFERENCE_REASONS[difference.reason]
+                line(f"    {difference.path or 'the whole object'}  ({reason})", "dim")
                 line(f"    - {difference.before}", "red")
                 line(f"    + {difference.after}", "green")
     if found.checks:
-        line("")
-    for check in found.checks:
-        line(f"[{'x' if check.ok else ' '}] {check.name}: {check.evidence}")
-    fields, refused = len(found.differences), len(found.refused)
+        line(f"\nchecks: {views.tally(found.checks)}")
+    for check in views.listed(found.checks):
+        line(_marked(check, console.options.ascii_only))
+    fields, refused = len(change.differences), len(change.refused)
     if not fields:
         line("\nnothing would change", "bold")
         return
     cause = "the image's tag or the chart" if change.chart else "the image's tag"
     verdict = f"{refused} refused (!)" if refused else f"all from {cause}"
-    of = len({d.object for d in found.differences})
+    of = len({_object(d) for d in change.differences})
     objects = "1 object" if of == 1 else f"{of} objects"
-    line(f"\n{fields} changes in {objects}: {verdict}", "bold")
+    changes = "1 change" if fields == 1 else f"{fields} changes"
+    line(f"\n{changes} in {objects}: {verdict}", "bold")
+
+
+def _object(difference: Difference) -> str:
+    return f"{difference.object} (hook)" if difference.hook else difference.object
 
 
 def doctor(states: Sequence[ToolState], stream: IO[str]) -> None:
@@ -524,7 +561,7 @@ def self_test(found: SelfTest, stream: IO[str]) -> None:
         console.print(plain(output))
     if found.matrix:
         console.print(found.matrix)
-    console.print(found.counts)
+    console.print(texts.tally(Tally.of(case.outcome for case in found.cases)))
 
 
 def columns(

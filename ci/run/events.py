@@ -6,10 +6,10 @@ Steps are also OpenTelemetry spans, so that ``dagger run`` shows them by name in
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,30 +17,54 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
+from ci import texts
+from ci.errors import Interrupted
 from ci.redaction import Redactor
+from ci.results import (
+    CauseId,
+    ChangeState,
+    Check,
+    ImageRef,
+    Phase,
+    StepId,
+)
 from ci.run_folder import RunFolder
 from ci.tools.wait import Clock
+
+CHANGE = "change"
+CHECK = "check"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened; ``at`` is seconds since the run began.
 
-    ``kind`` is ``step.started``, ``step.finished`` or ``step.failed``; ``note`` or ``watch`` for
-    what belongs to a step; or of the run itself ``run.cancelled``, ``run.note``, or ``run.`` and
-    an outcome (:class:`ci.model.Outcome`).
+    ``kind`` is ``step.started``, ``step.finished`` or ``step.failed``; ``note``, ``watch`` or
+    ``check`` for what belongs to a step; ``change`` for where a target stands
+    (:meth:`Events.changed`); or of the run itself ``run.cancelled``, ``run.note``, or ``run.`` and
+    an outcome (:class:`ci.results.Outcome`).
     """
 
     kind: str
     at: float
     step: str = ""
+    """A :class:`ci.results.StepId`; of a ``watch`` the name of what is watched."""
     text: str = ""
+    """For people: nothing reads it back."""
     data: dict[str, Any] = field(default_factory=dict)
+    subject: str = ""
+    """Of the step."""
+
+    @property
+    def title(self) -> str:
+        """Of the step, for people."""
+        return texts.step_title(self.step, self.subject) if self.step else ""
 
 
 Listener = Callable[[Event], None]
 
-_current_step: ContextVar[str] = ContextVar("current_step", default="")
+_current_step: ContextVar[tuple[str, str]] = ContextVar("current_step", default=("", ""))
+"""Id and subject."""
 
 
 class Events:
@@ -69,12 +93,21 @@ class Events:
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
-    def emit(self, kind: str, text: str = "", *, step: str | None = None, **data: Any) -> None:
+    def emit(
+        self,
+        kind: str,
+        text: str = "",
+        *,
+        step: str | None = None,
+        subject: str = "",
+        **data: Any,
+    ) -> None:
         """Record an event; without ``step``, of the step this context is in."""
-        name = step if step is not None else _current_step.get()
+        if step is None:
+            step, subject = _current_step.get()
         at = round(self._clock.monotonic() - self._started, 3)
         data = self._redactor.tree(data)
-        event = Event(kind, at, name, self._redactor.text(text), data)
+        event = Event(kind, at, str(step), self._redactor.text(text), data, subject)
         with self._lock:
             self.all.append(event)
             if self._file is not None:
@@ -83,7 +116,8 @@ class Events:
                     "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                     "at": event.at,
                     "kind": kind,
-                    "step": name,
+                    "step": event.step,
+                    **({"subject": subject} if subject else {}),
                     "text": event.text,
                     **data,
                 }
@@ -95,17 +129,65 @@ class Events:
         """Progress within the current step: what, how far."""
         self.emit("note", text, **data)
 
+    def changed(
+        self,
+        target: str,
+        state: ChangeState,
+        *,
+        revision: int | None = None,
+        release: str = "",
+        before: ImageRef | None = None,
+        after: ImageRef | None = None,
+        from_revision: int | None = None,
+        to_revision: int | None = None,
+        cause: CauseId | None = None,
+        problem: str = "",
+    ) -> None:
+        """Record where a target stands, at once when it changes: a run that is killed says it,
+        too. ``revision`` is the one that is deployed now. What is left out stays as an earlier
+        call said it (:func:`ci.run.changes.latest`)."""
+        known: dict[str, Any] = {
+            "release": release,
+            "before": asdict(before) if before else None,
+            "after": asdict(after) if after else None,
+            "from_revision": from_revision,
+            "to_revision": to_revision,
+            "live_revision": revision,
+            "cause": cause.value if cause else None,
+            "problem": problem,
+        }
+        self.emit(
+            CHANGE,
+            f"{target}: {texts.STATES[state]}",
+            target=target,
+            state=state.value,
+            **{name: value for name, value in known.items() if value not in (None, "")},
+        )
+
+    def checked(self, phase: Phase, checks: Iterable[Check]) -> None:
+        """Record checks when they are made, for whoever watches and for a run that is killed.
+        What a run found out is what its stages return and raise."""
+        for check in checks:
+            self.emit(
+                CHECK,
+                f"{texts.OUTCOMES[check.outcome]}: {texts.sentence(check)}",
+                phase=phase.value,
+                check=asdict(check),
+            )
+
     @contextmanager
-    def step(self, name: str, reason: str = "") -> Iterator[None]:
-        """A named step: started, then finished or failed, with its duration in seconds."""
-        inside = {"parent": outer} if (outer := _current_step.get()) else {}
-        token = _current_step.set(name)
+    def step(self, id: StepId, reason: str = "", *, subject: str = "") -> Iterator[None]:
+        """A step: started, then finished or failed, with its duration in seconds. ``subject`` says
+        which one of several of the same id."""
+        outer, _ = _current_step.get()
+        inside = {"parent": outer} if outer else {}
+        token = _current_step.set((str(id), subject))
         begun = self._clock.monotonic()
         # The trace goes to `dagger run`: what failed is told there without secrets, too.
         with trace.get_tracer("pipeline").start_as_current_span(
-            name, record_exception=False, set_status_on_exception=False
+            texts.step_title(id, subject), record_exception=False, set_status_on_exception=False
         ) as span:
-            self.emit("step.started", reason, step=name, **inside)
+            self.emit("step.started", reason, step=id, subject=subject, **inside)
             try:
                 yield
             except BaseException as problem:
@@ -114,12 +196,14 @@ class Events:
                 self.emit(
                     "step.failed",
                     str(problem) or type(problem).__name__,
-                    step=name,
+                    step=id,
+                    subject=subject,
                     seconds=seconds,
+                    cancelled=isinstance(problem, Interrupted),
                 )
                 raise
             else:
                 seconds = round(self._clock.monotonic() - begun, 3)
-                self.emit("step.finished", step=name, seconds=seconds)
+                self.emit("step.finished", step=id, subject=subject, seconds=seconds)
             finally:
                 _current_step.reset(token)

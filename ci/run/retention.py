@@ -8,7 +8,6 @@ target up (``quick-rollback.sh``), for a later one that was refused is of no hel
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -24,8 +23,6 @@ UNKNOWN_KEPT = 4 * KEPT
 """Of runs whose command cannot be read: they may be anything, so they go last."""
 RECORD = "run.json"
 """What a run is, in its folder from its beginning: its command and its targets."""
-NAME = re.compile(r"\d{8}-\d{6}-[0-9a-z]{4}")
-"""A run's folder; others are not ours."""
 PROMOTION = ("run", "promote")
 ROLLBACK = ("rollback",)
 
@@ -55,7 +52,7 @@ def prune(runs: Path, *, without: str = "") -> None:
     found = [
         read(folder)
         for folder in runs.iterdir()
-        if folder.is_dir() and not folder.is_symlink() and NAME.fullmatch(folder.name)
+        if folder.is_dir() and not folder.is_symlink() and homes.RUN_NAME.fullmatch(folder.name)
     ]
     for run in superfluous([run for run in found if run.name != without]):
         shutil.rmtree(runs / run.name, ignore_errors=True)

@@ -10,7 +10,9 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Generic, ParamSpec, Self, TypeVar
 
+from ci import texts
 from ci.errors import Interrupted
+from ci.results import StepId
 from ci.run.events import Events
 from ci.tools.command import Programs
 
@@ -21,8 +23,7 @@ T = TypeVar("T")
 class Pending(Generic[T]):
     """The value of a step that runs beside others."""
 
-    def __init__(self, flow: Flow, name: str, future: Future[T]) -> None:
-        self.name = name
+    def __init__(self, flow: Flow, future: Future[T]) -> None:
         self._flow = flow
         self._future = future
 
@@ -44,20 +45,20 @@ class Flow:
         self._first: BaseException | None = None
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._cleanups: list[tuple[str, Callable[[], object]]] = []
+        self._cleanups: list[tuple[StepId, Callable[[], object]]] = []
 
-    def step(self, name: str, reason: str, fn: Callable[P, T], *a: P.args, **k: P.kwargs) -> T:
+    def step(self, id: StepId, reason: str, fn: Callable[P, T], *a: P.args, **k: P.kwargs) -> T:
         """Run a step now."""
         self._refuse_when_cancelled()
         try:
-            with self._events.step(name, reason):
+            with self._events.step(id, reason):
                 return fn(*a, **k)
         except BaseException as problem:
             self._failed(problem)
             raise self.cause(problem) from None
 
     def beside(
-        self, name: str, reason: str, fn: Callable[P, T], *a: P.args, **k: P.kwargs
+        self, id: StepId, reason: str, fn: Callable[P, T], *a: P.args, **k: P.kwargs
     ) -> Pending[T]:
         """Start a step beside those that follow."""
         self._refuse_when_cancelled()
@@ -65,7 +66,7 @@ class Flow:
 
         def work() -> None:
             try:
-                with self._events.step(name, reason):
+                with self._events.step(id, reason):
                     value = fn(*a, **k)
             except BaseException as problem:
                 self._failed(problem)
@@ -74,14 +75,14 @@ class Flow:
                 future.set_result(value)
 
         inherited = contextvars.copy_context()  # the span this one belongs under
-        thread = threading.Thread(target=inherited.run, args=(work,), name=name, daemon=True)
+        thread = threading.Thread(target=inherited.run, args=(work,), name=str(id), daemon=True)
         self._threads.append(thread)
         thread.start()
-        return Pending(self, name, future)
+        return Pending(self, future)
 
-    def cleanup(self, name: str, fn: Callable[P, object], *a: P.args, **k: P.kwargs) -> None:
+    def cleanup(self, id: StepId, fn: Callable[P, object], *a: P.args, **k: P.kwargs) -> None:
         """Call ``fn`` when the flow ends, however it ends."""
-        self._cleanups.append((name, lambda: fn(*a, **k)))
+        self._cleanups.append((id, lambda: fn(*a, **k)))
 
     def cause(self, problem: BaseException) -> BaseException:
         """What a caller is told: a step that was cancelled because of another is not news."""
@@ -115,12 +116,12 @@ class Flow:
             self._failed(problem)
         for thread in self._threads:
             thread.join()
-        for name, fn in reversed(self._cleanups):
+        for id, fn in reversed(self._cleanups):
             try:
-                with self._events.step(name):
+                with self._events.step(id):
                     fn()
             except Exception as failure:
                 # What a cleanup leaves behind is found and removed by the next run.
-                self._events.note(f"{name} failed: {failure}")
+                self._events.note(f"{texts.step_title(id)} failed: {failure}")
         if problem is None and self._first is not None:
             raise self._first

@@ -11,6 +11,8 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +25,18 @@ from ci.errors import Locked
 from ci.model import Image
 from ci.tools.process_identity import Process
 
+RUN_ID = "_QUEUE_TIMEOUT_GATE_RUN_ID"
+"""Environment variable with the name of the folder that a run started by another one leaves: so
+the other one knows where to read how it ended."""
+RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-z]{4}")
+"""A run's folder; others are not ours."""
+
 DEFAULT = "~/.cache/queue-timeout-gate"
+
+
+def run_id(now: datetime) -> str:
+    """Sorts by time; the random end keeps two runs of one second apart."""
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def path(env: Mapping[str, str]) -> Path:

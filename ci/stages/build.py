@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,7 +56,7 @@ def build(context: Context, tag: str, *, record: bool = True) -> Image:
             source_hash(context),
             {"repository": image.repository, "tag": image.tag, "digest": image.digest},
         )
-    context.events.note(f"published {image.by_digest}", digest=image.digest, tag=image.tag)
+    context.events.note(f"published {image.by_digest}", image=asdict(image))
     return image
 
 

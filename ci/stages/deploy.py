@@ -33,7 +33,7 @@ from ci.tools import chart as charts
 from ci.tools import diagnostics
 from ci.tools.helm import reason
 from ci.tools.kube import Kube
-from ci.tools.wait import Pending, SystemClock, wait_until
+from ci.tools.wait import Pending, uncancelled, wait_until
 
 FORGIVEN_RESTARTS = 3
 """Of a container that crashes at its start: what it needs may still start beside it."""
@@ -158,7 +158,7 @@ def remove_overlay(context: Context, cluster: Cluster) -> bool:
     """Give the cluster its own names back, and leave new pods alone; whether anything had to be
     done. Raises :class:`ci.errors.ForeignCluster` before anything is touched."""
     _refuse_foreign(context, cluster)
-    return cloud.give_back(context.kube(cluster).for_cleanup(), SystemClock())
+    return cloud.give_back(context.kube(cluster).for_cleanup(), uncancelled(context.clock))
 
 
 def deploy(

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ci.digest import Digest
 from ci.errors import Interrupted, PipelineError, RollbackFailed, VerifyFailed
-from ci.model import Check, Image, Promotion, Proof, Rollback, RollbackOutcome, Target
+from ci.model import Check, Image, Promotion, Proof, Rollback, RollbackOutcome
 from ci.promotion.plan import diff
 from ci.promotion.plan.render import make_plan, refuse_more_than_the_image, rendering
 from ci.promotion.plan.values import sets_of
@@ -35,6 +35,7 @@ from ci.promotion.release.baseline import Before
 from ci.promotion.release.history import rollback_command
 from ci.promotion.release.pods import remove_left
 from ci.promotion.release.rollout import Expected, judge
+from ci.promotion.release.session import TargetSession
 from ci.promotion.rollback.backups import back_up
 from ci.promotion.rollback.recovery import recover, so_far, verify_old
 from ci.promotion.rollback.requested import Planned, on_every_pod, planned
@@ -42,12 +43,11 @@ from ci.promotion.upgrade.post_upgrade_test import After, afterwards
 from ci.promotion.upgrade.soak import Soak
 from ci.promotion.upgrade.upgrade import healthy, released, released_as, settled, upgrade
 from ci.promotion.upgrade.watch import Watching
-from ci.run.context import Context
+from ci.results import StepId
 
 
 def promote(
-    context: Context,
-    target: Target,
+    session: TargetSession,
     proof: Proof,
     *,
     after: After | None = None,
@@ -66,37 +66,40 @@ def promote(
     :class:`PromotionFailed` when it was rolled back; :class:`RollbackFailed` when that failed and
     a person has to act.
     """
-    step, folder = context.events.step, context.run_dir / "backups"
+    target = session.target
+    step, folder = session.events.step, session.run_dir / "backups"
     with ExitStack() as held:
-        with step("check the proof", "only what passed may be promoted"):
+        with step(StepId.CHECK_PROOF, "only what passed may be promoted"):
             refuse_unproven(proof)
-        with step("find the target", "a wrong name ends here, before anything is touched"):
-            history = reader.find(context, target)
-        with step("take the lock", "one promotion at a time per release"):
-            kube = reader.private_kube(context, target)
+        with step(StepId.FIND_RELEASE, "a wrong name ends here, before anything is touched"):
+            history = reader.find(session)
+        with step(StepId.ACQUIRE_LEASE, "one promotion at a time per release"):
+            kube = session.kube
             lock = held.enter_context(
                 lease.Lease(kube, release=target.release, namespace=target.namespace)
             )
             remove_left(kube, target)
             rules.unfinished(lock.found, history[-1], rollback=rollback_command(target))
-        with step("find the image", "the tag must be the proven digest where the target pulls"):
-            image, accepted = proven_image(context, target, proof)
-        with step("check the release", "the latest revision serves, whole, and as released"):
-            same = held.enter_context(rendering(context, target, {}))
-            before = inspect(context, target, history)
-            served = not force and served_already(context, target, before, image, accepted)
+        with step(
+            StepId.RESOLVE_DIGEST, "the tag must be the proven digest where the target pulls"
+        ):
+            image, accepted = proven_image(session, proof)
+        with step(StepId.INSPECT_RELEASE, "the latest revision serves, whole, and as released"):
+            same = held.enter_context(rendering(session, {}))
+            before = inspect(session, history)
+            served = not force and served_already(session, before, image, accepted)
             if not served:
                 if refusal is not None:
                     raise refusal
                 sets = sets_of(target, before.image, image)
-                new = held.enter_context(rendering(context, target, sets))
+                new = held.enter_context(rendering(session, sets))
         if served:
-            with step("verify what is served", "it is the proven image already: no upgrade"):
-                checks = still_serves(context, target, before, image, accepted)
+            with step(StepId.VERIFY_SERVED, "it is the proven image already: no upgrade"):
+                checks = still_serves(session, before, image, accepted)
             with suppress(PipelineError):
                 lock.note(step="done")
             number = before.revision.number
-            context.events.note(f"already served, verified, nothing to do: revision {number}")
+            session.events.note(f"already served, verified, nothing to do: revision {number}")
             return Promotion(
                 target=target.name,
                 before=before.image,
@@ -107,57 +110,57 @@ def promote(
                 checks=before.checks + checks,
                 changed=False,
             )
-        with step("start the prober", "every request during the change is accounted for"):
-            inside = held.enter_context(probing_inside(context, target, before))
-            outside = held.enter_context(probing_outside(target))
-            canary = held.enter_context(Canary(context, target))
+        with step(StepId.START_PROBERS, "every request during the change is accounted for"):
+            inside = held.enter_context(probing_inside(session, before))
+            outside = held.enter_context(probing_outside(session))
+            canary = held.enter_context(Canary(session))
             gateway = before.snapshot.deployments[target.gateway]
-            pull = held.enter_context(Pull(context, target, image, gateway, before.pods))
-            surge = held.enter_context(Surge(context, target, before.deployments, before.snapshot))
-        with step("back up", "what a rollback needs, readable without this project"):
-            prepared = back_up(context, target, before, folder)
-        with step("plan", "nothing may change but what derives from the image's tag"):
-            planned = make_plan(context, target, before, image, history, same, new)
-            refuse_more_than_the_image(context, planned)
-        with step("tick the checklist", "the plan's own, each item with its evidence"):
+            pull = held.enter_context(Pull(session, image, gateway, before.pods))
+            surge = held.enter_context(Surge(session, before.deployments, before.snapshot))
+        with step(StepId.BACK_UP, "what a rollback needs, readable without this project"):
+            prepared = back_up(session, before, folder)
+        with step(StepId.PLAN, "nothing may change but what derives from the image's tag"):
+            planned = make_plan(session, before, image, history, same, new)
+            refuse_more_than_the_image(session.context, planned)
+        with step(StepId.PREFLIGHT, "the plan's own, each item with its evidence"):
             asked = (
                 prepared,
                 checklist.api_kept(target, proof, before.openapi),
                 checklist.ready_under_load(proof),
-                checklist.no_migration(context, target, before.rendered),
+                checklist.no_migration(session, before.rendered),
                 pull.check(),
                 surge.check(),
             )
-            ticked = tick(context, proof, image, folder, asked)
-        with step("ask the service", "it answers steadily before the change"):
-            probers = steady(context, target, inside, outside, held)
+            ticked = tick(session.context, proof, image, folder, asked)
+        with step(StepId.BASELINE_PROBE, "it answers steadily before the change"):
+            probers = steady(session, inside, outside, held)
             canary.steady()
-            soak = Soak(context, target, probers, before.image, before.pods)
-        with step("check again", "nobody changed the release while we looked"):
-            refuse_changed(context, target, before.revision)
-            watching = held.enter_context(Watching(context, target, before.deployments))
+            soak = Soak(session, probers, before.image, before.pods)
+        with step(StepId.RECHECK_RELEASE, "nobody changed the release while we looked"):
+            refuse_changed(session, before.revision)
+            watching = held.enter_context(Watching(session, before.deployments))
             note_begin(lock, before, image)
         checks = ()
         try:
-            with afterwards(context.events, after) as tested:
-                with step("upgrade", "helm upgrade --reuse-values, with only the tag"):
+            with afterwards(session.events, after) as tested:
+                with step(StepId.UPGRADE, "helm upgrade --reuse-values, with only the tag"):
                     wanted = released_as(target, planned.change.new_revision, image)
-                    upgrade(context, target, before, wanted, accepted, up=tested.begin)
-                with step("judge the pods", "the proven digest on every pod, old pods gone"):
-                    release = released(context, target, image)
-                    checks += settled(context, release, target, before, accepted, up=tested.begin)
-                with step("ask for health", "as a client sees it"):
-                    checks += healthy(context, target, before.openapi)
+                    upgrade(session, before, wanted, accepted, up=tested.begin)
+                with step(StepId.VERIFY_DIGESTS, "the proven digest on every pod, old pods gone"):
+                    release = released(session, image)
+                    checks += settled(session, release, before, accepted, up=tested.begin)
+                with step(StepId.CHECK_HEALTH, "as a client sees it"):
+                    checks += healthy(session, before.openapi)
                 tested.end()
             if target.soak_seconds:
                 reason = "what shows only with time shows before it is called done"
-                with step("soak", reason), watching.rarely():
+                with step(StepId.SOAK, reason), watching.rarely():
                     checks += soak.watch(image)
-            with step("count the probes", "no request may be lost in a change"):
+            with step(StepId.ACCOUNT_REQUESTS, "no request may be lost in a change"):
                 checks += counted(target, probers, canary)
         except BaseException as problem:
             found = before.checks + asked + checks + so_far(probers, problem)
-            recover(context, target, before, folder, lock, problem, found)
+            recover(session, before, folder, lock, problem, found)
         with suppress(PipelineError):
             lock.note(step="done")
     return Promotion(
@@ -173,14 +176,15 @@ def promote(
 
 
 def still_serves(
-    context: Context, target: Target, before: Before, image: Image, accepted: frozenset[str]
+    session: TargetSession, before: Before, image: Image, accepted: frozenset[str]
 ) -> tuple[Check, ...]:
     """The checks of a release that is left as it is. Raises :class:`VerifyFailed`."""
+    target = session.target
     expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
     judged = judge(before.snapshot, expected)
     number = before.revision.number
     try:
-        answers = health.health(context, target)
+        answers = health.health(session)
     except PipelineError as problem:
         answers = (Check("the API answers", False, reader.failed_to_text(problem)),)
     checks = (
@@ -206,30 +210,31 @@ def still_serves(
     return checks
 
 
-def preview(context: Context, target: Target, proof: Proof) -> diff.Plan:
+def preview(session: TargetSession, proof: Proof) -> diff.Plan:
     """What promoting the proven image would change, allowed or not, and what can be asked of the
     target without a trace. Changes nothing, refuses nothing but a target that is not fit to be
     changed."""
-    history = reader.find(context, target)
+    target = session.target
+    history = reader.find(session)
     image = Image(target.image_repository, proof.image.tag, proof.image.digest)
     with ExitStack() as held:
-        same = held.enter_context(rendering(context, target, {}))
-        before = inspect(context, target, history)
+        same = held.enter_context(rendering(session, {}))
+        before = inspect(session, history)
         sets = sets_of(target, before.image, image)
-        new = held.enter_context(rendering(context, target, sets))
-        planned = make_plan(context, target, before, image, history, same, new)
+        new = held.enter_context(rendering(session, sets))
+        planned = make_plan(session, before, image, history, same, new)
     asked = (
         checklist.told(checklist.API, lambda: checklist.api_kept(target, proof, before.openapi)),
         checklist.ready_under_load(proof),
         checklist.told(
-            checklist.NO_MIGRATION, lambda: checklist.no_migration(context, target, before.rendered)
+            checklist.NO_MIGRATION, lambda: checklist.no_migration(session, before.rendered)
         ),
     )
     return replace(planned, checks=before.checks + asked)
 
 
 def rollback(
-    context: Context, target: Target, revision: int | None = None, *, dry_run: bool = False
+    session: TargetSession, revision: int | None = None, *, dry_run: bool = False
 ) -> Rollback:
     """Return the release to ``revision``, else to the one an unfinished promotion recorded, else
     to the last one that serves something else than now; verified. Repairs what a killed run left
@@ -240,10 +245,11 @@ def rollback(
     it did not work, and :class:`VerifyFailed` when what serves already does not serve as it
     should.
     """
-    step = context.events.step
-    with step("find the target", "a wrong name ends here, before anything is touched"):
-        history = reader.find(context, target)
-    kube = reader.private_kube(context, target)
+    target = session.target
+    step = session.events.step
+    with step(StepId.FIND_RELEASE, "a wrong name ends here, before anything is touched"):
+        history = reader.find(session)
+    kube = session.kube
     with ExitStack() as held:
         if dry_run:
             journal = lease.journal(lease.read(kube, target.release, target.namespace))
@@ -254,28 +260,29 @@ def rollback(
             remove_left(kube, target)
             journal = lock.found
             # Now nobody else of us changes it any more.
-            history = context.helm(target.cluster).history(target.release, target.namespace)
-        with step("choose the revision", "the last that was deployed and serves something else"):
-            way = planned(context, target, history, revision, journal)
+            history = session.helm.history(target.release, target.namespace)
+        with step(StepId.CHOOSE_REVISION, "the last that was deployed and serves something else"):
+            way = planned(session, history, revision, journal)
         if dry_run:
             return way.described
         for line in way.described.lines:
-            context.events.emit("run.note", line)
-        done = _there(context, target, way) if way.nothing_to_do else _back(context, target, way)
+            session.events.emit("run.note", line)
+        done = _there(session, way) if way.nothing_to_do else _back(session, way)
         if journal.get("step") == "upgrading" or done.outcome is RollbackOutcome.ROLLED_BACK:
             with suppress(PipelineError):
                 lock.note(step="rolled back")
         return done
 
 
-def _back(context: Context, target: Target, way: Planned) -> Rollback:
-    step, helm = context.events.step, context.helm(target.cluster)
+def _back(session: TargetSession, way: Planned) -> Rollback:
+    target = session.target
+    step, helm = session.events.step, session.helm
     number = way.goal.number
     try:
-        with step("roll back", f"to revision {number}, {way.expected.tag}"):
+        with step(StepId.HELM_ROLLBACK, f"to revision {number}, {way.expected.tag}"):
             helm.rollback(target.release, number, target.namespace, timeout=target.timeout_seconds)
-        with step("verify the rollback", "the image of that revision on every pod, answering"):
-            _, now = verify_old(context, target, way.expected)
+        with step(StepId.VERIFY_ROLLBACK, "the image of that revision on every pod, answering"):
+            _, now = verify_old(session, way.expected)
             digest = on_every_pod(way.expected, now, way.known)
     except PipelineError as problem:
         raise RollbackFailed(
@@ -288,12 +295,13 @@ def _back(context: Context, target: Target, way: Planned) -> Rollback:
     return _ended(way, digest, RollbackOutcome.ROLLED_BACK, latest)
 
 
-def _there(context: Context, target: Target, way: Planned) -> Rollback:
+def _there(session: TargetSession, way: Planned) -> Rollback:
     """Nothing would change: what serves is verified and left as it is."""
+    target = session.target
     number = way.described.before.revision
     try:
-        with context.events.step("verify what is served", "it is what was asked for already"):
-            _, now = verify_old(context, target, way.expected)
+        with session.events.step(StepId.VERIFY_SERVED, "it is what was asked for already"):
+            _, now = verify_old(session, way.expected)
             digest = on_every_pod(way.expected, now, way.known)
     except Interrupted:
         raise

@@ -54,9 +54,11 @@ from ci.promotion.release.rollout import (
     fail_fast,
     troubles,
 )
+from ci.promotion.release.session import TargetSession
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token
+from ci.results import StepId
 from ci.run.context import Context
 from ci.tools import chart as charts
 from ci.tools import diagnostics
@@ -80,8 +82,7 @@ class Promote(Protocol):
 
     def __call__(
         self,
-        context: Context,
-        target: Target,
+        session: TargetSession,
         proof: Proof,
         *,
         after: Callable[[Release], None] | None = None,
@@ -94,7 +95,7 @@ class Actors:
     """What other stages do in a rehearsal; the flow hands it in."""
 
     promote: Promote
-    roll_back: Callable[[Context, Target, int], Rollback]
+    roll_back: Callable[[TargetSession, int], Rollback]
     """To a revision."""
     use: Callable[[Context, Release, str], object] | None = None
     """Creates, updates, uses and deletes an endpoint, counts executions and reads its queue at
@@ -117,9 +118,8 @@ class Found:
 
 
 def rehearse(
-    context: Context,
+    session: TargetSession,
     cluster: Cluster,
-    target: Target,
     proof: Proof,
     actors: Actors,
     *,
@@ -134,12 +134,13 @@ def rehearse(
     an image. The verdict may be a failed one. Raises :class:`RehearsalFailed` when the live
     release does not even come up here, and :class:`PlanRefused` when it is not fit to be changed.
     """
-    step, namespace = context.events.step, f"rehearsal-{target.name}"[:63].rstrip("-")
-    with step("read the live release", "what is rehearsed is what the target has"):
-        found = read(context, target)
-    with step("fit it to the gate", "replicas, resources and the cloud; nothing else differs"):
-        image = image_here(context, target, found.image)
-        adapted = fitted(context, target, found, image, redirect)
+    target = session.target
+    step, namespace = session.events.step, f"rehearsal-{target.name}"[:63].rstrip("-")
+    with step(StepId.READ_RELEASE, "what is rehearsed is what the target has"):
+        found = read(session)
+    with step(StepId.ADAPT_RELEASE, "replicas, resources and the cloud; nothing else differs"):
+        image = image_here(session, found.image)
+        adapted = fitted(session, found, image, redirect)
     there = replace(
         target,
         cluster=cluster,
@@ -152,13 +153,14 @@ def rehearse(
         soak_seconds=0,  # what shows only with time is for the target
         probing=replace(target.probing, outside_url=""),  # that way leads to the target
     )
-    kube = reader.private_kube(context, there)
+    here = TargetSession.open(session.context, there)
+    kube = here.kube
     try:
-        with step("install it on the gate", "the target's release, in a namespace of its own"):
+        with step(StepId.INSTALL_RELEASE, "the target's release, in a namespace of its own"):
             remove(kube, namespace, wait=True)
             prepare(namespace, image)
-            install(context, there, image, adapted)
-        stage = _Stage(context, there, image, actors)
+            install(here, image, adapted)
+        stage = _Stage(here, image, actors)
         stage.perform(proof)
         finished = Rehearsal(
             target=target.name,
@@ -170,14 +172,14 @@ def rehearse(
             finished=datetime.now(UTC),
         )
         if not finished.passed:
-            folder = context.folder.below("evidence", "rehearsal")
+            folder = session.folder.below("evidence", "rehearsal")
             diagnostics.collect(kube, namespace, folder)
-            context.events.note(f"evidence kept in {folder.path}")
-        _write_tables(context, finished, adapted)
+            session.events.note(f"evidence kept in {folder.path}")
+        _write_tables(session.context, finished, adapted)
         return finished
     finally:
         with suppress(PipelineError):
-            remove(reader.private_kube(context, there, during_cleanup=True), namespace)
+            remove(here.for_cleanup().kube, namespace)
 
 
 def refuse_failed(rehearsal: Rehearsal) -> None:
@@ -192,12 +194,13 @@ def refuse_failed(rehearsal: Rehearsal) -> None:
     )
 
 
-def state_of(context: Context, target: Target) -> ReleaseState:
+def state_of(session: TargetSession) -> ReleaseState:
     """What the target's release is now; a rehearsal of another state says nothing of it."""
-    history = reader.find(context, target)
-    now = reader.snapshot(reader.private_kube(context, target), target.namespace)
+    target = session.target
+    history = reader.find(session)
+    now = reader.snapshot(session.kube, target.namespace)
     image, _ = reader.running_image(target, now)
-    supplied = reader.private_helm(context, target).values(target.release, target.namespace)
+    supplied = session.helm.values(target.release, target.namespace)
     return state(history, image, supplied)
 
 
@@ -212,15 +215,16 @@ def state(history: Sequence[Revision], image: Image, supplied: Mapping[str, Any]
 # -- what is live -> what is installed here --------------------------------------------------------
 
 
-def read(context: Context, target: Target) -> Found:
+def read(session: TargetSession) -> Found:
     """The live release. Raises :class:`PlanRefused` when it is not fit to be changed."""
-    history = reader.find(context, target)
+    target = session.target
+    history = reader.find(session)
     revision = history_.deployed_revision(
         history, rollback=f"python3 pipeline.py rollback --target {target.name}"
     )
-    chart = context.path(target.chart)
+    chart = session.path(target.chart)
     rules.same_chart(revision.chart, charts.metadata(chart))
-    kube, helm = reader.private_kube(context, target), reader.private_helm(context, target)
+    kube, helm = session.kube, session.helm
     stored = reader.stored(kube, helm, target, revision.number)
     check = rules.chart_is_live(stored.chart, chart, stored.values)
     image, digests = reader.running_image(target, reader.snapshot(kube, target.namespace))
@@ -229,7 +233,7 @@ def read(context: Context, target: Target) -> Found:
             f"the release's pods run {len(digests)} different digests of {image.by_tag}",
             remedy="repair the release first: its one image is what a rehearsal begins with",
         )
-    context.events.note(
+    session.events.note(
         f"revision {revision.number}, {revision.chart} ({check.evidence}), {image.by_tag}"
     )
     return Found(
@@ -242,30 +246,32 @@ def read(context: Context, target: Target) -> Found:
     )
 
 
-def image_here(context: Context, target: Target, image: Image) -> Image:
+def image_here(session: TargetSession, image: Image) -> Image:
     """The live image where the gate's nodes can pull it: copied by digest from the target's
     registry, unless it is in the local one already."""
-    local = context.tools.registry
+    target = session.target
+    local = session.tools.registry
     if image.repository.startswith(f"{local.name}/"):
         return image
     here = replace(image, repository=f"{local.name}/rehearsal/{target.name}")
     with (
         open_repository(
-            image.repository, local=local, login=target.login, programs=context.programs
+            image.repository, local=local, login=target.login, programs=session.programs
         ) as source,
-        open_repository(here.repository, local=local, programs=context.programs) as into,
+        open_repository(here.repository, local=local, programs=session.programs) as into,
     ):
         if into.digest(here.tag) != here.digest:
-            context.events.note(f"copying {image.digest.short} to {here.repository}")
+            session.events.note(f"copying {image.digest.short} to {here.repository}")
             copy(source, into, here)
     return here
 
 
 def fitted(
-    context: Context, target: Target, found: Found, image: Image, redirect: Mapping[str, Any]
+    session: TargetSession, found: Found, image: Image, redirect: Mapping[str, Any]
 ) -> Adapted:
     """The live values as they fit here; each that differs is a note."""
-    described = context.settings.rehearsal
+    target = session.target
+    described = session.settings.rehearsal
     over = charts.merge(redirect, described.values)
     for dotted in target.repository_values:
         if reader.value_at(found.every, dotted) not in (None, image.repository):
@@ -276,21 +282,22 @@ def fitted(
     limits = Limits(described.replicas, described.cpu, described.memory)
     adapted = adapt(found.supplied, found.every, over, limits)
     for change in adapted.changes:
-        context.events.note(str(change))
+        session.events.note(str(change))
     return adapted
 
 
-def install(context: Context, there: Target, image: Image, adapted: Adapted) -> None:
+def install(session: TargetSession, image: Image, adapted: Adapted) -> None:
     """``helm install``, and the wait for every pod; ended at once by one that is unrecoverable."""
+    there = session.target
     remedy = (
         "see the pods' logs in the run's folder; lead what it needs of the cloud to stand-ins with"
         " rehearsal.values in pipeline.toml"
     )
-    kube, watch = reader.private_kube(context, there), Watch()
+    kube, watch = session.kube, Watch()
 
     def look(now: Snapshot, _: Judgement) -> None:
         try:
-            fail_fast(watch, context.clock.monotonic(), troubles(now.pods))
+            fail_fast(watch, session.clock.monotonic(), troubles(now.pods))
         except UnrecoverablePod as problem:
             raise RehearsalFailed(f"it does not come up: {problem}", remedy=remedy) from problem
 
@@ -298,9 +305,9 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
         there.deployments, there.gateway, image.repository, image.tag, frozenset({image.digest})
     )
     try:
-        reader.private_helm(context, there).install(
+        session.helm.install(
             there.release,
-            context.path(there.chart),
+            session.path(there.chart),
             there.namespace,
             adapted.values,
             timeout=there.timeout_seconds,
@@ -311,13 +318,13 @@ def install(context: Context, there: Target, image: Image, adapted: Adapted) -> 
             there,
             expected,
             timeout=there.timeout_seconds,
-            clock=context.clock,
+            clock=session.clock,
             look=look,
         )
     except Interrupted:
         raise
     except PipelineError as problem:
-        folder = context.folder.below("evidence", "rehearsal")
+        folder = session.folder.below("evidence", "rehearsal")
         diagnostics.collect(kube, there.namespace, folder)
         raise RehearsalFailed(
             f"the live release cannot be rehearsed: {reader.failed_to_text(problem)}", remedy=remedy
@@ -342,33 +349,36 @@ class _Over(Exception):
 class _Stage:
     """The release on the gate, and what was found so far."""
 
-    context: Context
-    there: Target
+    session: TargetSession
+    """Of the release on the gate cluster."""
     old: Image
     actors: Actors
     checks: list[Check] = field(default_factory=list)
     looks: list[Seen] = field(default_factory=list)
 
+    @property
+    def there(self) -> Target:
+        return self.session.target
+
     def perform(self, proof: Proof) -> None:
-        step = self.context.events.step
-        with step("look before the change", "what is usual here is no finding later"):
+        step = self.session.events.step
+        with step(StepId.REHEARSAL_BASELINE, "what is usual here is no finding later"):
             self.look()
         with suppress(_Over):
-            with step("rehearse the upgrade", "exactly as the target will be upgraded"):
+            with step(StepId.REHEARSE_UPGRADE, "exactly as the target will be upgraded"):
                 self.promote(UPGRADE, proof)
-            with step("rehearse it unchanged", "an upgrade that changes nothing breaks nothing"):
+            with step(StepId.REHEARSE_REPEAT, "an upgrade that changes nothing breaks nothing"):
                 self.promote(AGAIN, proof)
-            with step("rehearse a failure", "rolled back by the same code, to what it was"):
+            with step(StepId.REHEARSE_FAILURE, "rolled back by the same code, to what it was"):
                 self.fail(proof)
-            with step("rehearse the way back", "to the image that is live now"):
+            with step(StepId.REHEARSE_RETURN, "to the image that is live now"):
                 self.go_back()
 
     def promote(self, name: str, proof: Proof) -> None:
         """A whole promotion. What is found at its end does not roll it back: it shall show."""
         try:
             promoted = self.actors.promote(
-                self.within(name),
-                self.there,
+                self.session.within(self.within(name)),
                 proof,
                 after=lambda release: self.examine(name, release),
                 force=True,  # also where nothing changes: that is what is rehearsed
@@ -390,7 +400,9 @@ class _Stage:
 
         what = "it is rolled back"
         try:
-            self.actors.promote(self.within(FAILURE), self.there, proof, after=refuse, force=True)
+            self.actors.promote(
+                self.session.within(self.within(FAILURE)), proof, after=refuse, force=True
+            )
         except Interrupted:
             raise
         except PipelineError as problem:
@@ -405,7 +417,7 @@ class _Stage:
         """``rollback`` to the image that was live at the beginning."""
         what = "the old image serves again"
         try:
-            number = self.actors.roll_back(self.within(RETURN), self.there, 1).revision
+            number = self.actors.roll_back(self.session.within(self.within(RETURN)), 1).revision
         except Interrupted:
             raise
         except PipelineError as problem:
@@ -419,8 +431,8 @@ class _Stage:
 
     def within(self, name: str) -> Context:
         """The run, with a folder of its own for a change's backups and evidence."""
-        folder = self.context.folder.below("rehearsal", name.replace(" ", "-"))
-        return replace(self.context, run_dir=folder.make())
+        folder = self.session.folder.below("rehearsal", name.replace(" ", "-"))
+        return replace(self.session.context, run_dir=folder.make())
 
     # -- what came of them --
 
@@ -458,35 +470,35 @@ class _Stage:
         return image.tag, image.repository
 
     def latest(self) -> int:
-        helm = reader.private_helm(self.context, self.there)
-        return helm.history(self.there.release, self.there.namespace)[-1].number
+        return self.session.helm.history(self.there.release, self.there.namespace)[-1].number
 
     def look(self) -> Seen:
-        self.looks.append(look(self.context, self.there))
+        self.looks.append(look(self.session))
         return self.looks[-1]
 
     def found(self, name: str, *checks: Check) -> None:
         for check in checks:
             self.checks.append(replace(check, name=f"{name}: {check.name}"))
             if not check.ok:
-                self.context.events.note(f"FAILED: {check.name}: {check.evidence}")
+                self.session.events.note(f"FAILED: {check.name}: {check.evidence}")
 
 
 # -- looking ---------------------------------------------------------------------------------------
 
 
-def look(context: Context, there: Target) -> Seen:
+def look(session: TargetSession) -> Seen:
     """The release as the last change left it: pods, tokens, logs, objects. Waits until that
     change has settled: whoever uses the service may do so while old pods drain, but two looks
     compare only when neither sees them. Raises :class:`WaitTimeout`."""
-    kube = reader.private_kube(context, there)
+    there = session.target
+    kube = session.kube
     now = reader.wait_settled(
-        kube, there, there.deployments, timeout=SETTLE_SECONDS, clock=context.clock
+        kube, there, there.deployments, timeout=SETTLE_SECONDS, clock=session.clock
     )
     pods = [pod for name in there.deployments for pod in now.live_pods_of(name)]
     made = {pod["metadata"]["name"]: pod["metadata"]["creationTimestamp"] for pod in pods}
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="look") as pool:
-        objects = pool.submit(_objects, context, there)
+        objects = pool.submit(_objects, session)
         tokens = [
             pool.submit(_token, kube, there.namespace, mount, made[mount.pod])
             for mount in condition.mounts(pods)
@@ -519,9 +531,10 @@ def _token(kube: Kube, namespace: str, mount: Mount, made: str) -> Token:
     return Token(mount, uid, made)
 
 
-def _objects(context: Context, there: Target) -> list[dict[str, Any]]:
+def _objects(session: TargetSession) -> list[dict[str, Any]]:
     """The release's objects and hooks, live."""
-    helm, kube = reader.private_helm(context, there), reader.private_kube(context, there)
+    there = session.target
+    helm, kube = session.helm, session.kube
     texts = (
         helm.manifest(there.release, there.namespace),
         helm.hooks(there.release, there.namespace),

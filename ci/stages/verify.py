@@ -9,7 +9,7 @@ from datetime import datetime
 
 from ci.digest import UNKNOWN, Digest
 from ci.errors import PipelineError, VerifyFailed, WaitTimeout
-from ci.model import Check, Image, Target
+from ci.model import Check, Image
 from ci.promotion.preflight.inspect import SERVING_SECONDS
 from ci.promotion.release import health as health_
 from ci.promotion.release import logs, manifest, reader
@@ -25,7 +25,7 @@ from ci.promotion.release.rollout import (
     terminating,
     troubles,
 )
-from ci.run.context import Context
+from ci.promotion.release.session import TargetSession
 from ci.tools.helm import Revision
 from ci.tools.kube import Kube
 from ci.tools.registry import open_repository
@@ -65,11 +65,12 @@ class Status:
     pods: tuple[PodRow, ...]
 
 
-def status(context: Context, target: Target) -> Status:
+def status(session: TargetSession) -> Status:
     """Revisions, Deployments and pods of a target as they are now. Changes nothing."""
-    history = reader.find(context, target)
-    now = reader.snapshot(reader.private_kube(context, target), target.namespace)
-    names = _names(context, target, now)
+    target = session.target
+    history = reader.find(session)
+    now = reader.snapshot(session.kube, target.namespace)
+    names = _names(session, now)
     return Status(
         target=target.name,
         release=target.release,
@@ -80,10 +81,11 @@ def status(context: Context, target: Target) -> Status:
     )
 
 
-def _names(context: Context, target: Target, now: Snapshot) -> tuple[str, ...]:
+def _names(session: TargetSession, now: Snapshot) -> tuple[str, ...]:
+    target = session.target
     if target.deployments:
         return target.deployments
-    helm = reader.private_helm(context, target)
+    helm = session.helm
     rendered = manifest.parse(helm.manifest(target.release, target.namespace), "")
     return reader.deployments_of(target, rendered.objects) or tuple(now.deployments)
 
@@ -124,27 +126,28 @@ def _pod_rows(name: str, now: Snapshot) -> list[PodRow]:
     return rows
 
 
-def verify(context: Context, target: Target, image: Image | None = None) -> tuple[Check, ...]:
+def verify(session: TargetSession, image: Image | None = None) -> tuple[Check, ...]:
     """The plan's success criteria, each with its evidence.
 
     ``image`` is what shall run; without it, what the release names. Raises
     :class:`VerifyFailed` naming every criterion that is not met; each is a note of the run.
     """
-    kube = reader.private_kube(context, target)
+    target = session.target
+    kube = session.kube
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="verify") as pool:
-        answers = pool.submit(_answers, context, target)
-        history = reader.find(context, target)
+        answers = pool.submit(_answers, session)
+        history = reader.find(session)
         now = reader.snapshot(kube, target.namespace)
         health = answers.result()
-    names = _names(context, target, now)
+    names = _names(session, now)
     running, digests = reader.running_image(target, now)
     repository, tag = running.repository, running.tag
     accepted: frozenset[str] = digests if len(digests) == 1 else frozenset()
     if image is not None:
         repository, tag = target.image_repository, image.tag
-        accepted = _accepted(context, target, image)
+        accepted = _accepted(session, image)
     expected = Expected(names, target.gateway, repository, tag, accepted)
-    judged, now = _settled(context, kube, target, expected, now)
+    judged, now = _settled(session, kube, expected, now)
     _, digests = reader.running_image(target, now)
     pods = [pod for name in names for pod in now.live_pods_of(name)]
     unready = [p["metadata"]["name"] for p in pods if not ready(p)]
@@ -176,7 +179,7 @@ def verify(context: Context, target: Target, image: Image | None = None) -> tupl
         )
     )
     for check in checks:
-        context.events.note(f"{'ok' if check.ok else 'FAILED'}: {check.name}: {check.evidence}")
+        session.events.note(f"{'ok' if check.ok else 'FAILED'}: {check.name}: {check.evidence}")
     failed = [f"{check.name} ({check.evidence})" for check in checks if not check.ok]
     if failed:
         raise VerifyFailed(f"{target.release} does not meet its criteria: {'; '.join(failed)}")
@@ -184,35 +187,37 @@ def verify(context: Context, target: Target, image: Image | None = None) -> tupl
 
 
 def _settled(
-    context: Context, kube: Kube, target: Target, expected: Expected, now: Snapshot
+    session: TargetSession, kube: Kube, expected: Expected, now: Snapshot
 ) -> tuple[Judgement, Snapshot]:
     """The judgement of ``now``; where all that is wrong is that pods drain (after a change, a
     scale-down or the loss of a node), that of what is there once they have gone."""
+    target = session.target
     judged = judge(now, expected)
     if judged.complete or not judge(now.without_terminating(), expected).complete:
         return judged, now
     with suppress(WaitTimeout):
         return reader.wait_complete(
-            kube, target, expected, timeout=SERVING_SECONDS, clock=context.clock
+            kube, target, expected, timeout=SERVING_SECONDS, clock=session.clock
         )
     now = reader.snapshot(kube, target.namespace)
     return judge(now, expected), now
 
 
-def _answers(context: Context, target: Target) -> tuple[Check, ...]:
+def _answers(session: TargetSession) -> tuple[Check, ...]:
     """Every health path, as a client asks it; one check that failed where there is no way."""
     try:
-        return health_.health(context, target)
+        return health_.health(session)
     except PipelineError as problem:
         return (Check("the API answers", False, reader.failed_to_text(problem)),)
 
 
-def _accepted(context: Context, target: Target, image: Image) -> frozenset[str]:
+def _accepted(session: TargetSession, image: Image) -> frozenset[str]:
     """The digest and, of an index, its platforms' manifests."""
+    target = session.target
     with open_repository(
         target.image_repository,
-        local=context.tools.registry,
+        local=session.tools.registry,
         login=target.login,
-        programs=context.programs,
+        programs=session.programs,
     ) as repository:
         return repository.equivalents(image.digest)

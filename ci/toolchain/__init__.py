@@ -20,6 +20,7 @@ import httpx
 
 from ci.errors import CommandFailed, DiskFull, DockerUnavailable, Interrupted, ToolchainError
 from ci.model import Registry, Tools
+from ci.results import StepId
 from ci.run.events import Events
 from ci.toolchain import components, pins, recipes, services
 from ci.toolchain.binaries import (
@@ -186,7 +187,7 @@ class _Obtaining:
 
     def _lane(self, pool: ThreadPoolExecutor, name: str, work: Callable[[], T]) -> Future[T]:
         def run() -> T:
-            with self.events.step(f"toolchain: {name}"):
+            with self.events.step(StepId.TOOL, subject=name):
                 return work()
 
         # In the caller's context, so that a lane is shown as part of its step.

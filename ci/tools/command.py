@@ -60,6 +60,10 @@ class Programs:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
 
+    def unlogged(self) -> Programs:
+        """The same, without log files: for programs that print what holds secrets."""
+        return Programs(env=self.env, cancel=self.cancel, redactor=self.redactor)
+
     def hide(self, secret: str) -> None:
         """Never let ``secret`` reach a file of the run, the terminal or an error."""
         self.redactor.add(secret)

@@ -14,6 +14,9 @@ from ci.errors import ChartInvalid, CommandFailed, PipelineError
 from ci.model import Cluster
 from ci.tools.command import Output, Programs
 
+READING = frozenset({"get", "history", "list", "show", "status", "template"})
+"""Commands that change nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Revision:
@@ -34,6 +37,7 @@ class Helm:
         self.cluster = cluster
         self._helm = helm
         self._programs = programs
+        self._reading = programs.unlogged()
         self._during_cleanup = during_cleanup
 
     def for_cleanup(self) -> Helm:
@@ -63,8 +67,12 @@ class Helm:
         error: type[PipelineError] = CommandFailed,
         during_cleanup: bool = False,
     ) -> Output:
-        """Any helm command. ``timeout`` in seconds, for the program (not helm's own)."""
-        return self._programs.run(
+        """Any helm command. ``timeout`` in seconds, for the program (not helm's own). What
+        a command prints that only reads is kept in no log: values and manifests hold secrets that
+        no pattern recognises."""
+        reads = words[0] in READING or any(word.startswith("--dry-run") for word in words)
+        programs = self._reading if reads else self._programs
+        return programs.run(
             self.argv(*words, namespace=namespace),
             log=f"helm-{self.cluster.name}",
             input=input,

@@ -14,7 +14,7 @@ from ci.model import Cluster
 from ci.tools import api
 from ci.tools.api import Answer, Object
 from ci.tools.command import Output, Programs
-from ci.tools.wait import Clock, SystemClock, wait_until
+from ci.tools.wait import Clock, uncancelled, wait_until
 
 REMOVE_SECONDS = 15
 """How long the API may take to hear that pods are not needed any more."""
@@ -35,13 +35,20 @@ class Kube:
         self.cluster = cluster
         self._kubectl = kubectl
         self._programs = programs
+        self._reading = programs.unlogged()
         self._clock = clock
         self._during_cleanup = during_cleanup
         self._resources: dict[str, dict[str, str]] = {}
 
     def for_cleanup(self) -> Kube:
         """The same cluster, with programs that also run after the run was cancelled."""
-        return Kube(self._kubectl, self.cluster, self._programs, SystemClock(), during_cleanup=True)
+        return Kube(
+            self._kubectl,
+            self.cluster,
+            self._programs,
+            uncancelled(self._clock),
+            during_cleanup=True,
+        )
 
     def _argv(self, *words: str) -> list[str]:
         return [
@@ -62,8 +69,10 @@ class Kube:
         error: type[PipelineError] = CommandFailed,
         during_cleanup: bool = False,
     ) -> Output:
-        """Any kubectl command. ``timeout`` in seconds."""
-        return self._programs.run(
+        """Any kubectl command. ``timeout`` in seconds. What ``get`` prints is kept in no log:
+        objects hold secrets that no pattern recognises."""
+        programs = self._reading if words[0] == "get" else self._programs
+        return programs.run(
             self._argv(*words),
             log=f"kubectl-{self.cluster.name}",
             input=input,

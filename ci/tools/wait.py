@@ -20,21 +20,44 @@ class Clock(Protocol):
         """Seconds since an arbitrary start."""
 
     def sleep(self, seconds: float) -> None:
-        """Pass ``seconds``; raises :class:`ci.errors.Interrupted` when cancelled."""
+        """Pass ``seconds``."""
 
 
 class SystemClock:
-    """Real time. ``cancel`` ends a sleep at once, so that Ctrl-C is never slept through."""
-
-    def __init__(self, cancel: threading.Event | None = None) -> None:
-        self._cancel = cancel if cancel is not None else threading.Event()
+    """Real time. It knows of no cancellation: see :class:`Cancellable`."""
 
     def monotonic(self) -> float:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class Cancellable:
+    """A clock whose sleeps end at once when ``cancel`` is set, so that Ctrl-C is never slept
+    through. What has to be done after a cancellation (a rollback, a cleanup) sleeps on
+    :func:`uncancelled`."""
+
+    def __init__(self, clock: Clock, cancel: threading.Event) -> None:
+        self._clock = clock
+        self._cancel = cancel
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Raises :class:`ci.errors.Interrupted` when cancelled."""
         if self._cancel.wait(seconds):
             raise Interrupted("interrupted while waiting")
+
+
+def uncancelled(clock: Clock) -> Clock:
+    """The same time, for what also has to run after the run was cancelled."""
+    return clock.clock if isinstance(clock, Cancellable) else clock
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ci.model import Cluster, Image, Proof, Release, Result
-from ci.promotion.plan.diff import Plan
+from ci.model import Cluster, Image, Preview, Proof, Release, Result
+from ci.results import Check, CheckGroup, Phase, StepId
 from ci.run.context import Context
 from ci.run.scheduler import Flow, Pending
 from ci.settings import DEMO_TARGET, Options
@@ -31,15 +31,30 @@ def run(context: Context, options: Options) -> Result:
         context.home.lock("gate", f"the {gate.name} cluster"),
         Flow(context.events, context.programs) as flow,
     ):
-        flow.step("chart", "one that does not render ends the run at once", deploy.render, context)
-        flow.step("stale", "what a killed run left is removed first", cluster.remove_stale, context)
+        flow.step(
+            StepId.RENDER_CHART,
+            "one that does not render ends the run at once",
+            deploy.render,
+            context,
+        )
+        flow.step(
+            StepId.REMOVE_STALE_CLUSTERS,
+            "what a killed run left is removed first",
+            cluster.remove_stale,
+            context,
+        )
         tag = build.new_tag(context)
         emulator = flow.beside(
-            "emulator", "its content is its tag: built once", build.build_emulator, context
+            StepId.BUILD_EMULATOR,
+            "its content is its tag: built once",
+            build.build_emulator,
+            context,
         )
-        image = flow.beside("build", "the one build and the one push", build.build, context, tag)
+        image = flow.beside(
+            StepId.BUILD, "the one build and the one push", build.build, context, tag
+        )
         place = flow.beside(
-            "gate",
+            StepId.GATE_CLUSTER,
             "a fresh cluster, beside the build",
             environments.gate_cluster,
             flow,
@@ -48,7 +63,7 @@ def run(context: Context, options: Options) -> Result:
             image,
         )
         target = flow.beside(
-            "target",
+            StepId.LOOK_UP_TARGET,
             "it must be there before anything is proven for it",
             environments.find_target,
             context,
@@ -60,25 +75,24 @@ def run(context: Context, options: Options) -> Result:
         goal = target.result()
         if environments.wants_rehearsal(context, options.target):
             flow.step(
-                "rehearse",
+                StepId.REHEARSE,
                 "what breaks the target's release breaks it here first",
                 handoffs.rehearse,
-                context,
-                here,
                 goal,
+                here,
                 emulator.result(),
                 proven,
             )
         if not options.keep_cluster:
             flow.beside(
-                "gate gone",
+                StepId.DELETE_GATE_CLUSTER,
                 "it has served; its cores help the promotion",
                 environments.quietly_delete,
                 context,
                 here.name,
             )
         proof = flow.step(
-            "evidence",
+            StepId.VERIFY_EVIDENCE,
             "what the registry holds decides, not what we remember",
             handoffs.evidence,
             context,
@@ -86,32 +100,36 @@ def run(context: Context, options: Options) -> Result:
             options,
         )
         promoted = flow.step(
-            "promote",
+            StepId.PROMOTE,
             "only the image changes; what is served already is verified",
             handoffs.promote,
-            context,
             goal,
             proof,
             force=options.force,
         )
         checks = flow.step(
-            "verify",
+            StepId.VERIFY,
             "the plan's success criteria, on the live state",
             verification.verify,
-            context,
             goal,
             promoted.after,
         )
-        return Result(release.image, proof, promoted, checks)
+        return Result(release.image, proof, promoted, live(checks))
 
 
 def prove_on(
     flow: Flow, context: Context, here: Cluster, emulator: Pending[Image], image: Pending[Image]
 ) -> tuple[Release, Proof]:
     """From a cluster to evidence: what ``run`` and ``prove`` have in common."""
-    standins = flow.step("keys", "what opens the stand-ins", deploy.prepare_standins, context, here)
+    standins = flow.step(
+        StepId.STANDIN_CREDENTIALS,
+        "what opens the stand-ins",
+        deploy.prepare_standins,
+        context,
+        here,
+    )
     cloud = flow.beside(
-        "stand-ins",
+        StepId.START_STANDINS,
         "the cloud, for the gate",
         deploy.start_standins,
         context,
@@ -119,7 +137,7 @@ def prove_on(
         emulator.result(),
     )
     deployed = flow.beside(
-        "deploy",
+        StepId.DEPLOY,
         "the image under test; it waits for its cloud by itself",
         handoffs.deploy_gate,
         context,
@@ -133,7 +151,7 @@ def prove_on(
         return deployed.result()
 
     proof = flow.step(
-        "prove",
+        StepId.PROVE,
         "the end-to-end tests decide; they start beside what they test",
         handoffs.proven_here,
         context,
@@ -141,19 +159,31 @@ def prove_on(
         standins,
     )
     flow.step(
-        "attest", "signed, and found by digest from any machine", handoffs.attested, context, proof
+        StepId.ATTEST,
+        "signed, and found by digest from any machine",
+        handoffs.attested,
+        context,
+        proof,
     )
     return deployed.result(), proof
+
+
+def live(checks: tuple[Check, ...]) -> tuple[CheckGroup, ...]:
+    """What was verified on the live release."""
+    return (CheckGroup(Phase.AFTER, checks),)
 
 
 def build_only(context: Context, options: Options) -> Result:
     """Build and publish, nothing else."""
     with Flow(context.events, context.programs) as flow:
         emulator = flow.beside(
-            "emulator", "its content is its tag: built once", build.build_emulator, context
+            StepId.BUILD_EMULATOR,
+            "its content is its tag: built once",
+            build.build_emulator,
+            context,
         )
         tag = build.new_tag(context)
-        image = flow.step("build", "the one build and the one push", build.build, context, tag)
+        image = flow.step(StepId.BUILD, "the one build and the one push", build.build, context, tag)
         emulator.result()
         return Result(image)
 
@@ -176,16 +206,29 @@ def prove_only(context: Context, options: Options) -> Result:
         context.home.lock("gate", f"the {gate.name} cluster"),
         Flow(context.events, context.programs) as flow,
     ):
-        flow.step("chart", "one that does not render ends the run at once", deploy.render, context)
-        flow.step("stale", "what a killed run left is removed first", cluster.remove_stale, context)
+        flow.step(
+            StepId.RENDER_CHART,
+            "one that does not render ends the run at once",
+            deploy.render,
+            context,
+        )
+        flow.step(
+            StepId.REMOVE_STALE_CLUSTERS,
+            "what a killed run left is removed first",
+            cluster.remove_stale,
+            context,
+        )
         emulator = flow.beside(
-            "emulator", "its content is its tag: built once", build.build_emulator, context
+            StepId.BUILD_EMULATOR,
+            "its content is its tag: built once",
+            build.build_emulator,
+            context,
         )
         image = flow.beside(
-            "build", "unchanged source is not built again", handoffs.latest_or_built, context
+            StepId.BUILD, "unchanged source is not built again", handoffs.latest_or_built, context
         )
         here = flow.step(
-            "gate",
+            StepId.GATE_CLUSTER,
             "a kept cluster saves time",
             environments.kept_cluster,
             flow,
@@ -207,9 +250,14 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
         context.home.lock("gate", f"the {context.settings.gate.name} cluster"),
         Flow(context.events, context.programs) as flow,
     ):
-        flow.step("stale", "what a killed run left is removed first", cluster.remove_stale, context)
+        flow.step(
+            StepId.REMOVE_STALE_CLUSTERS,
+            "what a killed run left is removed first",
+            cluster.remove_stale,
+            context,
+        )
         proof = flow.step(
-            "evidence",
+            StepId.VERIFY_EVIDENCE,
             "only what was proven is worth a rehearsal",
             attest.verified,
             context,
@@ -217,25 +265,36 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
             environments.chart_of(context, options.target),
         )
         emulator = flow.beside(
-            "emulator", "its content is its tag: built once", build.build_emulator, context
+            StepId.BUILD_EMULATOR,
+            "its content is its tag: built once",
+            build.build_emulator,
+            context,
         )
         goal = flow.step(
-            "target", "it must be there", environments.found_target, context, options.target
+            StepId.LOOK_UP_TARGET,
+            "it must be there",
+            environments.found_target,
+            context,
+            options.target,
         )
         here = flow.step(
-            "gate", "a kept cluster saves time", environments.kept_cluster, flow, context, options
+            StepId.GATE_CLUSTER,
+            "a kept cluster saves time",
+            environments.kept_cluster,
+            flow,
+            context,
+            options,
         )
         found = flow.step(
-            "rehearse",
+            StepId.REHEARSE,
             "what breaks the target's release breaks it here first",
             handoffs.rehearse,
-            context,
-            here,
             goal,
+            here,
             emulator.result(),
             proof,
         )
-        return Result(proof.image, proof, checks=found.checks)
+        return Result(proof.image, proof, groups=(CheckGroup(Phase.REHEARSAL, found.checks),))
 
 
 def promote_only(context: Context, options: Options, image: str) -> Result:
@@ -245,30 +304,37 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
     wanted = handoffs.source(context, image, options.target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
-            "evidence", "only what was proven may pass", handoffs.evidence, context, wanted, options
+            StepId.VERIFY_EVIDENCE,
+            "only what was proven may pass",
+            handoffs.evidence,
+            context,
+            wanted,
+            options,
         )
         goal = flow.step(
-            "target", "it must be there", environments.found_target, context, options.target
+            StepId.LOOK_UP_TARGET,
+            "it must be there",
+            environments.found_target,
+            context,
+            options.target,
         )
-        goal = replace(goal, chart_change=options.chart_change)
+        goal = goal.of(replace(goal.target, chart_change=options.chart_change))
         promoted = flow.step(
-            "promote",
+            StepId.PROMOTE,
             "only the image changes; what is served already is verified",
             handoffs.promote,
-            context,
             goal,
             proof,
             force=options.force,
         )
         checks = flow.step(
-            "verify",
+            StepId.VERIFY,
             "the plan's success criteria, on the live state",
             verification.verify,
-            context,
             goal,
             promoted.after,
         )
-        return Result(proof.image, proof, promoted, checks)
+        return Result(proof.image, proof, promoted, live(checks))
 
 
 def promote_to(
@@ -281,16 +347,16 @@ def promote_to(
         return promote_only(context, replace(options, target=chosen.targets[0]), image)
     # Once for all: a proof that ends meanwhile must not send the later targets another image.
     image = handoffs.named(context, image)
-    return Result(checks=fleet.promote(context, chosen, image, words))
+    return Result(groups=fleet.promote(context, chosen, image, words))
 
 
-def plan(context: Context, options: Options, image: str) -> Plan:
+def plan(context: Context, options: Options, image: str) -> Preview:
     """What promoting a proven image would change on a target. Changes nothing."""
     environments.check_target_name(context, options.target)
     wanted = handoffs.source(context, image, options.target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
-            "evidence",
+            StepId.VERIFY_EVIDENCE,
             "it names the tag, and only what was proven may pass",
             attest.verified,
             context,
@@ -298,17 +364,21 @@ def plan(context: Context, options: Options, image: str) -> Plan:
             environments.chart_of(context, options.target),
         )
         goal = flow.step(
-            "target", "it must be there", environments.found_target, context, options.target
+            StepId.LOOK_UP_TARGET,
+            "it must be there",
+            environments.found_target,
+            context,
+            options.target,
         )
-        goal = replace(goal, chart_change=options.chart_change)
-        return flow.step(
-            "plan",
+        goal = goal.of(replace(goal.target, chart_change=options.chart_change))
+        found = flow.step(
+            StepId.PLAN,
             "rendered by the target's own server, with its live values",
             promotion.preview,
-            context,
             goal,
             proof,
         )
+    return context.programs.redactor.data(found)
 
 
 def approve_only(context: Context, options: Options, image: str) -> Result:
@@ -317,7 +387,7 @@ def approve_only(context: Context, options: Options, image: str) -> Result:
     wanted = handoffs.source(context, image, options.target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
-            "evidence",
+            StepId.VERIFY_EVIDENCE,
             "nobody approves what was not proven",
             attest.verified,
             context,
@@ -325,7 +395,7 @@ def approve_only(context: Context, options: Options, image: str) -> Result:
             environments.chart_of(context, options.target),
         )
         flow.step(
-            "approve",
+            StepId.APPROVE,
             "a second statement beside the evidence",
             attest.approve,
             context,
@@ -341,12 +411,14 @@ def verify_only(context: Context, options: Options) -> Result:
     environments.check_target_name(context, options.target)
     with Flow(context.events, context.programs) as flow:
         goal = flow.step(
-            "target", "it must be there", environments.found_target, context, options.target
+            StepId.LOOK_UP_TARGET,
+            "it must be there",
+            environments.found_target,
+            context,
+            options.target,
         )
-        checks = flow.step(
-            "verify", "the plan's success criteria", verification.verify, context, goal
-        )
-        return Result(checks=checks)
+        checks = flow.step(StepId.VERIFY, "the plan's success criteria", verification.verify, goal)
+        return Result(groups=live(checks))
 
 
 def roll_back(
@@ -357,13 +429,16 @@ def roll_back(
     environments.check_target_name(context, options.target)
     with Flow(context.events, context.programs) as flow:
         goal = flow.step(
-            "target", "it must be there", environments.found_target, context, options.target
+            StepId.LOOK_UP_TARGET,
+            "it must be there",
+            environments.found_target,
+            context,
+            options.target,
         )
         found = flow.step(
-            "rollback",
+            StepId.ROLLBACK,
             "to what served before",
             promotion.rollback,
-            context,
             goal,
             revision,
             dry_run=dry_run,
@@ -374,4 +449,4 @@ def roll_back(
 def status(context: Context, options: Options) -> verification.Status:
     """What a target runs. Changes nothing."""
     environments.check_target_name(context, options.target)
-    return verification.status(context, environments.found_target(context, options.target))
+    return verification.status(environments.found_target(context, options.target))

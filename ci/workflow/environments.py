@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ci.errors import SettingsError
 from ci.model import Cluster, Gates, Image, Login, Probing, Query, StandIns, Target
+from ci.promotion.release.session import TargetSession
+from ci.results import StepId
 from ci.run.context import Context
 from ci.run.scheduler import Flow, Pending
 from ci.settings import DEMO_TARGET, Options, TargetSettings
@@ -33,7 +35,7 @@ def gate_cluster(
     name = context.settings.gate.name
     if options.keep_cluster:
         return cluster.ensure(context, name, wanted_images(context, image))
-    flow.cleanup("clean up", cluster.delete, context, name)
+    flow.cleanup(StepId.CLEAN_UP, cluster.delete, context, name)
     return cluster.create(context, name, wanted_images(context, image))
 
 
@@ -77,12 +79,12 @@ def check_target_name(context: Context, name: str) -> None:
     known = [DEMO_TARGET, *context.settings.targets]
     if name not in known:
         raise SettingsError(
-            f"there is no target {name!r}; there is {', '.join(known)}",
+            f"unknown target {name!r}; known targets: {', '.join(known)}",
             remedy=f"add a [targets.{name}] block to pipeline.toml, or name another with --target",
         )
 
 
-def find_target(context: Context, name: str, emulator: Pending[Image]) -> Target:
+def find_target(context: Context, name: str, emulator: Pending[Image]) -> TargetSession:
     """The target, its release there; the demonstration one is made when it is missing."""
     if name != DEMO_TARGET:
         return found_target(context, name)
@@ -102,17 +104,17 @@ def find_target(context: Context, name: str, emulator: Pending[Image]) -> Target
         )
     else:
         deploy.settled(context, here, DEMO_NAMESPACE)
-    return demo_target(context, here, standins)
+    return TargetSession.open(context, demo_target(context, here, standins))
 
 
-def found_target(context: Context, name: str) -> Target:
+def found_target(context: Context, name: str) -> TargetSession:
     """A target that is there already. Raises :class:`SettingsError` for the demonstration one
     before its first run; what a real one lacks is found by the promotion's own questions."""
     described = context.settings.targets.get(name)
     if described is not None:
-        target = real_target(context, name, described)
-        verification.status(context, target)
-        return target
+        session = TargetSession.open(context, real_target(context, name, described))
+        verification.status(session)
+        return session
     here = cluster.find(context, DEMO_TARGET)
     if here is None:
         raise SettingsError(
@@ -121,8 +123,10 @@ def found_target(context: Context, name: str) -> Target:
         )
     emulator = build.find_emulator(context)
     if emulator is None:  # not built from this source: what another checkout started is used
-        return demo_target(context, here, deploy.prepare_standins(context, here))
-    return demo_target(context, here, deploy.standins(context, here, emulator))
+        standins = deploy.prepare_standins(context, here)
+    else:
+        standins = deploy.standins(context, here, emulator)
+    return TargetSession.open(context, demo_target(context, here, standins))
 
 
 def demo_target(context: Context, here: Cluster, standins: StandIns) -> Target:

@@ -7,18 +7,34 @@ has not begun; what is under way comes to its own end.
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from ci.errors import SettingsError, of_exit_code
-from ci.model import Check, Outcome
-from ci.report.record import TARGETS, TargetOutcome
+from ci import texts
+from ci.errors import PipelineError, SettingsError, of_exit_code
+from ci.model import RunRecord
+from ci.report import files
+from ci.results import (
+    Because,
+    Check,
+    CheckGroup,
+    CheckId,
+    Measured,
+    Phase,
+    Problem,
+    RevisionRef,
+    RunRef,
+    StepId,
+    failed,
+    passed,
+    unknown,
+)
+from ci.run import state
 from ci.run.context import Context
 from ci.settings import Settings, Wave
 
@@ -42,20 +58,16 @@ class Ended:
     """How the promotion of one target ended; ``code`` is ``None`` when it did not begin."""
 
     target: str
-    code: int | None
-    said: str
-    folder: str = ""
+    code: int | None = None
+    run: str = ""
+    """Name of its run's folder."""
     seconds: float = 0.0
-    changed: bool = True
-    """``False`` where the target served the image already."""
+    record: RunRecord | None = None
+    """What the run left; ``None`` when nothing that can be read."""
 
     @property
-    def outcome(self) -> TargetOutcome:
-        if self.code is None:
-            return TargetOutcome.NOT_BEGUN
-        if self.code:
-            return TargetOutcome.FAILED
-        return TargetOutcome.PROMOTED if self.changed else TargetOutcome.ALREADY_SERVED
+    def succeeded(self) -> bool:
+        return self.code == 0 and self.record is not None
 
 
 def order(names: Sequence[str], settings: Settings, known: Sequence[str]) -> Order:
@@ -79,93 +91,93 @@ def order(names: Sequence[str], settings: Settings, known: Sequence[str]) -> Ord
 def run(chosen: Order, one: Callable[[str], Ended]) -> tuple[Ended, ...]:
     """Call ``one`` for every target, wave by wave; after a failure none is begun."""
     ended: dict[str, Ended] = {}
-    failed = threading.Event()
+    stop = threading.Event()
 
     def begin(name: str) -> None:
-        if failed.is_set():
+        if stop.is_set():
             return
         ended[name] = one(name)
-        if ended[name].code != 0:
-            failed.set()
+        if not ended[name].succeeded:
+            stop.set()
 
     for wave in chosen.waves:
         with ThreadPoolExecutor(chosen.at_once, thread_name_prefix="wave") as pool:
             for job in [pool.submit(begin, name) for name in wave]:
                 job.result()
-    stopped = "not begun: another target failed before it"
-    return tuple(ended.get(name, Ended(name, None, stopped)) for name in chosen.targets)
+    return tuple(ended.get(name, Ended(name)) for name in chosen.targets)
 
 
-def promote(context: Context, chosen: Order, image: str, words: Sequence[str]) -> tuple[Check, ...]:
+def promote(
+    context: Context, chosen: Order, image: str, words: Sequence[str]
+) -> tuple[CheckGroup, ...]:
     """Promote ``image`` to every target; a check per target.
 
-    ``words`` are the options that every promotion is given. Leaves ``tables/targets.json`` for
-    the report. Raises the first failure, with the exit code that its promotion ended with.
+    ``words`` are the options that every promotion is given. Each is told the name of the folder
+    that it shall leave, and is judged by what it wrote there. Raises the first failure, with the
+    exit code that its promotion ended with and the checks of all targets.
     """
 
     def one(name: str) -> Ended:
         begun = context.clock.monotonic()
-        with context.events.step(f"promote {name}", "a run of its own"):
+        with context.events.step(StepId.PROMOTE_TARGET, "a run of its own", subject=name):
+            run = state.run_id(datetime.now(UTC))
             argv: list[str | Path] = [
                 sys.executable, context.root / "pipeline.py", "promote",
                 "--image", image, "--target", name, *words,
             ]  # fmt: skip
-            said = context.programs.run(argv, log=f"promote-{name}", check=False)
-            folder = re.search(r"^run {2,}(\S+)$", said.stdout, re.MULTILINE)
-            error = re.findall(r"^error: (.*)$", said.stderr, re.MULTILINE)
-            where = folder[1] if folder else ""
-            text, changed = _promoted(Path(where) / "summary.json")
-            text = error[-1] if error else text
-            context.events.note(text)
-            seconds = context.clock.monotonic() - begun
-            return Ended(name, said.status, text, where, seconds, changed)
+            answer = context.programs.run(
+                argv, log=f"promote-{name}", env={state.RUN_ID: run}, check=False
+            )
+            ended = Ended(
+                name,
+                answer.status,
+                run,
+                context.clock.monotonic() - begun,
+                files.summary(context.run_dir.parent / run),
+            )
+            context.events.checked(Phase.TARGETS, [check(ended)])
+            return ended
 
     results = run(chosen, one)
-    context.folder.json("tables/targets.json", _table(results))
-    for result in results:
-        context.events.emit(f"run.{outcome(result)}", line(result))
-    first = next((result for result in results if result.code), None)
-    if first is not None:
-        left = [result.target for result in results if result.code is None]
-        also = f"; not begun: {', '.join(left)}" if left else ""
-        kind = of_exit_code(first.code or 1)
-        raise kind(f"{first.target}: {first.said}{also}", remedy=f"see {first.folder}")
-    return tuple(Check(result.target, True, line(result)) for result in results)
+    checks = tuple(check(result) for result in results)
+    for made in checks:
+        context.events.emit(f"run.{made.outcome.value}", texts.sentence(made))
+    groups = (CheckGroup(Phase.TARGETS, checks),)
+    broken = next((r for r in results if r.code is not None and not r.succeeded), None)
+    if broken is not None:
+        raise failure(broken, [r.target for r in results if r.code is None], groups)
+    return groups
 
 
-def outcome(result: Ended) -> Outcome:
-    """Skipped where it did not begin."""
+def check(result: Ended) -> Check:
+    """Whether a target serves the image. Pure."""
+    name, id = result.target, CheckId.TARGET_PROMOTED
     if result.code is None:
-        return Outcome.SKIPPED
-    return Outcome.FAILED if result.code else Outcome.PASSED
+        return unknown(id, Because.NOT_REACHED, subject=name)
+    record = result.record
+    change = record.change if record else None
+    stands = change.state if change else None
+    ref = RunRef(result.run, result.code, round(result.seconds, 1), stands)
+    if result.code:
+        problem = [Problem(record.error)] if record and record.error else []
+        return failed(id, *problem, ref, subject=name)
+    if record is None:
+        return unknown(id, Because.LOST, ref, subject=name)
+    served: list[Measured] = []
+    if change is not None and change.after is not None:
+        served.append(change.after)
+    if change is not None and change.live_revision is not None:
+        served.append(RevisionRef(change.live_revision))
+    return passed(id, *served, ref, subject=name)
 
 
-def line(result: Ended) -> str:
-    """One target in one line."""
-    how: str = result.outcome
-    how += f" ({result.code})" if result.code else ""
-    return f"{result.target}: {how}: {result.said}"
-
-
-def _promoted(summary: Path) -> tuple[str, bool]:
-    """What a promotion did, in a few words, and whether it changed anything."""
-    try:
-        moved = json.loads(summary.read_text(encoding="utf-8"))["promotion"]
-        tag, number = moved["after"]["tag"], moved["to_revision"]
-        if not moved.get("changed", True):
-            return f"revision {number}, {tag}, verified, nothing to do", False
-        return f"revision {moved['from_revision']} -> {number}, {tag}", True
-    except (OSError, ValueError, KeyError, TypeError):
-        return "it left no summary", True
-
-
-def _table(results: Sequence[Ended]) -> dict[str, object]:
-    return {
-        "title": TARGETS,
-        "note": "In the order they were to be promoted; each has a run and a report of its own.",
-        "columns": ("target", "outcome", "how it ended", "seconds", "run", "ok"),
-        "rows": [
-            [r.target, r.outcome, r.said, f"{r.seconds:.0f}", r.folder, r.code == 0]
-            for r in results
-        ],
-    }
+def failure(
+    first: Ended, not_begun: Sequence[str], groups: tuple[CheckGroup, ...]
+) -> PipelineError:
+    """The error of the first target that failed. Pure."""
+    also = f"; not begun: {', '.join(not_begun)}" if not_begun else ""
+    problem = of_exit_code(first.code or 1)(
+        f"{texts.sentence(check(first))}{also}", remedy=f"see the report of run {first.run}"
+    )
+    problem.groups = groups
+    return problem

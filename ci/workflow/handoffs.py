@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from ci.digest import Digest
 from ci.errors import EvidenceRefused, PipelineError, SettingsError
-from ci.model import Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns, Target
+from ci.model import Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns
+from ci.promotion.release.session import TargetSession
 from ci.run.context import Context
 from ci.run.scheduler import Pending
 from ci.settings import Options
@@ -45,11 +46,10 @@ def deploy_gate(
     )
 
 
-def rehearse(
-    context: Context, here: Cluster, target: Target, emulator: Image, proof: Proof
-) -> Rehearsal:
+def rehearse(session: TargetSession, here: Cluster, emulator: Image, proof: Proof) -> Rehearsal:
     """The rehearsal, with stand-ins of its own beside the gate's. Its verdict, whatever it is, is
     signed and attached to the image; raises :class:`ci.errors.RehearsalFailed`."""
+    context, target = session.context, session.target
     place = f"standins-{target.name}"[:63].rstrip("-")
     try:
         standins = deploy.standins(context, here, emulator, namespace=place)
@@ -61,9 +61,8 @@ def rehearse(
             ),
         )
         found = rehearsing.rehearse(
-            context,
+            session,
             here,
-            target,
             proof,
             actors,
             standins=standins,
@@ -84,15 +83,16 @@ def rehearse(
 
 
 def unrehearsed(
-    context: Context, target: Target, proof: Proof, *, force: bool = False
+    session: TargetSession, proof: Proof, *, force: bool = False
 ) -> EvidenceRefused | None:
     """Why the target may not be changed: a rehearsal is asked for, and no passed one of this
     image with the target's release as it is now is attached to the image. Raised at once, unless
     the target runs the image already: what changes nothing needs no rehearsal."""
+    context, target = session.context, session.target
     if not wants_rehearsal(context, target.name):
         return None
     wanted = source(context, proof.image.by_digest, target.name)
-    state = rehearsing.state_of(context, target)
+    state = rehearsing.state_of(session)
     try:
         attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, state)
     except EvidenceRefused as refusal:
@@ -102,18 +102,18 @@ def unrehearsed(
     return None
 
 
-def promote(context: Context, target: Target, proof: Proof, *, force: bool = False) -> Promotion:
+def promote(session: TargetSession, proof: Proof, *, force: bool = False) -> Promotion:
     """The promotion, with the plan's own queue-timeout check on the target at its end. An image
     that is served already is verified only, unless ``force`` wants the upgrade all the same."""
-    refusal = unrehearsed(context, target, proof, force=force)
+    context, target = session.context, session.target
+    refusal = unrehearsed(session, proof, force=force)
 
     with ExitStack() as held:
-        done = held.enter_context(notifications.told(context, target, proof.image))
+        done = held.enter_context(notifications.told(session, proof.image))
         promoted = promotion.promote(
-            context,
-            target,
+            session,
             proof,
-            after=held.enter_context(tests_of(context, target)),
+            after=held.enter_context(tests_of(session)),
             force=force,
             refusal=refusal,
         )
@@ -127,12 +127,13 @@ def promote(context: Context, target: Target, proof: Proof, *, force: bool = Fal
 
 
 @contextmanager
-def tests_of(context: Context, target: Target) -> Iterator[Callable[[Release], None]]:
+def tests_of(session: TargetSession) -> Iterator[Callable[[Release], None]]:
     """The queue-timeout flow on the target, as a promotion calls it; its program starts now, and
     the way to its Service Bus is opened, for that takes seconds. Where no setting names the
     target's Service Bus, a note says so instead. Raises :class:`ci.errors.SettingsError` where
     one does and the variable is not set."""
-    connection = context.programs.env.get(target.servicebus_env, "")
+    context, target = session.context, session.target
+    connection = session.env.get(target.servicebus_env, "")
     if target.standins is None and target.servicebus_env and not connection:
         raise SettingsError(
             f"the environment variable {target.servicebus_env} is not set"

@@ -12,7 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 from ci.errors import CommandFailed, PipelineError, PromotionFailed
-from ci.model import Image, Promotion, Target
+from ci.model import Image, Promotion
+from ci.promotion.release.session import TargetSession
 from ci.run.context import Context
 from ci.settings import Notify, Occasion
 from ci.tools.command import Programs
@@ -84,8 +85,9 @@ def address(context: Context, whom: Notify) -> tuple[str, str]:
 
 
 @contextmanager
-def told(context: Context, target: Target, image: Image) -> Iterator[list[Promotion]]:
+def told(session: TargetSession, image: Image) -> Iterator[list[Promotion]]:
     """Tell of the promotion in the block, which appends what it made to the list."""
+    context, target = session.context, session.target
     what = f"{target.release} in {target.namespace} ({target.name})"
     done: list[Promotion] = []
     with Notices(context) as notices:

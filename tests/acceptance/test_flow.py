@@ -5,6 +5,7 @@ The tests run in this order: the first makes the target that the others must not
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -97,11 +98,9 @@ def test_a_broken_queue_timeout_is_never_promoted(pipeline: Pipeline, source: Pa
     evidence = {file.relative_to(kept).as_posix() for file in kept.rglob("*.txt")}
     assert {"launch/pods.txt", "launch/events.txt", "standins/pods.txt"} <= evidence
     assert (ended.run_dir / "junit.xml").is_file()
-    digest = next(
-        line.rpartition("@")[2].split('"')[0]
-        for line in (ended.run_dir / "events.jsonl").read_text("utf-8").splitlines()
-        if "published" in line and "@sha256:" in line
-    )
+    events = (ended.run_dir / "events.jsonl").read_text("utf-8").splitlines()
+    built = (event for event in map(json.loads, events) if event["step"] == "build")
+    digest = next(event["image"]["digest"] for event in built if "image" in event)
     assert (ended.run_dir / "evidence.dsse.json").is_file(), "what failed is kept, signed"
     refused = pipeline("promote", "--image", f"registry.gate.internal:5000/model-engine@{digest}")
     assert refused.status == 21
@@ -112,7 +111,7 @@ def test_a_broken_queue_timeout_is_never_promoted(pipeline: Pipeline, source: Pa
 def test_ctrl_c_while_the_cluster_is_made_leaves_nothing(pipeline: Pipeline) -> None:
     before = pipeline.live()
     running = pipeline.start("run")
-    running.wait_for("gate: started", 120)
+    running.wait_for("start the gate cluster: started", 120)
     deadline = time.monotonic() + 60
     while not containers("gate"):
         assert time.monotonic() < deadline
@@ -133,7 +132,7 @@ def test_ctrl_c_during_the_promotion_rolls_back(pipeline: Pipeline) -> None:
     assert back.status == 0, back.stderr
     before = pipeline.live()
     running = pipeline.start("promote", "--image", "last")
-    running.wait_for("upgrade: started", 60)
+    running.wait_for("helm upgrade: started", 60)
     running.interrupt()
     ended = running.end(180)
     assert ended.status == 130, ended.stderr
@@ -150,6 +149,7 @@ def test_promote_takes_what_was_proven_last(pipeline: Pipeline) -> None:
     assert live["digests"] == {digest}
     again = pipeline("promote", "--image", "last")
     assert again.status == 0, again.stderr
-    assert again.summary["promotion"]["changed"] is False
+    assert again.summary["promotion"]["state"] == "already-served"
+    assert again.summary["change"]["state"] == "already-served"
     assert "serves it already; verified, nothing to do" in again.stdout
     assert pipeline.live() == live

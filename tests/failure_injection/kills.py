@@ -24,6 +24,7 @@ from typing import Any
 from ci.cli.selftest import FAILURE_INJECTION, FAILURE_INJECTION_WORKERS
 from ci.errors import PlanRefused
 from ci.promotion.release import lease
+from ci.results import StepId
 from tests.failure_injection.rig import RELEASE, ROOT, Place, kill, processes
 from tests.failure_injection.victim import killed
 
@@ -45,7 +46,7 @@ class Kill:
     """Where in a promotion of ``version``, or in a rollback when that is empty, and what is left
     then."""
 
-    step: str
+    step: StepId
     leaves: Leaves
     version: str = "v2"
     later: float = 0.0
@@ -62,32 +63,32 @@ BAD = "bad-unhealthy"
 BEFORE = tuple(
     Kill(step, Leaves.NOTHING)
     for step in (
-        "check the proof", "find the target", "take the lock", "find the image",
-        "check the release", "start the prober", "back up", "plan", "tick the checklist",
-        "ask the service", "check again",
+        StepId.CHECK_PROOF, StepId.FIND_RELEASE, StepId.ACQUIRE_LEASE, StepId.RESOLVE_DIGEST,
+        StepId.INSPECT_RELEASE, StepId.START_PROBERS, StepId.BACK_UP, StepId.PLAN, StepId.PREFLIGHT,
+        StepId.BASELINE_PROBE, StepId.RECHECK_RELEASE,
     )
 )  # fmt: skip
 """Before anything is changed."""
 AFTER = (
     # The journal says "upgrading", and Helm has not begun.
-    Kill("upgrade", Leaves.NOTHING),
-    Kill("upgrade", Leaves.HALF, later=2.5),
-    Kill("judge the pods", Leaves.HALF),
-    Kill("ask for health", Leaves.HALF),
-    Kill("prove on the target", Leaves.HALF),
-    Kill("soak", Leaves.HALF),
-    Kill("soak", Leaves.HALF, later=3.0),
-    Kill("count the probes", Leaves.HALF),
-    Kill("reach the cluster", Leaves.HALF, BAD),
-    Kill("keep the evidence", Leaves.HALF, BAD),
-    Kill("roll back", Leaves.HALF, BAD),
-    Kill("roll back", Leaves.HALF, BAD, later=1.5),
-    Kill("verify the rollback", Leaves.NOTHING, BAD),
+    Kill(StepId.UPGRADE, Leaves.NOTHING),
+    Kill(StepId.UPGRADE, Leaves.HALF, later=2.5),
+    Kill(StepId.VERIFY_DIGESTS, Leaves.HALF),
+    Kill(StepId.CHECK_HEALTH, Leaves.HALF),
+    Kill(StepId.TEST_TARGET, Leaves.HALF),
+    Kill(StepId.SOAK, Leaves.HALF),
+    Kill(StepId.SOAK, Leaves.HALF, later=3.0),
+    Kill(StepId.ACCOUNT_REQUESTS, Leaves.HALF),
+    Kill(StepId.REACH_CLUSTER, Leaves.HALF, BAD),
+    Kill(StepId.COLLECT_DIAGNOSTICS, Leaves.HALF, BAD),
+    Kill(StepId.HELM_ROLLBACK, Leaves.HALF, BAD),
+    Kill(StepId.HELM_ROLLBACK, Leaves.HALF, BAD, later=1.5),
+    Kill(StepId.VERIFY_ROLLBACK, Leaves.NOTHING, BAD),
 )
 REPAIRS = (
-    Kill("roll back", Leaves.HALF, ""),
-    Kill("roll back", Leaves.HALF, "", later=1.5),
-    Kill("verify the rollback", Leaves.NOTHING, ""),
+    Kill(StepId.HELM_ROLLBACK, Leaves.HALF, ""),
+    Kill(StepId.HELM_ROLLBACK, Leaves.HALF, "", later=1.5),
+    Kill(StepId.VERIFY_ROLLBACK, Leaves.NOTHING, ""),
 )
 """Of the rollback that repairs what a promotion left, one after the other."""
 

@@ -33,6 +33,7 @@ from ci.model import (
 from ci.promotion.probes import in_cluster
 from ci.promotion.probes.prober import Account
 from ci.promotion.release import lease
+from ci.results import StepId
 from ci.run import state as homes
 from ci.run.context import Context
 from ci.run.events import Event, Events
@@ -394,11 +395,11 @@ def kill(pids: list[int]) -> None:
             continue
 
 
-def at_step(name: str, do: Callable[[], object], *, later: float = 0.0) -> Callable[[Event], None]:
+def at_step(id: StepId, do: Callable[[], object], *, later: float = 0.0) -> Callable[[Event], None]:
     """A listener that calls ``do`` in a thread of its own, ``later`` seconds into a step."""
 
     def hear(event: Event) -> None:
-        if event.kind == "step.started" and event.step == name:
+        if event.kind == "step.started" and event.step == id:
             timer = threading.Timer(later, do)
             timer.daemon = True
             timer.start()

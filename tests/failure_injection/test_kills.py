@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from ci.errors import PlanRefused
+from ci.results import StepId
 from tests.failure_injection.kills import AFTER, BEFORE, REPAIRS, Kill, survive
 from tests.failure_injection.rig import Place, processes, until
 from tests.failure_injection.victim import killed
@@ -30,7 +31,7 @@ def test_killed(place: Place, shot: Kill) -> None:
 @pytest.mark.end(f"{len(REPAIRS)} rollbacks killed; the next repairs; v1 serves; 0 requests lost")
 def test_killed_in_the_repair(place: Place) -> None:
     place.stand()
-    killed(place, "v2", "judge the pods")
+    killed(place, "v2", StepId.VERIFY_DIGESTS)
     for shot in REPAIRS:
         survive(place, shot)
     place.rollback()
@@ -43,7 +44,7 @@ def test_killed_in_the_repair(place: Place) -> None:
 def test_next_promotion(place: Place) -> None:
     place.install()
     place.watch()
-    for step in ("take the lock", "plan", "check again", "upgrade"):
+    for step in (StepId.ACQUIRE_LEASE, StepId.PLAN, StepId.RECHECK_RELEASE, StepId.UPGRADE):
         killed(place, "v2", step)
         assert place.end().version == "v1"
     place.promote("v2")

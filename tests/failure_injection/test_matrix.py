@@ -20,6 +20,7 @@ import pytest
 
 from ci.errors import Locked, PlanRefused, PromotionFailed, ProofFailed, RollbackFailed
 from ci.model import Probing, Release, RollbackOutcome
+from ci.results import StepId
 from ci.run.context import Context
 from ci.run.events import Event
 from tests.failure_injection.charts import account_that_is_an_upgrade_hook, add, copied, replace
@@ -285,7 +286,7 @@ def test_released_by_somebody_while_we_look(place: Place) -> None:
     place.install()
 
     def release(event: Event) -> None:
-        if (event.kind, event.step) == ("step.started", "ask the service"):
+        if (event.kind, event.step) == ("step.started", StepId.BASELINE_PROBE):
             subprocess.run(place.upgrade_words("v2", "60s"), check=True, capture_output=True)
 
     place.hooks.append(release)
@@ -436,7 +437,7 @@ def test_check_after_the_upgrade_fails(place: Place) -> None:
 def test_ctrl_c_in_mid_upgrade(place: Place) -> None:
     place.stand()
     running: list[Context] = []
-    place.hooks.append(at_step("upgrade", lambda: running[0].programs.end_all(), later=2.5))
+    place.hooks.append(at_step(StepId.UPGRADE, lambda: running[0].programs.end_all(), later=2.5))
     running.append(place.context())
     refused = place.refused(PromotionFailed, "interrupted", "rolled back")
     refused(place.promote, "v2", context=running[0])
@@ -451,7 +452,7 @@ def test_helm_killed_in_mid_upgrade(place: Place) -> None:
     def shot() -> None:
         kill(processes(place.namespace, "upgrade", "--wait"))
 
-    place.hooks.append(at_step("upgrade", shot, later=2.5))
+    place.hooks.append(at_step(StepId.UPGRADE, shot, later=2.5))
     place.refused(PromotionFailed, "ended by signal 9", "rolled back")(place.promote, "v2")
     place.ends("v1", 3)
     place.nothing_lost()
@@ -534,7 +535,7 @@ def test_api_server_away_in_mid_upgrade(place: Place) -> None:
     def shot() -> None:
         place.programs.run([docker, "exec", node, "pkill", "-KILL", "kube-apiserver"], check=False)
 
-    place.hooks.append(at_step("upgrade", shot, later=2.5))
+    place.hooks.append(at_step(StepId.UPGRADE, shot, later=2.5))
     failed = ""
     try:
         place.promote("v2")

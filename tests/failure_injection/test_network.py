@@ -17,6 +17,7 @@ import yaml
 
 from ci.errors import PlanRefused, PromotionFailed, RollbackFailed
 from ci.model import Cluster, Image, Probing, Registry
+from ci.results import StepId
 from tests.failure_injection.link import Link
 from tests.failure_injection.rig import CERTS, Place, Rig, at_step, until
 
@@ -150,7 +151,7 @@ def test_clients_outside_lose_nothing(place: Place, door: Link) -> None:
 @pytest.mark.end("rolled back; v1 serves; requests were lost outside alone")
 def test_clients_outside_are_cut_off(place: Place, door: Link) -> None:
     """Helm, the pods and every request inside say that all is well."""
-    place.hooks.append(at_step("judge the pods", door.end))
+    place.hooks.append(at_step(StepId.VERIFY_DIGESTS, door.end))
     refused = place.refused(
         PromotionFailed, "requests were lost", "ConnectError", "from outside", "rolled back"
     )
@@ -190,7 +191,7 @@ def test_network_cut_for_a_while(place: Place, way: tuple[Link, Cluster]) -> Non
         mend.daemon = True
         mend.start()
 
-    place.hooks.append(at_step("upgrade", cut, later=2.5))
+    place.hooks.append(at_step(StepId.UPGRADE, cut, later=2.5))
     failed = ""
     try:
         place.promote("v2", cluster=cluster)
@@ -210,7 +211,7 @@ def test_network_cut_for_longer_than_it_is_waited_for(
 ) -> None:
     place.stand()
     link, cluster = way
-    place.hooks.append(at_step("upgrade", link.cut, later=2.5))
+    place.hooks.append(at_step(StepId.UPGRADE, link.cut, later=2.5))
     refused = place.refused(
         RollbackFailed,
         "the rollback failed, too",

@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from ci.results import StepId
 from tests.failure_injection.rig import ROOT, Place, at_step
 
 SOAK_SECONDS = 30
@@ -25,7 +26,7 @@ class Order:
     place: Place
     version: str
     """What is promoted; empty for a rollback."""
-    step: str
+    step: StepId
     later: float
     """Seconds into the step; at 0 nothing of the step has been done."""
 
@@ -34,7 +35,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed(place: Place, version: str, step: str, later: float = 0.0) -> None:
+def killed(place: Place, version: str, step: StepId, later: float = 0.0) -> None:
     """Promote ``version``, or roll back when it is empty, in a process that is killed at
     ``step``."""
     place.runs += 1
@@ -62,7 +63,7 @@ def main() -> None:
             lambda e: die() if (e.kind, e.step) == ("step.started", order.step) else None
         )
     if order.version:
-        soak = SOAK_SECONDS if order.step == "soak" else 0
+        soak = SOAK_SECONDS if order.step is StepId.SOAK else 0
         place.promote(order.version, after=lambda _: None, soak_seconds=soak)
     else:
         place.rollback()

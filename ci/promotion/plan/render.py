@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ci.errors import PlanRefused
-from ci.model import Image, Target
+from ci.model import Image
 from ci.promotion.plan import diff
 from ci.promotion.plan.values import sets_of
 from ci.promotion.release import history as history_
 from ci.promotion.release import manifest, reader
 from ci.promotion.release.baseline import Before
+from ci.promotion.release.session import TargetSession
 from ci.run.context import Context
 from ci.tools import chart as charts
 from ci.tools.helm import Revision
@@ -28,11 +29,12 @@ class Made:
     number: int
 
 
-def render(context: Context, target: Target, sets: Mapping[str, str]) -> Made:
+def render(session: TargetSession, sets: Mapping[str, str]) -> Made:
     """Let the target's server render the upgrade."""
-    made = reader.private_helm(context, target).render_upgrade(
+    target = session.target
+    made = session.helm.render_upgrade(
         target.release,
-        context.path(target.chart),
+        session.path(target.chart),
         target.namespace,
         sets,
         new_defaults=target.chart_change,
@@ -43,15 +45,14 @@ def render(context: Context, target: Target, sets: Mapping[str, str]) -> Made:
 
 
 @contextmanager
-def rendering(context: Context, target: Target, sets: Mapping[str, str]) -> Iterator[Future[Made]]:
+def rendering(session: TargetSession, sets: Mapping[str, str]) -> Iterator[Future[Made]]:
     """The same, beside the next steps."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="render") as pool:
-        yield pool.submit(render, context, target, sets)
+        yield pool.submit(render, session, sets)
 
 
 def make_plan(
-    context: Context,
-    target: Target,
+    session: TargetSession,
     before: Before,
     image: Image,
     history: list[Revision],
@@ -60,8 +61,9 @@ def make_plan(
 ) -> diff.Plan:
     """Compare what the upgrade would make with what is live. ``same`` is the one that sets
     nothing, ``made`` the one that is meant."""
+    target = session.target
     if reader.value_at(before.values, target.tag_value) is None:
-        helm = reader.private_helm(context, target)
+        helm = session.helm
         every = helm.values(target.release, target.namespace, all=True)
         if reader.value_at(every, target.tag_value) is None:
             raise PlanRefused(
@@ -69,7 +71,7 @@ def make_plan(
                 remedy="name the chart's value with service.tag_value in pipeline.toml",
             )
     sets = sets_of(target, before.image, image)
-    ours = charts.chart_name(charts.metadata(context.path(target.chart)))
+    ours = charts.chart_name(charts.metadata(session.path(target.chart)))
     new = made.result()
 
     def compared(again: Made) -> diff.Plan:
@@ -97,7 +99,7 @@ def make_plan(
     # What is random differs between the live release and an upgrade that sets nothing, too: it is
     # refused in any case, and a second rendering only says why. Another chart excuses that.
     if planned.refused or target.chart_change:
-        planned = compared(again=render(context, target, sets))
+        planned = compared(again=render(session, sets))
     return planned
 
 

@@ -13,6 +13,7 @@ from ci.errors import PlanRefused
 from ci.model import Check, Image, Outcome, Proof, Target
 from ci.openapi_compat import Document
 from ci.promotion.release.manifest import Rendered
+from ci.promotion.release.session import TargetSession
 from ci.run.context import Context
 
 MIGRATION = re.compile(r"migrat|alembic|flyway|liquibase|db[-_]?upgrade|schema", re.IGNORECASE)
@@ -44,9 +45,10 @@ def migrations(rendered: Rendered) -> list[str]:
     return found
 
 
-def no_migration(context: Context, target: Target, rendered: Rendered) -> Check:
+def no_migration(session: TargetSession, rendered: Rendered) -> Check:
     """Raises :class:`PlanRefused` when the change seems to need a database migration: a rollback
     of the image would not undo it."""
+    target = session.target
     hooks = migrations(rendered)
     if hooks and not target.allow_migrations:
         raise PlanRefused(
@@ -57,7 +59,7 @@ def no_migration(context: Context, target: Target, rendered: Rendered) -> Check:
         )
     said = f"allowed: {', '.join(hooks)}" if hooks else "no such hook in the chart"
     if target.migration_command:
-        answer = context.programs.run(
+        answer = session.programs.run(
             target.migration_command, log="migration-check", timeout=300, check=False
         )
         if answer.status != 0:

@@ -14,7 +14,7 @@ from ci.model import Image, Target
 from ci.promotion.release import pods as pods_
 from ci.promotion.release.pods import Trial
 from ci.promotion.release.rollout import Watch, troubles
-from ci.run.context import Context
+from ci.promotion.release.session import TargetSession
 
 PULLING = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
@@ -75,19 +75,19 @@ class Pull(Trial):
 
     def __init__(
         self,
-        context: Context,
-        target: Target,
+        session: TargetSession,
         image: Image,
         gateway: Mapping[str, Any],
         pods: Sequence[Mapping[str, Any]],
     ) -> None:
+        target = session.target
         self._image = image
         self._nodes = sorted(
             {str(p["spec"]["nodeName"]) for p in pods if p["spec"].get("nodeName")}
         )
         made = [manifest(target, gateway, image, node) for node in self._nodes]
         off = "" if target.pull_on_nodes else "turned off (pull_on_nodes)"
-        super().__init__(context, target, pods_.PULL, made, untried=off)
+        super().__init__(session, pods_.PULL, made, untried=off)
 
     def _watched(self) -> str:
         begun, watch, took = self._clock.monotonic(), Watch(), dict[str, float]()

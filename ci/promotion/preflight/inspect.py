@@ -13,7 +13,7 @@ from ci.promotion.release import history as history_
 from ci.promotion.release.baseline import Before
 from ci.promotion.release.history import rollback_command
 from ci.promotion.release.rollout import Expected, judge
-from ci.run.context import Context
+from ci.promotion.release.session import TargetSession
 from ci.tools import chart as charts
 from ci.tools.helm import Revision
 from ci.tools.registry import copy, open_repository
@@ -33,22 +33,23 @@ def refuse_unproven(proof: Proof) -> None:
     raise ProofFailed(f"nothing was proven about {proof.image.by_tag}: no test case passed")
 
 
-def proven_image(context: Context, target: Target, proof: Proof) -> tuple[Image, frozenset[str]]:
+def proven_image(session: TargetSession, proof: Proof) -> tuple[Image, frozenset[str]]:
     """The proven image as the target pulls it, and the digests its nodes may report.
 
     An image that the target's registry does not have yet is copied there by digest, bit for
     bit. A tag that resolves to anything else is refused.
     """
+    target = session.target
     proven = proof.image
     image = Image(target.image_repository, proven.tag, proven.digest)
-    local = context.tools.registry
+    local = session.tools.registry
     with open_repository(
-        image.repository, local=local, login=target.login, programs=context.programs
+        image.repository, local=local, login=target.login, programs=session.programs
     ) as there:
         found = there.digest(image.tag)
         if found is None and image.repository != proven.repository:
-            context.events.note(f"copying {proven.digest.short} to {image.repository}")
-            with open_repository(proven.repository, local=local, programs=context.programs) as here:
+            session.events.note(f"copying {proven.digest.short} to {image.repository}")
+            with open_repository(proven.repository, local=local, programs=session.programs) as here:
                 copy(here, there, image)
             found = there.digest(image.tag)
         if found != image.digest:
@@ -59,14 +60,15 @@ def proven_image(context: Context, target: Target, proof: Proof) -> tuple[Image,
         return image, there.equivalents(image.digest)
 
 
-def inspect(context: Context, target: Target, history: list[Revision]) -> Before:
+def inspect(session: TargetSession, history: list[Revision]) -> Before:
     """Read the release, and refuse one that is not fit to be changed."""
+    target = session.target
     revision = history_.deployed_revision(history, rollback=rollback_command(target))
-    chart = context.path(target.chart)
+    chart = session.path(target.chart)
     metadata = charts.metadata(chart)
     if not target.chart_change:
         rules.same_chart(revision.chart, metadata)
-    kube, helm = reader.private_kube(context, target), reader.private_helm(context, target)
+    kube, helm = session.kube, session.helm
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="inspect") as pool:
         stored_ = pool.submit(reader.stored, kube, helm, target, revision.number)
         hpas_ = pool.submit(kube.objects, "horizontalpodautoscalers", target.namespace)
@@ -103,7 +105,7 @@ def inspect(context: Context, target: Target, history: list[Revision]) -> Before
     try:
         if not judged.complete:  # pods of a change just before this one may still be ending
             judged, now = reader.wait_complete(
-                kube, target, expected, timeout=SERVING_SECONDS, clock=context.clock
+                kube, target, expected, timeout=SERVING_SECONDS, clock=session.clock
             )
     except WaitTimeout as problem:
         raise PlanRefused(
@@ -163,16 +165,17 @@ def changed_since(
 
 
 def served_already(
-    context: Context, target: Target, before: Before, image: Image, accepted: frozenset[str]
+    session: TargetSession, before: Before, image: Image, accepted: frozenset[str]
 ) -> bool:
     """Whether the release serves ``image`` as it is: its tag value and every Deployment name it,
     and every pod runs one of the ``accepted`` digests. A chart that is changed on purpose is a
     change, whatever the image."""
+    target = session.target
     if target.chart_change or not before.digests:
         return False
     tag = reader.value_at(before.values, target.tag_value)
     if tag is None:  # the release has the chart's default
-        helm = reader.private_helm(context, target)
+        helm = session.helm
         every = helm.values(target.release, target.namespace, all=True)
         tag = reader.value_at(every, target.tag_value)
     if str(tag) != image.tag:
@@ -181,8 +184,9 @@ def served_already(
     return judge(before.snapshot, expected).complete
 
 
-def refuse_changed(context: Context, target: Target, recorded: Revision) -> None:
-    latest = context.helm(target.cluster).history(target.release, target.namespace)[-1]
+def refuse_changed(session: TargetSession, recorded: Revision) -> None:
+    target = session.target
+    latest = session.helm.history(target.release, target.namespace)[-1]
     if (latest.number, latest.status) != (recorded.number, recorded.status):
         raise PlanRefused(
             f"the release is now at revision {latest.number} ({latest.status}), it was at"

@@ -17,7 +17,7 @@ from ci.model import Target
 from ci.promotion.release import pods as pods_
 from ci.promotion.release.pods import Trial
 from ci.promotion.release.rollout import Snapshot, Watch, unscheduled
-from ci.run.context import Context
+from ci.promotion.release.session import TargetSession
 
 PATIENCE_SECONDS = 30
 """As long as a new pod may stay without a node in the change itself."""
@@ -66,9 +66,8 @@ class Surge(Trial):
 
     name = "room for the pods that the roll-over adds"
 
-    def __init__(
-        self, context: Context, target: Target, deployments: tuple[str, ...], now: Snapshot
-    ) -> None:
+    def __init__(self, session: TargetSession, deployments: tuple[str, ...], now: Snapshot) -> None:
+        target = session.target
         pods = [
             manifest(target, now.deployments[name])
             for name in deployments
@@ -76,7 +75,7 @@ class Surge(Trial):
         ]
         off = "turned off (try_surge)" if pods else "the roll-over adds no pod"
         tried = pods and target.try_surge
-        super().__init__(context, target, pods_.SURGE, pods, untried="" if tried else off)
+        super().__init__(session, pods_.SURGE, pods, untried="" if tried else off)
 
     def _not_admitted(self, why: str) -> str:
         if "exceeded quota" in why:

@@ -15,31 +15,29 @@ from ci.promotion.probes.in_cluster import InsideProber
 from ci.promotion.probes.prober import Counting, Prober
 from ci.promotion.release import reader
 from ci.promotion.release.baseline import Before
-from ci.run.context import Context
-from ci.tools.wait import SystemClock, wait_until
+from ci.promotion.release.session import TargetSession
+from ci.tools.wait import wait_until
 
 BASELINE_PROBES = 5
 """Answers the prober must have before the upgrade may begin."""
 
 
 @contextmanager
-def probing_inside(
-    context: Context, target: Target, before: Before
-) -> Iterator[InsideProber | None]:
+def probing_inside(session: TargetSession, before: Before) -> Iterator[InsideProber | None]:
     """A prober in the target's namespace, removed at the end; none where it is turned off or not
     allowed. It starts beside the next steps."""
+    target = session.target
     if target.probing.per_second <= 0 or not target.probing.inside:
         yield None
         return
     try:
         inside = InsideProber(
-            context.kube(target.cluster),
-            target,
+            session,
             before.snapshot.deployments[target.gateway],
             before.image.by_tag,
         )
     except CommandFailed as problem:
-        context.events.note(f"no prober inside the cluster: {reader.failed_to_text(problem)}")
+        session.events.note(f"no prober inside the cluster: {reader.failed_to_text(problem)}")
         yield None
         return
     try:
@@ -49,21 +47,21 @@ def probing_inside(
 
 
 @contextmanager
-def probing_outside(target: Target) -> Iterator[Prober | None]:
+def probing_outside(session: TargetSession) -> Iterator[Prober | None]:
     """A prober that takes the way of clients outside the cluster, where one is given."""
+    target = session.target
     if target.probing.per_second <= 0 or not target.probing.outside_url:
         yield None
         return
     # Its HTTP library takes time to load, which most targets need not spend.
     from ci.promotion.probes import external
 
-    with external.client(target) as client, external.prober(target, client) as prober:
+    with external.client(target) as client, external.prober(session, client) as prober:
         yield prober
 
 
 def steady(
-    context: Context,
-    target: Target,
+    session: TargetSession,
     inside: InsideProber | None,
     outside: Prober | None,
     held: ExitStack,
@@ -73,14 +71,14 @@ def steady(
 
     Raises :class:`PlanRefused` when the service does not answer steadily before the change.
     """
+    target = session.target
     if target.probing.per_second <= 0:
         return ()
-    within = _within(context, target, inside, held)
+    within = _within(session, inside, held)
     if outside is None:
         return (within,)
     wait_for_answers(
-        context,
-        target,
+        session,
         outside,
         PlanRefused,
         remedy="repair the way in, or mend its address (probing.outside_url)",
@@ -88,33 +86,31 @@ def steady(
     return within, outside
 
 
-def _within(
-    context: Context, target: Target, inside: InsideProber | None, held: ExitStack
-) -> Counting:
+def _within(session: TargetSession, inside: InsideProber | None, held: ExitStack) -> Counting:
+    target = session.target
     if inside is not None:
         try:
-            wait_for_answers(context, target, inside, CommandFailed)
+            wait_for_answers(session, inside, CommandFailed)
             return inside
         except (CommandFailed, WaitTimeout) as problem:
-            context.events.note(
+            session.events.note(
                 f"no answers to the prober inside the cluster ({reader.failed_to_text(problem)}):"
                 " probing through the API server"
             )
     prober = held.enter_context(
         Prober(
-            api_proxy.sender(reader.private_kube(context, target), target),
+            api_proxy.sender(session.kube, target),
             per_second=target.probing.per_second,
             timeout=target.probing.timeout_seconds,
-            clock=SystemClock(),
+            clock=session.for_cleanup().clock,
         )
     )
-    wait_for_answers(context, target, prober, PlanRefused)
+    wait_for_answers(session, prober, PlanRefused)
     return prober
 
 
 def wait_for_answers(
-    context: Context,
-    target: Target,
+    session: TargetSession,
     prober: Counting,
     error: type[PipelineError],
     *,
@@ -122,6 +118,7 @@ def wait_for_answers(
     " are settings",
 ) -> None:
     """Wait for the first answers; raise ``error`` at the first request that fails."""
+    target = session.target
 
     def answered() -> bool:
         now = prober.account()
@@ -137,7 +134,7 @@ def wait_for_answers(
         f"{BASELINE_PROBES} answers of {target.probing.path} {prober.where}",
         answered,
         timeout=target.probing.timeout_seconds + 15,
-        clock=context.clock,
+        clock=session.clock,
         interval=0.15,  # the one inside says something four times a second
     )
 

@@ -27,9 +27,9 @@ from ci.errors import PipelineError, PlanRefused, PromotionFailed, WaitTimeout
 from ci.model import Check, Target
 from ci.promotion.probes.prober import Prober
 from ci.promotion.release import health
-from ci.run.context import Context
+from ci.promotion.release.session import TargetSession
 from ci.tools.kube import Kube
-from ci.tools.wait import SystemClock, wait_until
+from ci.tools.wait import wait_until
 
 ENDPOINTS = "/v1/model-endpoints"
 PREFIX = "promotion-canary-"
@@ -143,19 +143,20 @@ class Queues(Protocol):
 
 
 @contextmanager
-def broker(context: Context, target: Target, *, during_cleanup: bool = False) -> Iterator[Queues]:
+def broker(session: TargetSession, *, during_cleanup: bool = False) -> Iterator[Queues]:
     """The target's Service Bus: its stand-in's, else the one of ``servicebus_env``."""
+    target = session.target
     # Its SDK takes a third of a second to load, which no other command has to spend.
     from ci.promotion.probes.servicebus_admin import Broker
 
     with ExitStack() as held:
         if target.standins is None:
-            connection = admin = context.programs.env[target.servicebus_env]
-            context.programs.hide(connection)
+            connection = admin = session.programs.env[target.servicebus_env]
+            session.programs.hide(connection)
             options: dict[str, Any] = {}
         else:
             access = target.standins
-            kube = context.kube(access.cluster)
+            kube = session.context.kube(access.cluster)
             kube = kube.for_cleanup() if during_cleanup else kube
             ports = held.enter_context(manifests.forwarded(kube, access.namespace))
             authority = held.enter_context(NamedTemporaryFile(suffix=".pem"))
@@ -211,16 +212,17 @@ class Canary:
     such API.
     """
 
-    def __init__(self, context: Context, target: Target) -> None:
-        self._context, self._target = context, target
+    def __init__(self, session: TargetSession) -> None:
+        target = session.target
+        self._session, self._target = session, target
         # Cleanup mode: the endpoint goes after Ctrl-C, too.
-        self._service = Service(context.kube(target.cluster).for_cleanup(), target)
+        self._service = Service(session.for_cleanup().kube, target)
         self._held = ExitStack()
         self._name = f"{PREFIX}{secrets.token_hex(3)}"
         self._queue = ""
         self._ids: list[str] = []
         self._prober: Prober | None = None
-        self._absent = absent(context, target)
+        self._absent = absent(session)
         self._problem: PipelineError | None = None
         self._thread = threading.Thread(target=self._begin, name="canary", daemon=True)
 
@@ -249,7 +251,7 @@ class Canary:
                     self._send,
                     per_second=target.canary_per_second,
                     timeout=target.probing.timeout_seconds,
-                    clock=SystemClock(),
+                    clock=self._session.for_cleanup().clock,
                 )
             )
             # What :func:`broker` needs at the end, beside the steps that wait for programs.
@@ -283,7 +285,7 @@ class Canary:
             "the canary's endpoint to be READY",
             ready,
             timeout=READY_SECONDS,
-            clock=SystemClock(),
+            clock=self._session.for_cleanup().clock,
             interval=0.2,
         )
 
@@ -307,7 +309,7 @@ class Canary:
                 remedy="repair the service's queues, or turn the canary off (canary_per_second)",
             ) from self._problem
         if self._absent:
-            self._context.events.note(f"no canary queue: {self._absent}")
+            self._session.events.note(f"no canary queue: {self._absent}")
             return
 
         def executed() -> bool:
@@ -319,7 +321,7 @@ class Canary:
                 "the first task of the canary queue",
                 executed,
                 timeout=READY_SECONDS,
-                clock=self._context.clock,
+                clock=self._session.clock,
                 interval=0.1,
                 diagnose=lambda: f"{len(self._ids)} sent",
             )
@@ -337,7 +339,7 @@ class Canary:
         sent = self._prober.stop()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="canary") as pool:
             lock_ = pool.submit(self._new_lock)
-            with broker(self._context, self._target) as bus:
+            with broker(self._session) as bus:
                 tasks = self._settled()
                 lock = lock_.result()
                 asked = self._asked(bus)
@@ -382,7 +384,7 @@ class Canary:
                 "the canary's tasks",
                 all_settled,
                 timeout=SETTLE_SECONDS,
-                clock=self._context.clock,
+                clock=self._session.clock,
                 interval=0.2,
             )
         return tasks
@@ -410,24 +412,26 @@ class Canary:
             return [f"Service Bus does not answer: {problem}"]
 
 
-def absent(context: Context, target: Target) -> str:
+def absent(session: TargetSession) -> str:
     """Why there is no canary; empty when there is one."""
+    target = session.target
     if target.canary_per_second <= 0:
         return "turned off"
-    return "" if known(context, target) else UNKNOWN
+    return "" if known(session) else UNKNOWN
 
 
-def known(context: Context, target: Target) -> bool:
+def known(session: TargetSession) -> bool:
     """Whether the target's Service Bus can be asked."""
-    return target.standins is not None or bool(context.programs.env.get(target.servicebus_env))
+    target = session.target
+    return target.standins is not None or bool(session.programs.env.get(target.servicebus_env))
 
 
-def queue_states(context: Context, target: Target) -> str:
+def queue_states(session: TargetSession) -> str:
     """How every queue is now, for what is kept when a promotion fails. Raises
     :class:`ci.errors.PipelineError`."""
-    if not known(context, target):
+    if not known(session):
         return UNKNOWN + "\n"
-    with broker(context, target, during_cleanup=True) as bus:
+    with broker(session, during_cleanup=True) as bus:
         try:
             return "\n".join(bus.states()) + "\n"
         except Silent as problem:

@@ -7,12 +7,12 @@ import httpx
 
 from ci.model import Target
 from ci.promotion.probes.prober import Prober
-from ci.tools.wait import SystemClock
+from ci.promotion.release.session import TargetSession
 
 
-def prober(target: Target, client: httpx.Client) -> Prober:
+def prober(session: TargetSession, client: httpx.Client) -> Prober:
     """Of ``probing.outside_url``."""
-    probing = target.probing
+    probing = session.target.probing
 
     def send() -> str:
         try:
@@ -25,7 +25,7 @@ def prober(target: Target, client: httpx.Client) -> Prober:
         send,
         per_second=probing.per_second,
         timeout=probing.timeout_seconds,
-        clock=SystemClock(),
+        clock=session.for_cleanup().clock,
         where=f"from outside, {probing.outside_url}",
         what="requests from outside",
     )

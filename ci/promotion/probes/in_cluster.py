@@ -14,8 +14,8 @@ from ci.errors import CommandFailed, PipelineError
 from ci.model import Target
 from ci.promotion.probes.prober import Account, median
 from ci.promotion.release import pods
-from ci.tools.kube import Kube
-from ci.tools.wait import SystemClock, wait_until
+from ci.promotion.release.session import TargetSession
+from ci.tools.wait import wait_until
 
 _SCRIPT = Path(__file__).parent / "probe_pod.py"
 
@@ -84,9 +84,10 @@ class InsideProber:
     where = "inside the cluster"
     what = "requests"
 
-    def __init__(self, kube: Kube, target: Target, gateway: Mapping[str, Any], image: str) -> None:
+    def __init__(self, session: TargetSession, gateway: Mapping[str, Any], image: str) -> None:
         # Cleanup mode: the pod is removed after Ctrl-C, too.
-        self._kube, self._target = kube.for_cleanup(), target
+        cleanup, target = session.for_cleanup(), session.target
+        self._kube, self._clock, self._target = cleanup.kube, cleanup.clock, target
         pod = manifest(target, gateway, image)
         self.name = str(pod["metadata"]["name"])
         self._kube.create("pods", target.namespace, pod)
@@ -117,7 +118,7 @@ class InsideProber:
             return now if than is None or now.answered + now.failed >= than.sent else None
 
         return wait_until(
-            "the prober's next line", found, timeout=15, clock=SystemClock(), interval=0.1
+            "the prober's next line", found, timeout=15, clock=self._clock, interval=0.1
         )
 
     def remove(self) -> None:

@@ -7,7 +7,7 @@ import httpx
 from ci import openapi_compat, redaction
 from ci.model import Check, Target
 from ci.openapi_compat import Document
-from ci.run.context import Context
+from ci.promotion.release.session import TargetSession
 from ci.tools.kube import Kube
 from ci.tools.wait import Clock
 
@@ -15,19 +15,20 @@ HEALTH_SECONDS = 1.0
 """Within which a health path has to answer: the time-out of the plan's own readiness probe."""
 
 
-def health(context: Context, target: Target, *, kube: Kube | None = None) -> tuple[Check, ...]:
+def health(session: TargetSession, *, kube: Kube | None = None) -> tuple[Check, ...]:
     """Every health path through a port-forward, as the upgrade plan asks it."""
-    kube = kube or context.kube(target.cluster)
+    target = session.target
+    kube = kube or session.kube
     checks: list[Check] = []
     with (
         kube.forward_to_service(target.namespace, target.gateway, target.port) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5, trust_env=False) as client,
     ):
         for path in target.health_paths:
-            asked = [_asked(client, path, context.clock)]
+            asked = [_asked(client, path, session.clock)]
             if asked[0][2] > HEALTH_SECONDS:
                 # It may have been the way there: of three times the middle one counts.
-                asked += [_asked(client, path, context.clock) for _ in range(2)]
+                asked += [_asked(client, path, session.clock) for _ in range(2)]
             ok, said, taken = sorted(asked, key=lambda answer: answer[2])[len(asked) // 2]
             evidence = f"{said} in {taken * 1000:.0f} ms"
             if taken > HEALTH_SECONDS:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from ci.errors import CommandFailed
 from ci.model import Check, Target
 from ci.promotion.release import reader
-from ci.run.context import Context
+from ci.promotion.release.session import TargetSession
 from ci.tools.kube import Kube
 from ci.tools.wait import wait_until
 
@@ -75,11 +75,12 @@ class Trial(ABC):
     """Of the check."""
 
     def __init__(
-        self, context: Context, target: Target, kind: str, pods: Sequence[Pod], *, untried: str
+        self, session: TargetSession, kind: str, pods: Sequence[Pod], *, untried: str
     ) -> None:
         """``untried`` says why nothing is tried; empty when it is."""
-        self._clock, self._target, self._pods = context.clock, target, pods
-        self._kube = reader.private_kube(context, target)
+        target = session.target
+        self._clock, self._target, self._pods = session.clock, target, pods
+        self._kube = session.kube
         self._selector = selector(target, kind)
         self._names = {str(pod["metadata"]["name"]) for pod in pods}
         self._untried = untried

@@ -24,46 +24,22 @@ from ci.promotion.release.rollout import (
     judge,
     unsettled,
 )
-from ci.run.context import Context
+from ci.promotion.release.session import TargetSession
 from ci.tools import kubeconfig
 from ci.tools.api import Answer
-from ci.tools.command import Programs
 from ci.tools.helm import Helm, Revision, reason
 from ci.tools.kube import Kube
-from ci.tools.wait import Clock, Pending, SystemClock, wait_until
+from ci.tools.wait import Clock, Pending, wait_until
 
 KINDS = ("deployments", "replicasets", "pods", "endpointslices")
 LOOK_SECONDS = 10
 """How long the API may take for a look."""
 
 
-def private(context: Context) -> Programs:
-    """Programs that leave no log: for reading what holds secrets (values, manifests)."""
-    return Programs(
-        env=context.programs.env,
-        cancel=context.programs.cancel,
-        redactor=context.programs.redactor,
-    )
-
-
-def private_helm(context: Context, target: Target) -> Helm:
-    return Helm(context.tools.helm, target.cluster, private(context))
-
-
-def private_kube(context: Context, target: Target, *, during_cleanup: bool = False) -> Kube:
-    clock: Clock = SystemClock() if during_cleanup else context.clock
-    return Kube(
-        context.tools.kubectl,
-        target.cluster,
-        private(context),
-        clock,
-        during_cleanup=during_cleanup,
-    )
-
-
-def find(context: Context, target: Target) -> list[Revision]:
+def find(session: TargetSession) -> list[Revision]:
     """The release's revisions, oldest first. Raises :class:`TargetNotFound` naming exactly what
     does not exist: the kubeconfig, the context, the cluster, the namespace or the release."""
+    target = session.target
     cluster = target.cluster
     names = kubeconfig.contexts(cluster.kubeconfig)
     if cluster.context not in names:
@@ -71,7 +47,7 @@ def find(context: Context, target: Target) -> list[Revision]:
             f"{cluster.kubeconfig} has no context {cluster.context!r}",
             remedy=f"its contexts are: {', '.join(names) or 'none'}",
         )
-    kube, helm = context.kube(cluster), context.helm(cluster)
+    kube, helm = session.kube, session.helm
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="find") as pool:
         history_ = pool.submit(
             helm.run,

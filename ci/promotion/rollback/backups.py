@@ -21,11 +21,11 @@ import pyrage
 import yaml
 
 from ci import redaction
-from ci.model import Check, Target
+from ci.model import Check
 from ci.promotion.preflight import checklist
 from ci.promotion.release.baseline import Before
+from ci.promotion.release.session import TargetSession
 from ci.promotion.rollback import backups
-from ci.run.context import Context
 from ci.run_folder import RunFolder
 
 _SCRIPT = Path(__file__).parent / "quick-rollback.sh"
@@ -236,8 +236,9 @@ def _yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, default_flow_style=False, width=10_000)
 
 
-def back_up(context: Context, target: Target, before: Before, folder: Path) -> Check:
+def back_up(session: TargetSession, before: Before, folder: Path) -> Check:
     """Write the plan's backups, for this user only, and try the rollback script's dry run."""
+    target = session.target
     recorded = backups.Recorded(
         kubeconfig=str(target.cluster.kubeconfig.resolve()),
         context=target.cluster.context,
@@ -252,22 +253,22 @@ def back_up(context: Context, target: Target, before: Before, folder: Path) -> C
         image=before.image.by_tag,
         digest=before.image.digest,
     )
-    into = RunFolder(folder, context.programs.redactor)
-    if recipients := context.settings.backups.recipients:
+    into = RunFolder(folder, session.programs.redactor)
+    if recipients := session.settings.backups.recipients:
         into.verbatim("backups.tar.age", backups.sealed(recorded, recipients))
     # Redacted as trees already: as texts they have to stay what kubectl and helm read.
-    for file in backups.make(recorded, clean=context.programs.redactor.tree):
+    for file in backups.make(recorded, clean=session.programs.redactor.tree):
         into.verbatim(file.name, file.text.encode(), executable=file.executable)
     script = str(folder / "quick-rollback.sh")
     tried = (["--help"], ["--dry-run", "--with", "helm"], ["--dry-run", "--with", "kubectl"])
     with ThreadPoolExecutor(max_workers=len(tried), thread_name_prefix="rollback") as pool:
         for ended in [
             pool.submit(
-                context.programs.run, ["sh", script, *words], log="quick-rollback", timeout=20
+                session.programs.run, ["sh", script, *words], log="quick-rollback", timeout=20
             )
             for words in tried
         ]:
             ended.result()
-    context.events.note(f"backups in {folder}; quick-rollback.sh tried dry")
+    session.events.note(f"backups in {folder}; quick-rollback.sh tried dry")
     said = f"revision {before.revision.number} is there; quick-rollback.sh --help and its dry runs"
     return Check(checklist.ROLLBACK, True, f"{said} with helm and with kubectl")

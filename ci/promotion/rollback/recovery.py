@@ -20,12 +20,13 @@ from ci.promotion.probes.prober import Counting
 from ci.promotion.release import drift, health, lease, reader
 from ci.promotion.release.baseline import Before
 from ci.promotion.release.rollout import SETTLE_SECONDS, Expected, Judgement, Snapshot
+from ci.promotion.release.session import TargetSession
 from ci.promotion.rollback.cause import cause, with_last_words
 from ci.redaction import Redactor
-from ci.run.context import Context
+from ci.results import StepId
 from ci.tools import diagnostics
 from ci.tools.helm import Helm, Revision
-from ci.tools.wait import SystemClock, wait_until
+from ci.tools.wait import wait_until
 
 AWAY_SECONDS = 60
 """How long the cluster's API may be away before a rollback is given up."""
@@ -34,8 +35,7 @@ ANSWER_SECONDS = 30
 
 
 def recover(
-    context: Context,
-    target: Target,
+    session: TargetSession,
     before: Before,
     folder: Path,
     lock: lease.Lease,
@@ -44,25 +44,26 @@ def recover(
 ) -> NoReturn:
     """Evidence, rollback, verification; then raise what is to be told, with what was ``found``
     out until then."""
-    step, kept = context.events.step, context.folder.below("evidence")
+    target = session.target
+    step, kept = session.events.step, session.folder.below("evidence")
     where = kept.path
-    because = context.programs.redact(cause(problem))
-    context.events.note(f"the promotion failed: {because}")
+    because = session.programs.redact(cause(problem))
+    session.events.note(f"the promotion failed: {because}")
     try:
-        with step("reach the cluster", "it may be away, and all that follows asks it"):
-            reach(lock)
+        with step(StepId.REACH_CLUSTER, "it may be away, and all that follows asks it"):
+            reach(session, lock)
         with (
             suppress(Exception),  # not even a defect here may stop the rollback
-            step("keep the evidence", "before it is rolled back"),
+            step(StepId.COLLECT_DIAGNOSTICS, "before it is rolled back"),
         ):
-            private_helm = reader.private_helm(context, target).for_cleanup()
-            private_kube = reader.private_kube(context, target, during_cleanup=True)
+            private_helm = session.for_cleanup().helm
+            private_kube = session.for_cleanup().kube
             now = reader.look(private_kube, target)
             more = {
                 "helm-values.diff": lambda: values_diff(
-                    before, private_helm, target, context.programs.redactor
+                    before, private_helm, target, session.programs.redactor
                 ),
-                "queues.txt": lambda: queue_states(context, target),
+                "queues.txt": lambda: queue_states(session),
             }
             diagnostics.collect(
                 private_kube,
@@ -73,29 +74,29 @@ def recover(
                 of=of_release(target, now),
                 more=more,
             )
-            because = context.programs.redact(with_last_words(because, problem, where))
+            because = session.programs.redact(with_last_words(because, problem, where))
             kept.text("cause.txt", because + "\n")
             kept.pack()
-        with step("roll back", f"to the recorded revision {before.revision.number}"):
-            changed = roll_back(context, target, before.revision)
-            restart_refused(context, target, before)
-        with step("verify the rollback", "the old digest on every pod, and it answers"):
-            judged, _ = verify_old(context, target, before.expected(target))
-            verify_restored(context, target, before)
+        with step(StepId.HELM_ROLLBACK, f"to the recorded revision {before.revision.number}"):
+            changed = roll_back(session, before.revision)
+            restart_refused(session, before)
+        with step(StepId.VERIFY_ROLLBACK, "the old digest on every pod, and it answers"):
+            judged, _ = verify_old(session, before.expected(target))
+            verify_restored(session, before)
     except BaseException as second:
         worst = RollbackFailed(
             f"the promotion failed ({because}) and the rollback failed, too:"
             f" {reader.failed_to_text(second)}",
             remedy=second.remedy
             if isinstance(second, Locked)
-            else "act now: " + commands_for_a_human(context, target, before, folder),
+            else "act now: " + commands_for_a_human(session, before, folder),
         )
         worst.found = found
         raise worst from second
     with suppress(PipelineError):
         lock.note(step="rolled back")
     did = f"rolled back to revision {before.revision.number}" if changed else "nothing was changed"
-    context.events.note("; ".join(judged.evidence))
+    session.events.note("; ".join(judged.evidence))
     failure = PromotionFailed(
         f"{because}; {did}: {before.image.tag} ({before.image.digest.short}) serves again",
         remedy=f"the evidence is in {where}, and as one archive beside it",
@@ -134,7 +135,7 @@ def so_far(probers: Sequence[Counting], problem: BaseException) -> tuple[Check, 
     return tuple(found)
 
 
-def reach(lock: lease.Lease) -> None:
+def reach(session: TargetSession, lock: lease.Lease) -> None:
     """Wait for the cluster's API, which may be away for a moment (that may be why we are here).
 
     It is asked to renew the lock: when we were away for too long somebody else may have repaired
@@ -150,15 +151,16 @@ def reach(lock: lease.Lease) -> None:
         "an answer of the cluster's API",
         answered,
         timeout=AWAY_SECONDS,
-        clock=SystemClock(),
+        clock=session.for_cleanup().clock,
         interval=2,
         diagnose=lambda: redaction.text(" ".join(said[0].split())),
     )
 
 
-def roll_back(context: Context, target: Target, recorded: Revision) -> bool:
+def roll_back(session: TargetSession, recorded: Revision) -> bool:
     """``helm rollback`` to the recorded revision; ``False`` when nothing had been changed."""
-    helm = context.helm(target.cluster).for_cleanup()
+    target = session.target
+    helm = session.for_cleanup().helm
     latest = helm.history(target.release, target.namespace)[-1]
     if latest.number == recorded.number and latest.status == "deployed":
         return False
@@ -166,14 +168,15 @@ def roll_back(context: Context, target: Target, recorded: Revision) -> bool:
     return True
 
 
-def restart_refused(context: Context, target: Target, before: Before) -> None:
+def restart_refused(session: TargetSession, before: Before) -> None:
     """Restart the service when the upgrade re-created a ServiceAccount (some charts make it in
     a hook): the old pods' tokens are refused from then on, and no rollback repairs that."""
-    kube = reader.private_kube(context, target, during_cleanup=True)
+    target = session.target
+    kube = session.for_cleanup().kube
     names = drift.recreated(before.accounts, reader.accounts(kube, target))
     if not names:
         return
-    context.events.note(
+    session.events.note(
         f"ServiceAccount {', '.join(names)} was re-created by the upgrade: restarting the pods,"
         " whose tokens are refused; the cure is the annotation helm.sh/hook: pre-install"
     )
@@ -185,11 +188,13 @@ def restart_refused(context: Context, target: Target, before: Before) -> None:
         )  # fmt: skip
 
 
-def verify_old(context: Context, target: Target, expected: Expected) -> tuple[Judgement, Snapshot]:
+def verify_old(session: TargetSession, expected: Expected) -> tuple[Judgement, Snapshot]:
     """Wait until what is expected serves from every pod, and answers."""
-    kube = reader.private_kube(context, target, during_cleanup=True)
+    target = session.target
+    cleanup = session.for_cleanup()
+    kube = cleanup.kube
     judged, now = reader.wait_complete(
-        kube, target, expected, timeout=SETTLE_SECONDS, clock=SystemClock()
+        kube, target, expected, timeout=SETTLE_SECONDS, clock=cleanup.clock
     )
 
     def answers() -> bool | None:
@@ -199,7 +204,7 @@ def verify_old(context: Context, target: Target, expected: Expected) -> tuple[Ju
         f"{', '.join(target.health_paths)} of the old version",
         answers,
         timeout=ANSWER_SECONDS,
-        clock=SystemClock(),
+        clock=cleanup.clock,
         diagnose=lambda: "; ".join(
             f"{c.name}: {c.evidence}"
             for c in health.health_without_forward(kube, target)
@@ -209,9 +214,10 @@ def verify_old(context: Context, target: Target, expected: Expected) -> tuple[Ju
     return judged, now
 
 
-def verify_restored(context: Context, target: Target, before: Before) -> None:
+def verify_restored(session: TargetSession, before: Before) -> None:
     """Raise unless the live Deployments are what was recorded before the change."""
-    kube = reader.private_kube(context, target, during_cleanup=True)
+    target = session.target
+    kube = session.for_cleanup().kube
     now = reader.snapshot(kube, target.namespace)
     left = [
         f"Deployment/{name} {path}"
@@ -222,9 +228,10 @@ def verify_restored(context: Context, target: Target, before: Before) -> None:
         raise RollbackFailed(f"the rollback left {'; '.join(left[:4])} otherwise than before")
 
 
-def commands_for_a_human(context: Context, target: Target, before: Before, folder: Path) -> str:
+def commands_for_a_human(session: TargetSession, before: Before, folder: Path) -> str:
     """The exact commands that do by hand what failed here."""
-    helm = context.helm(target.cluster)
+    target = session.target
+    helm = session.helm
     by_hand = shlex.join(
         helm.argv(
             "rollback",

@@ -20,7 +20,7 @@ from ci.promotion.release import reader as reader_
 from ci.promotion.release.history import Content
 from ci.promotion.release.reader import Stored
 from ci.promotion.release.rollout import Expected, Snapshot, digests_of, service_containers
-from ci.run.context import Context
+from ci.promotion.release.session import TargetSession
 from ci.tools.helm import Revision
 from ci.tools.registry import open_repository
 
@@ -40,20 +40,20 @@ class Planned:
 
 
 def planned(
-    context: Context,
-    target: Target,
+    session: TargetSession,
     history: list[Revision],
     revision: int | None,
     journal: Mapping[str, str],
 ) -> Planned:
     """Choose the revision to return to and compare it with what serves. ``journal`` is what the
     last promotion wrote down. Raises :class:`ci.errors.PlanRefused` when there is none."""
-    kube = reader_.private_kube(context, target)
+    target = session.target
+    kube = session.kube
     now = reader_.snapshot(kube, target.namespace)
     recorded = journal.get("revision", "")
     unfinished = journal.get("step") == "upgrading" and recorded.isdigit()
     kept = frozenset(filter(None, map(Digest.read, journal.get("digests", "").split(","))))
-    reader = _Reader(context, target, history[-1], now, {int(recorded): kept} if kept else {})
+    reader = _Reader(session, history[-1], now, {int(recorded): kept} if kept else {})
     goal = histories.choose(
         history, reader.content, asked=revision, recorded=int(recorded) if unfinished else None
     )
@@ -98,16 +98,16 @@ class _Reader:
 
     def __init__(
         self,
-        context: Context,
-        target: Target,
+        session: TargetSession,
         latest: Revision,
         now: Snapshot,
         digests: Mapping[int, frozenset[Digest]],
     ) -> None:
         """``digests`` are those that pods of a revision were seen to run."""
-        self._context, self._target, self._latest, self._now = context, target, latest, now
-        self._kube = reader_.private_kube(context, target)
-        self._helm = reader_.private_helm(context, target)
+        self._session, self._target = session, session.target
+        self._latest, self._now = latest, now
+        self._kube = session.kube
+        self._helm = session.helm
         self._seen = digests
         self._stored: dict[int, Stored] = {}
         self._content: dict[int, Content] = {}
@@ -156,12 +156,12 @@ class _Reader:
         if not image or revision is self._latest or not self._asks_registry:
             return ()
         try:
-            return resolved(self._context, self._target, image)
+            return resolved(self._session, image)
         except Interrupted:
             raise
         except (PipelineError, ValueError, KeyError) as problem:
             self._asks_registry = False  # a rollback does not wait for it twice
-            self._context.events.note(
+            self._session.events.note(
                 f"compared by tag, for the registry does not say what {image} is:"
                 f" {redaction.text(reader_.failed_to_text(problem))}"
             )
@@ -214,16 +214,17 @@ def running(now: Snapshot, target: Target, image: str) -> tuple[Digest, ...]:
     return tuple(found) if len(found) == 1 else ()
 
 
-def resolved(context: Context, target: Target, image: str) -> tuple[Digest, ...]:
+def resolved(session: TargetSession, image: str) -> tuple[Digest, ...]:
     """The digest that an image's tag has in its registry now and, of an index, those of its
     platforms; nothing where there is no such tag."""
+    target = session.target
     repository, _, tag = image.rpartition(":")
     same_host = repository.partition("/")[0] == target.image_repository.partition("/")[0]
     with open_repository(
         repository,
-        local=context.tools.registry,
+        local=session.tools.registry,
         login=target.login if same_host else None,
-        programs=context.programs,
+        programs=session.programs,
     ) as there:
         found = there.digest(tag)
         return (found, *sorted(there.equivalents(found) - {found})) if found else ()

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from ci.model import Release
+from ci.results import StepId
 from ci.run.events import Events
 
 After = Callable[[Release], None]
@@ -35,7 +36,7 @@ class Afterwards:
         self._begun = self._pool.submit(self._outside.run, self._check, self._after, release)
 
     def _check(self, after: After, release: Release) -> None:
-        with self._events.step("prove on the target", "queue time-outs work where it counts"):
+        with self._events.step(StepId.TEST_TARGET, "queue time-outs work where it counts"):
             after(release)
 
     def end(self) -> None:

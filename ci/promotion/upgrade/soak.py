@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ci.errors import CommandFailed, PromotionFailed
-from ci.model import Check, Image, Query, Target
+from ci.model import Check, Image, Query
 from ci.promotion.probes.prober import Account, Counting
 from ci.promotion.release import logs, reader
 from ci.promotion.release.rollout import Expected, new_pods, restart_counts
+from ci.promotion.release.session import TargetSession
 from ci.promotion.upgrade import gates
-from ci.run.context import Context
 from ci.tools.prometheus import Prometheus
 
 LOOK_SECONDS = 5.0
@@ -35,14 +35,14 @@ class Soak:
 
     def __init__(
         self,
-        context: Context,
-        target: Target,
+        session: TargetSession,
         probers: Sequence[Counting],
         old: Image,
         pods: Pods,
     ) -> None:
-        self._context, self._target, self._probers = context, target, probers
-        self._kube = reader.private_kube(context, target)
+        target = session.target
+        self._session, self._target, self._probers = session, target, probers
+        self._kube = session.kube
         self._restarts = restart_counts(pods)
         self._old_lines = gates.Lines((), 0.0)
         self._before: Accounts = (None,) * len(probers)
@@ -59,14 +59,14 @@ class Soak:
 
     def watch(self, image: Image) -> tuple[Check, ...]:
         """Watch for ``soak_seconds``. Raises :class:`PromotionFailed` at the first breach."""
-        clock, target = self._context.clock, self._target
+        clock, target = self._session.clock, self._target
         begun = clock.monotonic()
         start = self._accounts()
         with ExitStack() as held:
             prometheus = None
             if target.gates.queries:
-                token = self._context.programs.env.get(target.gates.prometheus_token_env, "")
-                self._context.programs.hide(token)
+                token = self._session.programs.env.get(target.gates.prometheus_token_env, "")
+                self._session.programs.hide(token)
                 prometheus = held.enter_context(
                     Prometheus(target.gates.prometheus_url, token=token)
                 )
@@ -75,7 +75,7 @@ class Soak:
                 left = begun + target.soak_seconds - clock.monotonic()
                 if left <= 0:
                     break
-                self._context.events.note(f"{left:.0f} s to go, no gate is breached")
+                self._session.events.note(f"{left:.0f} s to go, no gate is breached")
                 clock.sleep(min(LOOK_SECONDS, left))
         for asked, (value, problem) in self._answers.items():
             if value is None:
@@ -109,7 +109,7 @@ class Soak:
             )
             breaches.append(gates.error_lines(self._old_lines, lines))
         except CommandFailed as problem:
-            self._context.events.note(f"the API does not answer: {reader.failed_to_text(problem)}")
+            self._session.events.note(f"the API does not answer: {reader.failed_to_text(problem)}")
         for asked in limits.queries if prometheus is not None else ():
             value, problem_ = prometheus.ask(asked.query) if prometheus else (None, "")
             if value is not None or self._answers.get(asked, (None, ""))[0] is None:

@@ -24,8 +24,8 @@ from ci.promotion.release.rollout import (
     new_pods,
     troubles,
 )
-from ci.run.context import Context
-from ci.tools.wait import wait_until
+from ci.promotion.release.session import TargetSession
+from ci.tools.wait import Clock, wait_until
 
 LOOK_SECONDS = 0.3
 """Between two looks at an upgrade: each costs the machine what it needs for the upgrade."""
@@ -40,8 +40,7 @@ class Patience:
 
 
 def upgrade(
-    context: Context,
-    target: Target,
+    session: TargetSession,
     before: Before,
     release: Release,
     accepted: frozenset[str],
@@ -53,11 +52,12 @@ def upgrade(
     ``release`` is what it shall make. ``up`` is told it as in :func:`settled`, where that can be
     seen before Helm sees it (which looks every two seconds) and the chart does nothing after that.
     """
+    target = session.target
     image = release.image
-    helm = context.helm(target.cluster)
+    helm = session.helm
     words = helm.upgrade_words(
         target.release,
-        context.path(target.chart),
+        session.path(target.chart),
         sets_of(target, before.image, image),
         description=f"promoted {image.digest}",
         new_defaults=target.chart_change,
@@ -65,45 +65,45 @@ def upgrade(
     argv = helm.argv(
         *words, "--wait", "--timeout", f"{target.timeout_seconds}s", namespace=target.namespace
     )
-    kube, watch = reader.private_kube(context, target), Patience()
+    kube, watch = session.kube, Patience()
     said: list[str] = []
     expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
     # Where the image stays, what serves before the upgrade is no different.
     shows = image.digest not in before.digests and not ends_with_hooks(before.rendered)
     progress, looked = [""], [float("-inf")]
 
-    with context.programs.background(
+    with session.programs.background(
         argv, log=f"helm-upgrade-{target.cluster.name}", on_line=said.append
     ) as process:
 
         def finished() -> bool:
             if process.poll() is not None:
                 return True
-            if context.clock.monotonic() - looked[0] < LOOK_SECONDS:
+            if session.clock.monotonic() - looked[0] < LOOK_SECONDS:
                 return False
             now = reader.look(kube, target)
-            looked[0] = context.clock.monotonic()
+            looked[0] = session.clock.monotonic()
             if now is not None:
-                _fail_fast(now, expected, watch, context)
+                _fail_fast(now, expected, watch, session.clock)
                 judged = judge(now, expected)
                 if judged.serving and shows:
                     up(release)
                 seen = str(judged).split("; ")[0]
                 if seen != progress[0]:
                     progress[0] = seen
-                    context.events.note(seen)
+                    session.events.note(seen)
             return False
 
         wait_until(
             "helm upgrade to end",
             finished,
             timeout=target.timeout_seconds + 60,
-            clock=context.clock,
+            clock=session.clock,
             interval=0.1,
             diagnose=lambda: progress[0] or "nothing",
         )
     if process.returncode != 0:
-        if context.programs.cancel.is_set():
+        if session.programs.cancel.is_set():
             raise Interrupted("interrupted during helm upgrade")
         begin = next((n for n, line in enumerate(said) if line.startswith("Error:")), -1)
         text = " ".join(" ".join(said[begin:]).split()).removeprefix("Error: ") or "no output"
@@ -122,17 +122,18 @@ def ends_with_hooks(rendered: Rendered) -> bool:
     return any("post-upgrade" in phases for phases in hooked)
 
 
-def _fail_fast(now: Snapshot, expected: Expected, patience: Patience, context: Context) -> None:
+def _fail_fast(now: Snapshot, expected: Expected, patience: Patience, clock: Clock) -> None:
     """Raise :class:`ci.promotion.release.rollout.UnrecoverablePod` when a new pod has been in such
     a state for several seconds, or had no place for longer."""
-    moment = context.clock.monotonic()
+    moment = clock.monotonic()
     fail_fast(patience.broken, moment, troubles(new_pods(now, expected)))
     fail_fast(patience.misplaced, moment, misplaced(now, expected.deployments))
 
 
-def released(context: Context, target: Target, image: Image) -> Release:
+def released(session: TargetSession, image: Image) -> Release:
     """What Helm has recorded. Raises :class:`PromotionFailed` unless it is deployed."""
-    latest = context.helm(target.cluster).history(target.release, target.namespace)[-1]
+    target = session.target
+    latest = session.helm.history(target.release, target.namespace)[-1]
     if latest.status != "deployed":
         raise PromotionFailed(f"revision {latest.number} is {latest.status}, not deployed")
     return released_as(target, latest.number, image)
@@ -143,9 +144,8 @@ def released_as(target: Target, revision: int, image: Image) -> Release:
 
 
 def settled(
-    context: Context,
+    session: TargetSession,
     release: Release,
-    target: Target,
     before: Before,
     accepted: frozenset[str],
     *,
@@ -153,21 +153,22 @@ def settled(
 ) -> tuple[Check, ...]:
     """Our own check after Helm's: complete by digest. ``up`` is told as soon as nothing is left
     to wait for but old pods of the gateway that drain."""
-    kube, watch, image = reader.private_kube(context, target), Patience(), release.image
+    target = session.target
+    kube, watch, image = session.kube, Patience(), release.image
     expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
 
     def look(seen: Snapshot, judged: Judgement) -> None:
-        _fail_fast(seen, expected, watch, context)
+        _fail_fast(seen, expected, watch, session.clock)
         if judged.serving:
             up(release)
 
     judged, now = reader.wait_complete(
-        kube, target, expected, timeout=SETTLE_SECONDS, clock=context.clock, look=look
+        kube, target, expected, timeout=SETTLE_SECONDS, clock=session.clock, look=look
     )
     pods = sum(len(now.pods_of(name)) for name in before.deployments)
     recreated = drift.recreated(before.accounts, reader.accounts(kube, target))
     if recreated:
-        context.events.note(
+        session.events.note(
             f"ServiceAccount {', '.join(recreated)} was re-created by the upgrade: pods of others"
             " that use it lose access; the cure is the annotation helm.sh/hook: pre-install"
         )
@@ -178,9 +179,10 @@ def settled(
     )
 
 
-def healthy(context: Context, target: Target, api: Document | None) -> tuple[Check, ...]:
-    checks = health.health(context, target)
-    checks += (health.compatible(reader.private_kube(context, target), target, api),)
+def healthy(session: TargetSession, api: Document | None) -> tuple[Check, ...]:
+    target = session.target
+    checks = health.health(session)
+    checks += (health.compatible(session.kube, target, api),)
     failed = [f"{check.name}: {check.evidence}" for check in checks if not check.ok]
     if failed:
         raise PromotionFailed(f"the new release is not healthy: {'; '.join(failed)}")

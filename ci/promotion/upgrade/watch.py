@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ci.errors import PipelineError
-from ci.model import Target
-from ci.promotion.release import reader
 from ci.promotion.release.rollout import restarts
-from ci.run.context import Context
+from ci.promotion.release.session import TargetSession
+from ci.tools.wait import uncancelled
 
 KIND = "watch"
 """Of the events; their step is the terminal."""
@@ -121,12 +120,13 @@ class Tail:
 class Watching:
     """Watches while in the block, a rollback included. What cannot be read is left out."""
 
-    def __init__(self, context: Context, target: Target, deployments: Sequence[str]) -> None:
+    def __init__(self, session: TargetSession, deployments: Sequence[str]) -> None:
         # A run that was cancelled is watched to its end.
-        self._kube = reader.private_kube(context, target, during_cleanup=True)
-        self._events, self._target, self._deployments = context.events, target, tuple(deployments)
-        self._folder = context.folder.below("watch")
-        self._clock = context.clock
+        target = session.target
+        self._kube = session.for_cleanup().kube
+        self._events, self._target, self._deployments = session.events, target, tuple(deployments)
+        self._folder = session.folder.below("watch")
+        self._clock = uncancelled(session.clock)
         self._begun = self._clock.monotonic()
         self._changes = {name: Changes() for name in (ROLLOUT, PODS, EVENTS)}
         self._tails: dict[tuple[str, str], Tail] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from ci import errors
 from ci.cli import app, session
 from ci.digest import Digest
-from ci.model import Case, Image, Outcome, RunRecord, SelfTest, StepRecord
+from ci.model import Case, Image, RunRecord, SelfTest, StepRecord
 from ci.report import terminal
+from ci.results import Outcome, StepId
 from ci.run.events import Events
 from ci.settings import Settings, load
 from ci.tools.wait import SystemClock
@@ -156,7 +158,15 @@ def test_nothing_but_the_command_line_and_its_terminal_writes_to_the_screen() ->
 
 def test_the_closing_line_counts() -> None:
     cases = [Case("a", Outcome.PASSED, 1), Case("b", Outcome.FAILED, 1)]
-    assert SelfTest(tuple(cases)).counts == "1 passed, 1 failed, 0 skipped"
+    out = io.StringIO()
+    terminal.self_test(SelfTest(tuple(cases)), out)
+    assert out.getvalue().splitlines()[-1] == "1 passed, 1 failed"
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_a_self_test_with_an_unknown_case_has_not_passed(outcome: Outcome) -> None:
+    found = SelfTest((Case("a", Outcome.PASSED, 1), Case("b", outcome, 1)))
+    assert found.passed is (outcome in (Outcome.PASSED, Outcome.SKIPPED))
 
 
 # -- the terminal ---------------------------------------------------------------------------------
@@ -166,28 +176,28 @@ def test_lines_show_steps_and_hold_back_a_flood_of_notes() -> None:
     out = io.StringIO()
     events = Events(SystemClock())
     events.listen(terminal.Lines(out))
-    with events.step("build", "the one build"):
+    with events.step(StepId.BUILD, "the one build"):
         for number in range(10):
             events.note(f"note {number}")
     said = out.getvalue()
-    assert "build: started: the one build" in said
+    assert "build and push the image: started: the one build" in said
     assert "note 0" in said
     assert "note 9" not in said
-    assert "build: done in" in said
+    assert "build and push the image: done in" in said
 
 
 def test_a_brief_view_is_silent_about_steps() -> None:
     out = io.StringIO()
     events = Events(SystemClock())
     events.listen(terminal.Lines(out, brief=True))
-    with events.step("tools"):
+    with events.step(StepId.TOOLS):
         pass
     assert out.getvalue() == ""
 
 
 def test_steps_know_what_they_are_part_of() -> None:
     events = Events(SystemClock())
-    with events.step("promote"), events.step("plan"):
+    with events.step(StepId.PROMOTE), events.step(StepId.PLAN):
         pass
     started = {e.step: e.data.get("parent") for e in events.all if e.kind == "step.started"}
     assert started == {"promote": None, "plan": "promote"}
@@ -201,8 +211,9 @@ def test_the_summary_names_the_digest_and_the_folder() -> None:
         command="run",
         outcome=Outcome.PASSED,
         exit_code=0,
+        started=datetime(2026, 11, 23, tzinfo=UTC),
         seconds=61,
-        steps=(StepRecord("build", 4.0, Outcome.PASSED),),
+        steps=(StepRecord(StepId.BUILD, 4.0, Outcome.PASSED),),
         folder=Path("runs/x"),
         image=Image("r/m", "t", digest),
         cases=(Case("a", Outcome.PASSED, 1),),
@@ -210,6 +221,6 @@ def test_the_summary_names_the_digest_and_the_folder() -> None:
     terminal.summary(record, out)
     said = out.getvalue()
     assert digest in said
-    assert "build" in said
-    assert "1 passed, 0 failed, 0 skipped" in said
+    assert "build and push the image" in said
+    assert "proof      1 passed" in said
     assert "run succeeded after 1 min 01 s" in said

@@ -3,36 +3,60 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ci.cli import app
-from ci.model import Check
+from ci.model import Difference, PlanRecord, Preview
 from ci.promotion.plan import diff
-from ci.promotion.plan.diff import Change, Difference, Plan
 from ci.promotion.release import manifest
 from ci.report import terminal
+from ci.results import (
+    Because,
+    Check,
+    CheckId,
+    DifferenceReason,
+    ImageRef,
+    Names,
+    RevisionRef,
+    Unit,
+    failed,
+    judged,
+    passed,
+    skipped,
+    unknown,
+)
 from ci.tools.command import Programs
 from ci.workflow import commands
 
-CHANGE = Change("old", "new", "registry:5000/x", "registry:5000/x", 4, 5)
+OLD, NEW = ImageRef("registry:5000/x", "old"), ImageRef("registry:5000/x", "new")
 IMAGE = Difference(
     "Deployment/x",
     "spec.template.spec.containers[x].image",
     "registry:5000/x:old",
     "registry:5000/x:new",
     True,
-    "the image",
+    DifferenceReason.IMAGE,
 )
-LABEL = Difference("Deployment/x", "metadata.labels.version", "old", "new", True, "the tag")
-ADDED = Difference("ConfigMap/more", "", "absent", "present", False, "not of the image")
+LABEL = Difference(
+    "Deployment/x", "metadata.labels.version", "old", "new", True, DifferenceReason.TAG
+)
+ADDED = Difference(
+    "ConfigMap/more", "", "absent", "present", False, DifferenceReason.NOT_FROM_IMAGE
+)
+BROKEN = Names(Unit.API_CHANGES, ("/a is gone",), 1)
 
 
-def shown(*differences: Difference) -> str:
+def preview(*differences: Difference, checks: tuple[Check, ...] = ()) -> Preview:
+    return Preview(PlanRecord(OLD, NEW, 4, 5, differences), checks)
+
+
+def shown(*differences: Difference, checks: tuple[Check, ...] = ()) -> str:
     out = io.StringIO()
-    terminal.plan(Plan(CHANGE, differences), out)
+    terminal.plan(preview(*differences, checks=checks), out)
     return out.getvalue()
 
 
@@ -48,15 +72,24 @@ def test_fields_stand_under_their_object_each_side_on_its_line() -> None:
 def test_what_is_refused_comes_first_and_is_marked() -> None:
     lines = shown(IMAGE, ADDED).splitlines()
     assert lines.index("! ConfigMap/more") < lines.index("  Deployment/x")
-    assert "    the whole object  (not of the image)" in lines
+    assert "    the whole object  (does not derive from the image)" in lines
     assert lines[-1] == "2 changes in 2 objects: 1 refused (!)"
 
 
-def test_what_was_asked_is_ticked_or_says_why_not() -> None:
-    asked = (Check("chart is the live one", True, "x-1"), Check("API", False, "/a is gone"))
-    out = io.StringIO()
-    terminal.plan(Plan(CHANGE, (IMAGE,), asked), out)
-    assert "[x] chart is the live one: x-1\n[ ] API: /a is gone\n" in out.getvalue()
+def test_every_outcome_of_what_was_asked_has_its_sign_and_is_counted() -> None:
+    asked = (
+        passed(CheckId.CHART_UNCHANGED, RevisionRef(4, "", "x-1")),
+        failed(CheckId.API_COMPATIBLE, BROKEN),
+        skipped(CheckId.TEAM_NOTIFIED, "notify"),
+        unknown(CheckId.HEALTH_UNDER_LOAD, Because.NOT_IN_EVIDENCE),
+    )
+    lines = shown(IMAGE, checks=asked).splitlines()
+    at = lines.index("checks: 1 passed, 1 failed, 1 skipped, 1 unknown")
+    signs = [line.split(" ")[0] for line in lines[at + 1 : at + 5]]
+    assert signs == ["✓", "✗", "\N{EN DASH}", "?"]
+    assert lines[at + 2].endswith("the API is backward compatible: /a is gone")
+    assert lines[at + 3].endswith("the team is notified: turned off by notify")
+    assert lines[at + 4].endswith("the proof does not contain it")
 
 
 def test_the_live_image_changes_nothing() -> None:
@@ -65,7 +98,7 @@ def test_the_live_image_changes_nothing() -> None:
 
 def test_text_with_brackets_is_no_markup() -> None:
     text = "[bold]not markup[/bold]"
-    assert text in shown(Difference("ConfigMap/x", "data.a", text, "b", False, "not of the image"))
+    assert text in shown(replace(ADDED, path="data.a", before=text))
 
 
 def test_a_secret_is_never_shown() -> None:
@@ -75,13 +108,19 @@ def test_a_secret_is_never_shown() -> None:
         )
 
     made = diff.make(
-        CHANGE,
+        diff.Change("old", "new", "registry:5000/x", "registry:5000/x", 4, 5),
         live=secret("swordfish"),
         same=secret("swordfish"),
         new=secret("marlin"),
         again=secret("marlin"),
     )
-    said = shown(*made.differences)
+    reason = DifferenceReason.NOT_FROM_IMAGE
+    said = shown(
+        *(
+            Difference(d.object, d.path, d.before, d.after, d.allowed, reason)
+            for d in made.differences
+        )
+    )
     assert "Secret/s" in said
     assert "swordfish" not in said
     assert "marlin" not in said
@@ -100,9 +139,10 @@ def test_the_status_says_whether_it_would_be_refused(
 ) -> None:
     asked: list[Any] = []
 
-    def made(_context: object, options: Any, image: str) -> Plan:
+    def made(_context: object, options: Any, image: str) -> Preview:
         asked.append((options.target, image))
-        return Plan(CHANGE, differences, (Check("API", kept, "/a is gone"),))
+        checks = (judged(CheckId.API_COMPATIBLE, kept, BROKEN),)
+        return preview(*differences, checks=checks)
 
     monkeypatch.setattr(commands, "plan", made)
 
@@ -116,20 +156,25 @@ def test_the_status_says_whether_it_would_be_refused(
     said = capsys.readouterr()
     assert "revision 4 -> 5" in said.out
     assert ("1 of 2 differences" in said.err) == (ADDED in differences)
-    assert ("would be refused: API: /a is gone" in said.err) is not kept
+    assert ("would be refused: the API is backward compatible: /a is gone" in said.err) is not kept
 
 
 def test_what_is_shown_holds_no_secret(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broker = Difference(
-        "Deployment/x", "spec.x", "SharedAccessKey=swordfish1", "known-to-the-run", True, "why"
+        "Deployment/x",
+        "spec.x",
+        "SharedAccessKey=swordfish1",
+        "known-to-the-run",
+        True,
+        DifferenceReason.TAG,
     )
     programs = Programs(env={})
     programs.hide("known-to-the-run")
     ended = SimpleNamespace(
         session=SimpleNamespace(programs=programs),
-        value=Plan(CHANGE, (broker,)),
+        value=preview(broker),
         problem=None,
         supervised=None,
     )

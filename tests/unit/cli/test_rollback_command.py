@@ -4,7 +4,7 @@ nothing to do."""
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +17,8 @@ from ci.digest import UNKNOWN, Digest
 from ci.errors import PlanRefused
 from ci.model import (
     Changed,
-    Check,
+    ChangeRecord,
     Image,
-    Outcome,
     Promotion,
     Result,
     Rollback,
@@ -27,9 +26,22 @@ from ci.model import (
     RunRecord,
     Served,
 )
-from ci.report import html, terminal
+from ci.report import files, html, terminal, wording
 from ci.report.record import read
-from ci.run import state
+from ci.results import (
+    ChangeState,
+    CheckGroup,
+    CheckId,
+    Count,
+    ImageRef,
+    Outcome,
+    Phase,
+    Tone,
+    Unit,
+    VerdictId,
+    passed,
+)
+from ci.run_folder import RunFolder
 from ci.workflow import commands
 from tests.unit.report.folders import Folder
 from tests.unit.report.test_html import Page
@@ -131,14 +143,36 @@ def test_force_reaches_every_promotion(
 
 
 def record(folder: Path, command: str, **more: Any) -> RunRecord:
-    return RunRecord("x", command, Outcome.PASSED, 0, 5.0, (), folder, **more)
+    started = datetime(2026, 11, 23, tzinfo=UTC)
+    return RunRecord("x", command, Outcome.PASSED, 0, started, 5.0, (), folder, **more)
+
+
+def change(state: ChangeState, before: Served, after: Served, live: int) -> ChangeRecord:
+    """Where the target stands, as a rollback or a promotion records it."""
+    old, new = (
+        ImageRef(one.image.repository, one.image.tag, one.image.digest) for one in (before, after)
+    )
+    return ChangeRecord(
+        "prod",
+        state,
+        before=old,
+        after=new,
+        from_revision=before.revision,
+        to_revision=live,
+        live_revision=live,
+    )
+
+
+def verdict(folder: Path) -> wording.Verdict:
+    found = read(folder)
+    return wording.of(found.run, found.steps, finished=found.finished)
 
 
 def left(path: Path, command: str, **more: Any) -> Path:
     """A run's folder with the summary that the command line leaves."""
     folder = Folder(path)
     folder.step(command, 0, 4)
-    state.write(path / "summary.json", asdict(record(path, command, **more)))
+    files.write(RunFolder(path), record(path, command, **more))
     return path
 
 
@@ -155,20 +189,26 @@ def test_a_rollback_is_data_in_the_summary(tmp_path: Path, found: Rollback) -> N
 
 def test_a_rollback_of_another_shape_is_left_out(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "1")
-    folder.summary(command="rollback", rollback={"outcome": "?", "before": 1})
-    assert read(folder.path).run.rollback is None
+    folder.summary(command="rollback", rollback=DONE)
+    summary = folder.path / "summary.json"
+    summary.write_text(summary.read_text().replace('"rolled back"', '"of another version"'))
+    found = read(folder.path)
+    assert found.finished
+    assert found.run.rollback is not None
+    assert found.run.rollback.outcome is RollbackOutcome.PLANNED
+    assert "rollback.outcome" in found.unreadable[0]
 
 
 def test_a_rollback_names_both_ends_and_what_every_pod_runs(tmp_path: Path) -> None:
     said = closing("rollback", rollback=DONE)
     assert "prod: revision 3 -> 1, deployed as revision 4" in said
     assert f"every pod runs {OLD.by_digest}" in said
-    folder = left(tmp_path / "1", "rollback", rollback=DONE)
-    verdict = html.verdict(read(folder))
-    assert (verdict.tone, verdict.word) == (html.Tone.GOOD, "Rolled back")
-    assert verdict.sentence == (
-        "prod was returned from new (revision 3) to old (revision 4), as revision 1 had it;"
-        " verified."
+    stands = change(ChangeState.ROLLED_BACK, DONE.before, DONE.after, 4)
+    folder = left(tmp_path / "1", "rollback", rollback=DONE, change=stands)
+    found = verdict(folder)
+    assert (found.tone, found.id) == (Tone.GOOD, VerdictId.RETURNED)
+    assert found.sentence == (
+        "prod was returned from new (revision 3) to old (revision 4), verified."
     )
     text = Page(html.render(read(folder), datetime.now(UTC))).text
     assert "From · revision 3" in text
@@ -187,34 +227,44 @@ def test_what_was_there_already_is_no_rollback(tmp_path: Path) -> None:
     assert "already there" in said
     assert "nothing to do" in said
     assert f"every pod runs {NEW.by_digest}" in said
-    folder = left(tmp_path / "1", "rollback", rollback=THERE)
-    verdict = html.verdict(read(folder))
-    assert verdict.word == "Already there"
-    assert "prod serves new (revision 3) already" in verdict.sentence
+    stands = change(ChangeState.ALREADY_SERVED, THERE.before, THERE.after, 3)
+    folder = left(tmp_path / "1", "rollback", rollback=THERE, change=stands)
+    assert verdict(folder).id is VerdictId.ALREADY_RETURNED
+    assert "prod serves new (revision 3) already" in verdict(folder).sentence
     text = Page(html.render(read(folder), datetime.now(UTC))).text
     assert "Served · revision 3 · served at the end" in text
     assert "From ·" not in text
 
 
 ALREADY = Promotion(
-    "prod", NEW, NEW, 7, 7, None, (Check("the proven digest runs on every pod", True, "x"),),
-    changed=False,
-)  # fmt: skip
+    "prod",
+    NEW,
+    NEW,
+    7,
+    7,
+    None,
+    (CheckGroup(Phase.AFTER, (passed(CheckId.PODS_RUN_DIGEST, Count(Unit.PODS, 3)),)),),
+    ChangeState.ALREADY_SERVED,
+)
 
 
 def test_what_is_served_already_is_no_promotion(tmp_path: Path) -> None:
     said = closing("promote", promotion=ALREADY)
     assert "prod: revision 7 serves it already; verified, nothing to do" in said
     assert "promoted" not in said
-    folder = left(tmp_path / "1", "promote", promotion=ALREADY)
+    serves = Served(7, NEW, "engine-1.0")
+    stands = change(ChangeState.ALREADY_SERVED, serves, serves, 7)
+    folder = left(
+        tmp_path / "1", "promote", promotion=ALREADY, change=stands, groups=ALREADY.groups
+    )
     assert read(folder).run.promotion == ALREADY
-    verdict = html.verdict(read(folder))
-    assert (verdict.tone, verdict.word) == (html.Tone.GOOD, "Already served")
-    assert "nothing was changed" in verdict.sentence
+    found = verdict(folder)
+    assert (found.tone, found.id) == (Tone.GOOD, VerdictId.ALREADY_SERVED)
+    assert "nothing was changed" in found.sentence
     text = Page(html.render(read(folder), datetime.now(UTC))).text
     assert "Served · revision 7 · served at the end" in text
-    assert "What was served already" in text
-    for never in ("From ·", "Before and during the change", "Backups and rollback"):
+    assert "On the live release" in text
+    for never in ("From ·", "Before the change", "During the change", "Backups and rollback"):
         assert never not in text
 
 
@@ -224,7 +274,14 @@ def test_what_is_served_already_and_fails_its_verification_was_not_promoted(
     folder = Folder(tmp_path / "1")
     folder.step("promote", 0, 3)
     folder.step("verify", 3, 4, "all pods are Running and Ready")
-    folder.summary(command="promote", outcome="failed", exit_code=34, error="not ready")
-    verdict = html.verdict(read(folder.path))
-    assert verdict.word == "Not verified"
-    assert "promoted" not in verdict.sentence
+    serves = Served(7, NEW, "engine-1.0")
+    folder.summary(
+        command="promote",
+        outcome=Outcome.FAILED,
+        exit_code=34,
+        error="not ready",
+        change=change(ChangeState.ALREADY_SERVED, serves, serves, 7),
+    )
+    found = verdict(folder.path)
+    assert found.id is VerdictId.NOT_VERIFIED
+    assert "promoted" not in found.sentence

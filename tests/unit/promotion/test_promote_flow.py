@@ -49,6 +49,7 @@ from ci.promotion.release.baseline import Before
 from ci.promotion.rollback import recovery, requested
 from ci.promotion.upgrade import upgrade as upgrade_
 from ci.promotion.upgrade.post_upgrade_test import After
+from ci.results import StepId
 from ci.run.context import Context
 from ci.run.events import Events
 from ci.settings import Settings
@@ -585,8 +586,15 @@ def test_what_is_served_already_is_verified_and_left_alone(context: Context, wor
     found = {check.name: check for check in done.checks}
     assert NEW in found["the proven digest runs on every pod"].evidence
     assert found["/readyz"].ok
-    assert steps(context)[-1] == "verify what is served"
-    not_done = {"start the prober", "back up", "plan", "tick the checklist", "upgrade", "soak"}
+    assert steps(context)[-1] == StepId.VERIFY_SERVED
+    not_done = {
+        StepId.START_PROBERS,
+        StepId.BACK_UP,
+        StepId.PLAN,
+        StepId.PREFLIGHT,
+        StepId.UPGRADE,
+        StepId.SOAK,
+    }
     assert not_done.isdisjoint(steps(context)), "nothing that was not done is shown"
     assert "already served, verified, nothing to do" in context.events.all[-1].text
     assert lease.journal(world.lease)["step"] == "done"
@@ -639,7 +647,7 @@ def test_what_may_not_be_changed_is_refused_before_anything_is(
     with pytest.raises(EvidenceRefused, match="no rehearsal"):
         go(context, refusal=EvidenceRefused("no rehearsal allows a change"))
     assert world.asked == []
-    assert "start the prober" not in steps(context)
+    assert StepId.START_PROBERS not in steps(context)
 
 
 def test_what_changes_nothing_needs_no_rehearsal(context: Context, world: World) -> None:
@@ -702,7 +710,7 @@ def test_a_rollback_gets_away_from_the_image_that_serves(context: Context, world
     ]
     kinds = [(event.kind, event.step) for event in context.events.all]
     shown = max(n for n, (kind, _) in enumerate(kinds) if kind == "run.note")
-    assert shown < kinds.index(("step.started", "roll back")), "shown before it acts"
+    assert shown < kinds.index(("step.started", StepId.HELM_ROLLBACK)), "shown before it acts"
     assert lease.journal(world.lease)["step"] == "rolled back"
 
 
@@ -775,8 +783,8 @@ def test_a_revision_that_serves_already_is_verified_and_left_alone(
     assert (done.after.revision, done.revision) == (revision, 3)
     assert done.after.image.digest == NEW
     assert world.asked == []
-    assert "verify what is served" in steps(context)
-    assert "roll back" not in steps(context)
+    assert StepId.VERIFY_SERVED in steps(context)
+    assert StepId.HELM_ROLLBACK not in steps(context)
 
 
 def test_a_change_by_hand_is_undone_by_the_revision_that_serves(

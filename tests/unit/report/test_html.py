@@ -12,20 +12,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.model import Case, Outcome
+from ci.model import Case, ProbeBucket, ProbesRecord
 from ci.report import __main__ as command
-from ci.report import html
-from ci.report.html import Tone
+from ci.report import html, wording
 from ci.report.record import Record, Step, Suite, read
+from ci.results import (
+    Because,
+    CauseId,
+    ChangeState,
+    Check,
+    CheckGroup,
+    CheckId,
+    Outcome,
+    Phase,
+    Problem,
+    RunRef,
+    Tone,
+    VerdictId,
+    failed,
+    passed,
+    unknown,
+)
 from tests.unit.report.folders import (
+    CHANGE,
+    CHECKS_FAILED,
+    GROUPS,
     NEW,
     NEW_DIGEST,
     OLD,
     OLD_DIGEST,
+    PROBES,
     REFUSED,
     Folder,
-    failed,
+    broken,
     promoted,
+    run,
 )
 
 NOW = datetime(2026, 11, 23, 17, 0, tzinfo=UTC)
@@ -69,14 +90,19 @@ def page(folder: Path) -> Page:
     return Page(html.render(read(folder), NOW))
 
 
+def verdict(folder: Path) -> wording.Verdict:
+    found = read(folder)
+    return wording.of(found.run, found.steps, finished=found.finished)
+
+
 # -- the verdict -----------------------------------------------------------------------------------
 
 
 def test_a_promotion_names_both_ends(tmp_path: Path) -> None:
     folder = promoted(tmp_path / "1")
-    verdict = html.verdict(read(folder.path))
-    assert (verdict.tone, verdict.word) == (Tone.GOOD, "Promoted")
-    assert verdict.sentence == (
+    found = verdict(folder.path)
+    assert (found.tone, found.word) == (Tone.GOOD, "Promoted")
+    assert found.sentence == (
         f"launch was promoted from {OLD} (revision 3) to {NEW} (revision 4), the digest that was"
         " proven."
     )
@@ -87,119 +113,204 @@ def test_a_promotion_names_both_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "error", "upgrade", "back", "tone", "word"),
+    ("code", "state", "id", "tone"),
     [
-        (32, "broken; rolled back to revision 3", "broken", True, Tone.WARN, "Rolled back"),
-        (32, "broken; nothing was changed: it serves", "broken", True, Tone.WARN, "Not promoted"),
-        (33, "both failed", "broken", False, Tone.ALARM, "Act now"),
-        (34, "not all Ready", "", None, Tone.BAD, "Promoted, not verified"),
-        (130, "interrupted; rolled back", "interrupted", True, Tone.WARN, "Interrupted"),
-        (130, "interrupted", "interrupted", False, Tone.ALARM, "Interrupted"),
-        (1, "a defect", "a defect", False, Tone.ALARM, "Failed"),
-        (41, "helm ended with 1", "", None, Tone.BAD, "Failed"),
+        (32, ChangeState.ROLLED_BACK, VerdictId.ROLLED_BACK, Tone.WARN),
+        (32, None, VerdictId.ROLLED_BACK, Tone.WARN),
+        (32, ChangeState.UNTOUCHED, VerdictId.UPGRADE_NOT_BEGUN, Tone.WARN),
+        (33, ChangeState.ROLLBACK_FAILED, VerdictId.ROLLBACK_FAILED, Tone.ALARM),
+        (33, ChangeState.UNDER_WAY, VerdictId.ROLLBACK_FAILED, Tone.ALARM),
+        (33, None, VerdictId.ROLLBACK_FAILED, Tone.ALARM),
+        (34, ChangeState.PROMOTED, VerdictId.PROMOTED_NOT_VERIFIED, Tone.BAD),
+        (34, ChangeState.ALREADY_SERVED, VerdictId.NOT_VERIFIED, Tone.BAD),
+        (130, ChangeState.ROLLED_BACK, VerdictId.INTERRUPTED_ROLLED_BACK, Tone.WARN),
+        (130, ChangeState.UNDER_WAY, VerdictId.INTERRUPTED_UNDER_WAY, Tone.ALARM),
+        (130, ChangeState.PROMOTED, VerdictId.INTERRUPTED_PROMOTED, Tone.BAD),
+        (130, ChangeState.ROLLBACK_FAILED, VerdictId.ROLLBACK_FAILED, Tone.ALARM),
+        (1, ChangeState.UNDER_WAY, VerdictId.FAILED_UNDER_WAY, Tone.ALARM),
+        (41, ChangeState.PROMOTED, VerdictId.FAILED_PROMOTED, Tone.BAD),
+        (40, ChangeState.ROLLED_BACK, VerdictId.FAILED_ROLLED_BACK, Tone.WARN),
     ],
 )
 def test_a_failure_after_the_upgrade_began(
-    tmp_path: Path,
-    code: int,
-    error: str,
-    upgrade: str,
-    back: bool | None,
-    tone: Tone,
-    word: str,
+    tmp_path: Path, code: int, state: ChangeState | None, id: VerdictId, tone: Tone
 ) -> None:
-    folder = failed(tmp_path, code, error, upgrade=upgrade, back=back)
-    verdict = html.verdict(read(folder.path))
-    assert (verdict.tone, verdict.word) == (tone, word)
+    folder = broken(tmp_path, code, "any words at all", state=state)
+    found = verdict(folder.path)
+    assert (found.id, found.tone) == (id, tone)
     text = page(folder.path).text
-    assert verdict.sentence in text
-    assert error in text
+    assert found.sentence in text
+    assert "any words at all" in text
     assert f"Exit code {code}" in text
     assert OLD_DIGEST in text
 
 
-def test_a_rollback_says_what_serves_again(tmp_path: Path) -> None:
-    folder = failed(tmp_path, 32, "broken; rolled back to revision 3")
-    sentence = html.verdict(read(folder.path)).sentence
-    assert f"launch-inference serves {OLD} (revision 3) again, verified" in sentence
+def test_a_rollback_says_what_serves_again_and_why(tmp_path: Path) -> None:
+    folder = broken(tmp_path, 32, "lost", cause=CauseId.REQUESTS_LOST)
+    assert f"launch serves {OLD} (revision 3) again, verified" in verdict(folder.path).sentence
+    assert "Cause requests were lost during the change" in page(folder.path).text
 
 
 @pytest.mark.parametrize(
-    ("code", "called", "word", "said"),
+    ("code", "called", "id", "sentence"),
     [
-        (20, "run", "Not promoted", "the target was not touched"),
-        (20, "prove", "Not proven", "did not pass"),
-        (31, "promote", "Refused", "the target was not touched"),
-        (30, "run", "Not promoted", "the target was not touched"),
-        (10, "build", "Failed", "in the step “build”"),
-        (34, "verify", "Not verified", "does not meet"),
-        (130, "run", "Interrupted", "the target was not touched"),
+        (20, "run", VerdictId.NOT_PROMOTED_NOT_PROVEN, "the target was not touched"),
+        (20, "prove", VerdictId.NOT_PROVEN, "did not pass"),
+        (22, "run", VerdictId.NOT_PROMOTED_NOT_REHEARSED, "the target was not touched"),
+        (22, "rehearse", VerdictId.NOT_REHEARSED, "broke the release"),
+        (31, "promote", VerdictId.REFUSED, "the target was not touched"),
+        (30, "run", VerdictId.NOT_PROMOTED, "the target was not touched"),
+        (10, "build", VerdictId.FAILED, "in the step “build and push the image”"),
+        (34, "verify", VerdictId.NOT_VERIFIED, "does not meet"),
+        (130, "run", VerdictId.INTERRUPTED, "the target was not touched"),
+        (33, "rollback", VerdictId.RETURN_FAILED, "nobody has verified"),
     ],
 )
 def test_a_failure_before_the_upgrade(
-    tmp_path: Path, code: int, called: str, word: str, said: str
+    tmp_path: Path, code: int, called: str, id: VerdictId, sentence: str
 ) -> None:
     folder = Folder(tmp_path)
     folder.step("build", 0, 5, "broken")
-    folder.summary(command=called, outcome="failed", exit_code=code, error="broken", image=None)
-    verdict = html.verdict(read(tmp_path))
-    assert verdict.word == word
-    assert said in verdict.sentence
-    assert verdict.tone is not Tone.GOOD
+    folder.summary(
+        command=called, outcome=Outcome.FAILED, exit_code=code, error="broken", image=None
+    )
+    found = verdict(tmp_path)
+    assert found.id is id
+    assert sentence in found.sentence
+    assert found.tone is not Tone.GOOD
 
 
-@pytest.mark.parametrize("called", ["build", "prove", "verify", "rollback", "test"])
-def test_every_command_has_a_sentence_for_success(tmp_path: Path, called: str) -> None:
-    Folder(tmp_path).summary(command=called)
-    verdict = html.verdict(read(tmp_path))
-    assert verdict.tone is Tone.GOOD
-    assert verdict.sentence.endswith(".")
+@pytest.mark.parametrize(
+    ("called", "state", "id"),
+    [
+        ("build", None, VerdictId.BUILT),
+        ("prove", None, VerdictId.PROVEN),
+        ("rehearse", None, VerdictId.REHEARSED),
+        ("approve", None, VerdictId.APPROVED),
+        ("verify", None, VerdictId.VERIFIED),
+        ("rollback", ChangeState.ROLLED_BACK, VerdictId.RETURNED),
+        ("rollback", ChangeState.ALREADY_SERVED, VerdictId.ALREADY_RETURNED),
+        ("promote", ChangeState.PROMOTED, VerdictId.PROMOTED),
+        ("promote", ChangeState.ALREADY_SERVED, VerdictId.ALREADY_SERVED),
+        ("run", ChangeState.ALREADY_SERVED, VerdictId.ALREADY_SERVED),
+        ("test", None, VerdictId.CHECKS_PASSED),
+        ("of another version", None, VerdictId.PASSED),
+    ],
+)
+def test_every_command_has_a_sentence_for_success(
+    tmp_path: Path, called: str, state: ChangeState | None, id: VerdictId
+) -> None:
+    change = replace(CHANGE, state=state) if state else None
+    Folder(tmp_path).summary(command=called, change=change)
+    found = verdict(tmp_path)
+    assert (found.id, found.tone) == (id, Tone.GOOD)
+    assert found.sentence.endswith(".")
+    assert "{" not in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("state", "id"),
+    [
+        (None, VerdictId.UNFINISHED),
+        (ChangeState.UNTOUCHED, VerdictId.UNFINISHED),
+        (ChangeState.UNDER_WAY, VerdictId.UNFINISHED_UNDER_WAY),
+        (ChangeState.PROMOTED, VerdictId.UNFINISHED_PROMOTED),
+        (ChangeState.ROLLED_BACK, VerdictId.UNFINISHED_ROLLED_BACK),
+        (ChangeState.ROLLBACK_FAILED, VerdictId.ROLLBACK_FAILED),
+    ],
+)
+def test_a_run_that_was_killed_is_judged_by_where_its_target_stands(
+    tmp_path: Path, state: ChangeState | None, id: VerdictId
+) -> None:
+    folder = Folder(tmp_path)
+    folder.step("upgrade", 1, None, parent="promote")
+    if state is not None:
+        folder.change(state)
+    found = verdict(tmp_path)
+    assert found.id is id
+    alarm = state in (ChangeState.UNDER_WAY, ChangeState.ROLLBACK_FAILED)
+    assert (found.tone is Tone.ALARM) is alarm
+    text = page(tmp_path).text
+    assert ("pipeline.py rollback --target launch" in text) is alarm
+    assert "nothing says how this step ended" in text
+
+
+def of_targets(*checks: Check) -> tuple[CheckGroup, ...]:
+    return (CheckGroup(Phase.TARGETS, checks),)
+
+
+def target(name: str, state: ChangeState) -> Check:
+    ref = RunRef("1", 0, 5.0, state)
+    return passed(CheckId.TARGET_PROMOTED, ref, subject=name)
+
+
+@pytest.mark.parametrize(
+    ("checks", "id", "sentence"),
+    [
+        (
+            (target("a", ChangeState.PROMOTED), target("b", ChangeState.ALREADY_SERVED)),
+            VerdictId.ALL_PROMOTED,
+            "All 2 targets",
+        ),
+        ((target("a", ChangeState.ALREADY_SERVED),), VerdictId.ALL_SERVED, "already"),
+        (
+            (
+                target("a", ChangeState.PROMOTED),
+                failed(CheckId.TARGET_PROMOTED, RunRef("2", 31, 1.0), subject="b"),
+                unknown(CheckId.TARGET_PROMOTED, Because.NOT_REACHED, subject="c"),
+            ),
+            VerdictId.NOT_EVERYWHERE,
+            "1 of 3 targets",
+        ),
+    ],
+)
+def test_several_targets_have_one_verdict(
+    tmp_path: Path, checks: tuple[Check, ...], id: VerdictId, sentence: str
+) -> None:
+    Folder(tmp_path).summary(command="promote", groups=of_targets(*checks))
+    found = verdict(tmp_path)
+    assert found.id is id
+    assert sentence in found.sentence
+
+
+def test_a_killed_promotion_of_several_claims_nothing(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write("run.json", '{"command": "promote"}')
+    folder.step("promote-target", 0, None, subject="a")
+    assert "touched" not in verdict(tmp_path).sentence
 
 
 def test_a_failed_check_of_the_project_is_named(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    folder.step("ruff", 0, 1, "ruff ended with 1")
-    folder.step("mypy", 1, 2)
-    folder.step("unit", 2, 3, "unit ended with 1")
-    folder.summary(command="test", outcome="failed", exit_code=1, error="a check failed")
-    assert html.verdict(read(tmp_path)).sentence == "Not every check passed: ruff, unit."
+    folder.step("self-test", 0, 1, "ended with 1", subject="ruff")
+    folder.step("self-test", 1, 2, subject="mypy")
+    folder.step("self-test", 2, 3, "ended with 1", subject="unit")
+    folder.summary(command="test", outcome=Outcome.FAILED, exit_code=1, error="a check failed")
+    assert verdict(tmp_path).sentence == "Not every check passed: ruff, unit."
 
 
 def test_the_step_that_is_blamed_is_not_one_that_was_cancelled(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    folder.step("gate", 0, 5, "interrupted")
+    folder.step("gate-cluster", 0, 3, "any words", cancelled=True)
     folder.step("build", 1, 4, "no such file")
-    folder.summary(command="run", outcome="failed", exit_code=10, error="no such file")
-    assert "in the step “build”" in html.verdict(read(tmp_path)).sentence
+    folder.summary(command="run", outcome=Outcome.FAILED, exit_code=10, error="no such file")
+    assert "in the step “build and push the image”" in verdict(tmp_path).sentence
 
 
 def test_the_part_that_failed_is_named(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.event("step.started", "promote", at=0)
-    folder.step("take the lock", 1, 2, "held by another", parent="promote")
+    folder.step("acquire-lease", 1, 2, "held by another", parent="promote")
     folder.event("step.failed", "promote", "held by another", at=3, seconds=3)
-    folder.summary(command="promote", outcome="failed", exit_code=7, error="held by another")
-    assert "in the step “promote: take the lock”" in html.verdict(read(tmp_path)).sentence
+    folder.summary(command="promote", outcome=Outcome.FAILED, exit_code=7, error="held by another")
+    assert "in the step “promote: acquire the Lease”" in verdict(tmp_path).sentence
 
 
 def test_a_run_that_never_began_says_so(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.step("tools", 0, 5)
-    folder.summary(command="run", outcome="failed", exit_code=3, error="no target 'nope'")
-    assert "before it had begun its work" in html.verdict(read(tmp_path)).sentence
-
-
-def test_a_run_killed_during_the_upgrade_is_an_alarm(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    folder.backups()
-    folder.event("step.started", "promote", at=0)
-    folder.step("upgrade", 1, None, parent="promote")
-    verdict = html.verdict(read(tmp_path))
-    assert verdict.tone is Tone.ALARM
-    assert "launch-inference was being upgraded" in verdict.sentence
-    text = page(tmp_path).text
-    assert "pipeline.py rollback" in text
-    assert "nothing says how this step ended" in text
+    folder.summary(command="run", outcome=Outcome.FAILED, exit_code=3, error="no target 'nope'")
+    assert "before it had begun its work" in verdict(tmp_path).sentence
 
 
 def test_what_was_watched_has_a_section(tmp_path: Path) -> None:
@@ -209,11 +320,6 @@ def test_what_was_watched_has_a_section(tmp_path: Path) -> None:
     text = page(tmp_path).text
     assert "Watched during the change" in text
     assert "pod/engine-1: <no answer>" in text
-
-
-def test_a_run_killed_before_the_upgrade_is_none(tmp_path: Path) -> None:
-    Folder(tmp_path).step("build", 0, None)
-    assert html.verdict(read(tmp_path)).tone is Tone.WARN
 
 
 def test_exit_codes_are_explained_by_the_errors() -> None:
@@ -231,9 +337,14 @@ def test_a_report_holds_everything_of_a_promotion(tmp_path: Path) -> None:
     text = page(promoted(tmp_path / "1").path).text
     for said in (
         "Timeline",
-        "2 changes to the release, every one derived",
-        "release is deployed",
-        "revision 4 is deployed",
+        "2 changes to the release, each with its reason",
+        "the Helm release is deployed",
+        "revision 4 deployed",
+        "9 passed, 1 skipped, 2 unknown",
+        "skipped : turned off by service.openapi_path",
+        "unknown : not permitted to read it",
+        "Pre-upgrade checklist",
+        "Docker image built successfully",
         "2 of 713 failed",
         "HTTP 503",
         "771 ms",
@@ -250,25 +361,49 @@ def test_a_report_holds_everything_of_a_promotion(tmp_path: Path) -> None:
 
 def test_refused_changes_are_shown(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    folder.write("plan.txt", REFUSED)
-    folder.summary(command="promote", outcome="failed", exit_code=31, error="more", image=None)
+    folder.leave(REFUSED)
+    folder.summary(
+        command="promote", outcome=Outcome.FAILED, exit_code=31, error="more", image=None
+    )
     text = page(tmp_path).text
     assert "1 change refused" in text
     assert "ConfigMap/settings" in text
+    assert "does not derive from the image" in text
 
 
 def test_a_failed_verification_shows_its_checks(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    folder.event("step.started", "verify", at=0)
-    folder.event("note", "verify", "ok: release is deployed: revision 4", at=1)
-    folder.event("note", "verify", "FAILED: /readyz: HTTP 503: down", at=1)
-    folder.event("step.failed", "verify", "not met", at=2, seconds=2)
-    ((name, found),) = html.checks(read(tmp_path))
-    assert name == "On the live state"
-    assert [(c.name, c.ok, c.evidence) for c in found] == [
-        ("release is deployed", True, "revision 4"),
-        ("/readyz", False, "HTTP 503: down"),
+    groups = (CheckGroup(Phase.AFTER, CHECKS_FAILED),)
+    Folder(tmp_path).summary(
+        command="verify", outcome=Outcome.FAILED, exit_code=34, error="not met", groups=groups
+    )
+    text = page(tmp_path).text
+    assert "On the live release" in text
+    assert "the health endpoint answers (/readyz) HTTP 503 down" in text
+    assert "0 passed, 2 failed" in text
+
+
+def test_every_outcome_has_its_own_sign(tmp_path: Path) -> None:
+    groups = (*GROUPS, CheckGroup(Phase.TARGETS, CHECKS_FAILED))
+    Folder(tmp_path).summary(command="verify", groups=groups)
+    tags = page(tmp_path).tags
+    labels = [a.get("aria-label") for tag, a in tags if tag == "span" and a.get("role") == "img"]
+    assert {"passed", "failed", "skipped", "unknown"} <= set(labels)
+    rows = [a.get("class") for tag, a in tags if tag == "tr"]
+    assert (rows.count("skipped"), rows.count("unknown")) == (2, 7)  # in the checklist, too
+
+
+def test_the_checklist_is_a_view_of_the_checks(tmp_path: Path) -> None:
+    lines = html.checklist(run(tmp_path, groups=GROUPS))
+    assert [(line.title, line.outcome) for line in lines[:7]] == [
+        ("All backups created", Outcome.PASSED),
+        ("Rollback script tested", Outcome.PASSED),
+        ("Docker image built successfully", Outcome.UNKNOWN),
+        ("Image pushed to the registry", Outcome.PASSED),
+        ("Image can be pulled from the registry", Outcome.UNKNOWN),
+        ("Code changes are backward compatible", Outcome.SKIPPED),
+        ("Health check endpoint works in your code", Outcome.UNKNOWN),
     ]
+    assert html.checklist(run(tmp_path, groups=GROUPS[1:])) == []
 
 
 def test_tables_of_stages_are_shown(tmp_path: Path) -> None:
@@ -324,9 +459,9 @@ def record_of(*steps: Step, ended: float = 100.0) -> Record:
 
 
 def step(
-    name: str, begun: float, ended: float | None, parent: str = "", failed: bool = False
+    id: str, begun: float, ended: float | None, parent: str = "", failed: bool = False
 ) -> Step:
-    return Step(name, "", parent, begun, ended, failed)
+    return Step(id, "", parent, begun, ended, failed)
 
 
 def test_parts_follow_their_parent_indented() -> None:
@@ -338,7 +473,7 @@ def test_parts_follow_their_parent_indented() -> None:
             step("upgrade", 20, 80, "promote", failed=True),
         )
     )
-    assert [(b.step.name, b.depth, b.left, b.width, b.state) for b in bars] == [
+    assert [(b.step.id, b.depth, b.left, b.width, b.state) for b in bars] == [
         ("promote", 0, 10, 80, "passed"),
         ("plan", 1, 12, 3, "passed"),
         ("upgrade", 1, 20, 60, "failed"),
@@ -348,7 +483,7 @@ def test_parts_follow_their_parent_indented() -> None:
 
 def test_parts_of_what_was_over_at_once_are_left_out() -> None:
     bars = html.timeline(record_of(step("tools", 0, 0.5), step("helm", 0, 0.4, "tools")))
-    assert [bar.step.name for bar in bars] == ["tools"]
+    assert [bar.step.id for bar in bars] == ["tools"]
 
 
 def test_an_unfinished_step_lasts_to_the_end() -> None:
@@ -385,11 +520,11 @@ def test_tools_that_took_most_of_the_time_have_an_axis_of_their_own() -> None:
             step("build", 90, 95),
         )
     )
-    assert [(b.step.name, b.left, b.width) for b in tools.bars] == [
+    assert [(b.step.id, b.left, b.width) for b in tools.bars] == [
         ("tools", 0, 100),
         ("kind", 12.5, 50),
     ]
-    assert [(b.step.name, b.left, b.width) for b in run.bars] == [
+    assert [(b.step.id, b.left, b.width) for b in run.bars] == [
         ("gate", 0, 100),
         ("build", 50, 25),
     ]
@@ -412,17 +547,63 @@ def test_ticks_are_few_and_round(seconds: float) -> None:
     assert all(0 <= tick.left <= 100 for tick in found)
 
 
+# -- requests over time ----------------------------------------------------------------------------
+
+
+def test_a_chart_shows_what_failed_and_when_the_upgrade_was() -> None:
+    series = PROBES.series[0]
+    found = html.chart(series, record_of(step("upgrade", 22, 29), ended=60))
+    assert found is not None
+    assert (found.most, len(found.columns)) == (20, 36)
+    lost = [column for column in found.columns if column.failed]
+    assert [(column.answered, column.failed) for column in lost] == [(90, 10)]
+    (span,) = found.spans
+    assert (span.title, span.left) == ("helm upgrade", round(100 * 2 / 36, 3))
+    assert html.chart(replace(series, buckets=()), record_of()) is None
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1e5), st.integers(0, 50), st.integers(0, 50)), max_size=400),
+    st.sampled_from([0.5, 1.0, 10.0]),
+)
+def test_a_condensed_course_loses_no_request(
+    given_: list[tuple[float, int, int]], wide: float
+) -> None:
+    buckets = [ProbeBucket(at, a + f, a, f, 0.1) for at, a, f in sorted(given_)]
+    made, width = html.condensed(buckets, wide)
+    assert len(made) <= html.BARS + 1
+    assert sum(b.answered for b in made) == sum(b.answered for b in buckets)
+    assert sum(b.failed for b in made) == sum(b.failed for b in buckets)
+    assert width >= wide
+    found = html.chart(
+        replace(PROBES.series[0], buckets=tuple(buckets), bucket_seconds=wide), record_of()
+    )
+    for column in found.columns if found else ():
+        assert 0 <= column.left <= 100
+        assert 0 <= column.answered <= 100.1
+        assert 0 <= column.failed <= 100.1
+
+
 # -- the file --------------------------------------------------------------------------------------
 
 
 def test_what_programs_said_never_becomes_markup(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script><img src=x onerror=y>'\"&`<b>`"
-    folder = failed(tmp_path, 32, evil)
+    folder = broken(tmp_path, 32, evil)
     folder.step(evil, 1, 2, evil)
     folder.event("note", evil, evil, at=2)
-    folder.write("plan.txt", f"revision <b> -> </b>\n! {evil} a -> b ({evil})\n")
+    difference = replace(REFUSED.refused[0], object=evil, path=evil, before=evil, after=evil)
+    folder.leave(replace(REFUSED, differences=(difference,)))
+    series = PROBES.series[0]
+    folder.leave(ProbesRecord((replace(series, url=evil),)))
     folder.write("evidence/<b>.txt", "x")
-    folder.write("evidence/cause.txt", evil)
+    checks = (failed(CheckId.API_ANSWERS, Problem(evil), subject=evil),)
+    folder.summary(
+        error=evil,
+        remedy=evil,
+        change=replace(CHANGE, target=evil, problem=evil, cause=CauseId.UNKNOWN),
+        groups=(CheckGroup(Phase.AFTER, checks),),
+    )
     folder.write("tables/a.json", '{"title": "<i>", "columns": ["<i>"], "rows": [["<i>"]]}')
     tags = {tag for tag, _ in page(tmp_path).tags}
     assert tags.isdisjoint({"script", "img", "i"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from ci.cli import app
-from ci.model import Outcome, RunRecord
+from ci.model import RunRecord
 from ci.report import html, terminal
+from ci.results import Outcome
 from ci.run_folder import RunFolder
+from tests.unit.report.folders import GROUPS, run
 
 
 @pytest.fixture
@@ -22,15 +25,16 @@ def session(tmp_path: Path) -> Any:
 
 
 def finished(folder: Path) -> RunRecord:
-    return RunRecord("1", "run", Outcome.FAILED, 32, 5.0, (), folder, error="broken")
+    return run(folder, outcome=Outcome.FAILED, exit_code=32, folder=folder, error="broken")
 
 
 def test_a_run_leaves_its_report_and_the_closing_summary_names_it(session: Any) -> None:
-    run = finished(session.run_dir)
-    assert not any(line.startswith("report") for line in terminal.closing(run))
-    app._leave(session, run)
-    assert (session.run_dir / "summary.json").exists()
-    assert f"report     {session.run_dir / 'report.html'}" in list(terminal.closing(run))
+    record = replace(finished(session.run_dir), groups=GROUPS)
+    assert not any(line.startswith("report") for line in terminal.closing(record))
+    app._leave(session, record)
+    for name in ("summary.json", "checks.json", "checks.xml"):
+        assert (session.run_dir / name).exists()
+    assert f"report     {session.run_dir / 'report.html'}" in list(terminal.closing(record))
     assert session.noted == []
 
 

@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ci.model import Outcome
-from ci.promotion.probes.in_cluster import InsideProber
-from ci.promotion.probes.prober import Account
-from ci.report import html, record
+from ci.report import record
 from ci.report.record import Note
+from ci.results import (
+    CauseId,
+    ChangeState,
+    CheckGroup,
+    CheckId,
+    Outcome,
+    Phase,
+    ProbePlace,
+    Problem,
+    StepId,
+    failed,
+)
 from tests.unit.report.folders import (
-    ACCOUNT,
+    AFTER,
+    BACKUPS,
+    BEFORE,
+    CHANGE,
+    CHECKS_AFTER,
+    CHECKS_FAILED,
+    GROUPS,
     JUNIT,
     NEW,
     NEW_DIGEST,
     OLD_DIGEST,
+    PROBES,
     REFUSED,
     REPOSITORY,
+    REQUESTS,
     Folder,
-    failed,
+    broken,
     promoted,
 )
 
@@ -45,17 +63,47 @@ def test_the_summary_becomes_the_models_record_again(tmp_path: Path) -> None:
     assert run.image is not None
     assert (run.image.tag, run.folder) == (NEW, tmp_path / "1")
     assert run.versions == (("helm", "3.21.4"),)
-    assert [check.name for check in run.checks] == ["release is deployed"]
+    assert run.groups == GROUPS
+    assert run.change == CHANGE
 
 
-def test_what_a_failed_promotion_had_found_out_is_shown(tmp_path: Path) -> None:
-    folder = failed(tmp_path, 32, "requests were lost")
-    said = {"name": "requests until it failed", "ok": False, "evidence": ACCOUNT}
-    folder.summary(outcome="failed", exit_code=32, attempted=[said])
+def test_what_a_failed_promotion_had_found_out_is_there(tmp_path: Path) -> None:
+    broken(tmp_path, 32, "requests were lost", cause=CauseId.REQUESTS_LOST)
+    found = record.read(tmp_path).run
+    assert found.groups == GROUPS[:1]
+    assert found.change is not None
+    assert (found.change.state, found.change.cause) == (
+        ChangeState.ROLLED_BACK,
+        CauseId.REQUESTS_LOST,
+    )
+
+
+def test_a_run_that_was_killed_says_where_its_target_stands(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write("run.json", json.dumps({"command": "promote", "targets": ["launch"]}))
+    folder.change(ChangeState.UNTOUCHED, at=1, live_revision=3)
+    folder.event("change", "upgrade", "", at=2, target="launch", state="under-way")
+    folder.write("events.jsonl", (tmp_path / "events.jsonl").read_text() + '{"kind": "change", "st')
+    found = record.read(tmp_path).run
+    assert found.command == "promote"
+    assert found.change is not None
+    assert found.change.state is ChangeState.UNDER_WAY
+    assert (found.change.before, found.change.after) == (BEFORE, AFTER)
+    assert (found.change.from_revision, found.change.live_revision) == (3, 3)
+
+
+def test_a_run_that_was_killed_keeps_the_checks_that_it_made(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for check in CHECKS_FAILED:
+        folder.check(Phase.AFTER, check)
+    folder.check(Phase.BEFORE, GROUPS[0].checks[0])
+    folder.event("check", "verify", "", at=5, phase="before", check={"id": "no.such"})
     found = record.read(tmp_path)
-    (probes,) = found.probes
-    assert probes.where == "requests until it failed"
-    assert html.checks(found)[0][0] == "Until it failed"
+    assert found.run.groups == (
+        CheckGroup(Phase.BEFORE, GROUPS[0].checks[:1]),
+        CheckGroup(Phase.AFTER, CHECKS_FAILED),
+    )
+    assert found.unreadable == ("checks of events.jsonl that are of another version",)
 
 
 def test_steps_have_a_beginning_an_end_a_parent_and_notes(tmp_path: Path) -> None:
@@ -74,13 +122,25 @@ def test_steps_have_a_beginning_an_end_a_parent_and_notes(tmp_path: Path) -> Non
     assert found.ended == 4
 
 
+def test_steps_of_one_id_are_told_apart_by_their_subject(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.event("step.started", "tool", at=1, subject="kind")
+    folder.event("step.started", "tool", at=2, subject="helm")
+    folder.event("note", "tool", "downloading", at=2.5, subject="kind")
+    folder.event("step.finished", "tool", at=3, seconds=2, subject="kind")
+    kind, helm = record.read(tmp_path).steps
+    assert (kind.subject, kind.ended, kind.notes) == ("kind", 3, (Note(2.5, "downloading"),))
+    assert (helm.subject, helm.ended) == ("helm", None)
+    assert kind.title == "obtain kind"
+
+
 def test_a_step_that_happens_twice_stays_two(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.step("verify", 1, 2, "not yet")
     folder.step("verify", 3, 5)
     found = record.read(tmp_path)
     assert [(s.begun, s.ended, s.failed) for s in found.steps] == [(1, 2, True), (3, 5, False)]
-    assert found.step("verify") is found.steps[1]
+    assert found.step(StepId.VERIFY) is found.steps[1]
 
 
 def test_the_end_of_a_step_says_when_it_began_if_nothing_else_does(tmp_path: Path) -> None:
@@ -90,7 +150,14 @@ def test_the_end_of_a_step_says_when_it_began_if_nothing_else_does(tmp_path: Pat
 
 def test_a_file_cut_off_anywhere_is_read_up_to_there(tmp_path: Path) -> None:
     whole = promoted(tmp_path / "whole")
-    names = ("events.jsonl", "summary.json", "junit.xml", "plan.txt", "backups/quick-rollback.sh")
+    names = (
+        "events.jsonl",
+        "summary.json",
+        "junit.xml",
+        "plan.json",
+        "probes.json",
+        "backups/backups.json",
+    )
     cut = Folder(tmp_path / "cut")
     for name in names:
         content = (whole.path / name).read_text("utf-8")
@@ -122,7 +189,9 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         {"steps": 5, "cases": "x", "checks": {}, "versions": [1], "promotion": [], "image": 1},
         {"steps": [1, {"name": "a"}], "cases": [{"name": "a", "outcome": "?"}], "checks": [{}]},
         {"outcome": "?", "exit_code": "x", "seconds": None, "promotion": {"before": {}}},
-        {"steps": [{"name": "a", "seconds": 1, "outcome": "passed"}], "versions": "ab"},
+        {"steps": [{"id": "a", "seconds": 1, "outcome": "passed"}], "versions": "ab"},
+        {"seconds": 10**400, "exit_code": 1e300, "change": {"target": "a"}, "started": "yesterday"},
+        {"groups": [{"phase": "before", "checks": [{"id": "x"}]}, {"phase": "?", "checks": []}]},
     ],
 )
 def test_a_summary_of_another_shape_loses_only_what_is_wrong(
@@ -133,6 +202,31 @@ def test_a_summary_of_another_shape_loses_only_what_is_wrong(
     found = record.read(tmp_path)
     assert found.finished
     assert found.run.promotion is None
+    assert found.run.outcome is Outcome.FAILED
+
+
+def test_only_the_check_that_is_not_understood_is_left_out(tmp_path: Path) -> None:
+    folder = promoted(tmp_path / "1")
+    path = folder.path / "summary.json"
+    raw = json.loads(path.read_text("utf-8"))
+    raw["groups"][2]["checks"][0]["id"] = "of.another.version"
+    raw["groups"][2]["checks"][2]["measured"] = [{"kind": "of another version"}]
+    raw["change"]["cause"] = "of another version"
+    raw["of another version"] = {"x": 1}
+    path.write_text(json.dumps(raw), "utf-8")
+    found = record.read(folder.path)
+    assert found.run.groups == (*GROUPS[:2], CheckGroup(Phase.AFTER, CHECKS_AFTER[1:]))
+    assert found.run.change == replace(CHANGE, cause=None)
+    (named,) = found.unreadable
+    assert "groups.2.checks.0" in named
+    assert "change.cause" in named
+
+
+def test_a_summary_of_another_schema_version_is_named(tmp_path: Path) -> None:
+    Folder(tmp_path).write("summary.json", json.dumps({"schema_version": 9, "command": "run"}))
+    found = record.read(tmp_path)
+    assert found.run.command == "run"
+    assert found.unreadable[0] == "summary.json has schema version 9, read as 1"
 
 
 def test_cases_come_from_every_junit_file(tmp_path: Path) -> None:
@@ -160,34 +254,29 @@ def test_a_junit_file_that_names_entities_is_refused(tmp_path: Path) -> None:
     assert found.unreadable
 
 
-def test_the_plan_is_read_line_by_line(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    folder.write("plan.txt", REFUSED + "  something else entirely\n")
+def test_the_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
+    Folder(tmp_path).leave(REFUSED)
     plan = record.read(tmp_path).plan
-    assert plan is not None
-    assert (plan.from_revision, plan.to_revision) == ("3", "4")
-    image, hook, odd = (change for change in plan.changes if change.allowed)
-    assert (image.object, image.after) == ("Deployment/model-engine", f"{REPOSITORY}:{NEW}")
-    assert image.path == "spec.template.spec.containers[model-engine].image"
-    assert (hook.object, hook.path) == ("Job/migrate-3 (hook)", "metadata.name")
-    assert hook.reason == "the release's revision"
-    assert odd.object == "something else entirely"
+    assert plan == REFUSED
     (refused,) = plan.refused
     assert (refused.object, refused.before, refused.after) == ("ConfigMap/settings", "10", "20")
 
 
 def test_the_backups_say_what_to_return_to(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    folder.backups()
-    saved = record.read(tmp_path).backups
-    assert saved is not None
-    assert (saved.release, saved.namespace) == ("launch-inference", "launch")
-    assert (saved.context, saved.revision) == ("kind-launch", "3")
-    assert saved.digest == OLD_DIGEST
-    assert [file.path for file in saved.files] == [
-        "backups/current-image.txt",
+    Folder(tmp_path).backups()
+    found = record.read(tmp_path)
+    assert found.backups == BACKUPS
+    assert [file.path for file in found.backup_files] == [
+        "backups/backups.json",
         "backups/quick-rollback.sh",
     ]
+
+
+def test_backups_without_a_description_are_listed(tmp_path: Path) -> None:
+    Folder(tmp_path).write("backups/quick-rollback.sh", "#!/bin/sh\n")
+    found = record.read(tmp_path)
+    assert found.backups is None
+    assert len(found.backup_files) == 1
 
 
 def test_what_was_watched_is_shown_but_the_services_own_words(tmp_path: Path) -> None:
@@ -204,47 +293,21 @@ def test_what_was_watched_is_shown_but_the_services_own_words(tmp_path: Path) ->
 
 
 def test_the_published_image_is_known_without_a_summary(tmp_path: Path) -> None:
-    text = f"published {REPOSITORY}@{NEW_DIGEST}"
     folder = Folder(tmp_path)
     folder.event("step.started", "build", at=0)
-    folder.event("note", "build", text, at=1, digest=NEW_DIGEST, tag=NEW)
-    image = record.read(tmp_path).published
-    assert image is not None
-    assert (image.by_tag, image.digest) == (f"{REPOSITORY}:{NEW}", NEW_DIGEST)
+    image = {"repository": REPOSITORY, "tag": NEW, "digest": NEW_DIGEST}
+    folder.event("note", "build", "any words", at=1, image=image)
+    found = record.read(tmp_path).run.image
+    assert found is not None
+    assert (found.by_tag, found.digest) == (f"{REPOSITORY}:{NEW}", NEW_DIGEST)
 
 
-@pytest.mark.parametrize("where", ["check", "error", "step"])
-def test_the_probes_are_found_where_they_were_written(tmp_path: Path, where: str) -> None:
-    folder = Folder(tmp_path)
-    text = f"requests were lost during the change: {ACCOUNT}"
-    if where == "step":
-        folder.step("count the probes", 1, 2, text, parent="promote")
-    check = [{"name": "requests", "ok": True, "evidence": ACCOUNT}]
-    folder.summary(checks=check if where == "check" else [], error=text if where == "error" else "")
-    (probes,) = record.read(tmp_path).probes
-    assert (probes.sent, probes.answered, probes.failed) == (713, 711, 2)
-    assert (probes.why, probes.longest_gap) == ("HTTP 503", 0.47)
-    assert (probes.median, probes.slowest) == (23, 771)
-
-
-@pytest.mark.parametrize("sent", [713, 715])
-@pytest.mark.parametrize("problems", [(), (("ConnectError: (refused)", 2),)])
-@pytest.mark.parametrize(
-    "place",
-    ["", "through the API server", InsideProber.where, "from outside, https://e.example/readyz"],
-)
-def test_the_probers_own_words_are_understood(
-    tmp_path: Path, sent: int, problems: tuple[tuple[str, int], ...], place: str
-) -> None:
-    account = Account(sent, 711, 2, 0.47, 0.771, 0.023, problems)
-    evidence = f"{account}, {place}" if place else str(account)
-    Folder(tmp_path).summary(checks=[{"name": "requests", "ok": True, "evidence": evidence}])
-    (probes,) = record.read(tmp_path).probes
-    assert (probes.sent, probes.answered, probes.failed) == (sent, 711, 2)
-    assert probes.under_way == sent - 713
-    assert (probes.longest_gap, probes.median, probes.slowest) == (0.47, 23, 771)
-    assert probes.why == (problems[0][0] if problems else "")
-    assert probes.place == place
+def test_requests_are_read_with_their_course(tmp_path: Path) -> None:
+    Folder(tmp_path).leave(PROBES)
+    (series,) = record.read(tmp_path).probes
+    assert series.place is ProbePlace.IN_CLUSTER
+    assert series.final == REQUESTS
+    assert (len(series.buckets), sum(b.failed for b in series.buckets)) == (36, 2)
 
 
 def test_tables_that_stages_leave_are_read(tmp_path: Path) -> None:
@@ -266,8 +329,15 @@ def test_secrets_and_terminal_codes_do_not_pass(tmp_path: Path) -> None:
     secret = "Endpoint=sb://x/;SharedAccessKey=c3dvcmRmaXNo and password=swordfish"
     folder.step("build", 0, 1, f"\x1b[31m{secret}\x00")
     folder.event("note", "", secret, at=1)
-    folder.summary(error=secret, remedy=secret, outcome="failed", exit_code=1)
-    folder.write("evidence/cause.txt", secret)
+    folder.summary(
+        error=secret,
+        remedy=secret,
+        outcome=Outcome.FAILED,
+        exit_code=1,
+        change=replace(CHANGE, problem=secret),
+        groups=(CheckGroup(Phase.AFTER, (failed(CheckId.API_ANSWERS, Problem(secret)),)),),
+    )
+    folder.leave(replace(REFUSED, differences=(replace(REFUSED.refused[0], after=secret),)))
     folder.write("junit.xml", JUNIT.replace("the target runs no cacher", secret))
     said = str(record.read(tmp_path))
     assert "c3dvcmRmaXNo" not in said

@@ -24,9 +24,10 @@ from ci.digest import Digest
 from ci.errors import PromotionFailed, VerifyFailed
 from ci.model import (
     Case,
-    Check,
+    Difference,
     Image,
-    Outcome,
+    PlanRecord,
+    Preview,
     Promotion,
     Proof,
     Registry,
@@ -34,9 +35,23 @@ from ci.model import (
     SelfTest,
     Tools,
 )
-from ci.promotion.plan.diff import Change, Difference, Plan
 from ci.report import html, signs
 from ci.report.signs import GLYPHS, Sign
+from ci.results import (
+    Because,
+    CheckGroup,
+    CheckId,
+    DifferenceReason,
+    ImageRef,
+    Names,
+    Outcome,
+    Phase,
+    StepId,
+    Unit,
+    passed,
+    skipped,
+    unknown,
+)
 from ci.run.context import Context
 from ci.run.events import Events
 from ci.stages.verify import DeploymentRow, PodRow, Status
@@ -51,20 +66,29 @@ OLD = Image("gate-registry:5000/model-engine", "queue-timeout-20261123-100000", 
 NEW = Image("gate-registry:5000/model-engine", "queue-timeout-20261130-100000", DIGEST)
 PODS = tuple(f"launch-inference-model-engine-worker-6d9f7c5b8{n}-x2x4{n}" for n in range(3))
 EVIDENCE = "24 of 24 paths and 31 of 31 schemas are as before, in every version of the API"
+MEASURED = Names(Unit.REASONS, (EVIDENCE,), 1)
+BEFORE = (
+    passed(CheckId.BACKUP_CREATED, MEASURED),
+    skipped(CheckId.API_COMPATIBLE, "service.openapi_path"),
+    unknown(CheckId.CAPACITY_SURGE, Because.NOT_ADMITTED),
+)
+AFTER = (passed(CheckId.PODS_RUN_DIGEST, MEASURED),)
 
 PROOF = Proof(NEW, (Case("test_a", Outcome.PASSED, 1.0),), Path("junit.xml"), datetime.now(UTC))
-MOVED = Promotion("launch", OLD, NEW, 7, 8, Path("backups"), (), (Check("API", True, EVIDENCE),))
-RESULT = Result(NEW, PROOF, MOVED, (Check("every pod runs the new image", True, EVIDENCE),))
-CHANGE = Change(OLD.tag, NEW.tag, OLD.repository, NEW.repository, 7, 8)
+MOVED = Promotion("launch", OLD, NEW, 7, 8, Path("backups"), (CheckGroup(Phase.BEFORE, BEFORE),))
+RESULT = Result(NEW, PROOF, MOVED, (CheckGroup(Phase.AFTER, AFTER),))
+OLD_REF, NEW_REF = ImageRef(OLD.repository, OLD.tag), ImageRef(NEW.repository, NEW.tag)
 IMAGE = Difference(
     "Deployment/launch-inference-model-engine-worker",
     "spec.template.spec.containers[model-engine].image",
     OLD.by_tag,
     NEW.by_tag,
     True,
-    "the image",
+    DifferenceReason.IMAGE,
 )
-ADDED = Difference("ConfigMap/more", "", "absent", "present", False, "not of the image")
+ADDED = Difference(
+    "ConfigMap/more", "", "absent", "present", False, DifferenceReason.NOT_FROM_IMAGE
+)
 STATUS = Status(
     "launch",
     "launch-inference",
@@ -88,11 +112,13 @@ SELF_TEST = SelfTest(
 
 def busy(events: Events, seen: Terminal) -> None:
     """What a flow does to the live view: steps, parts of steps, notes, what is watched."""
-    with events.step("evidence", "only what was proven may pass"):
+    with events.step(StepId.VERIFY_EVIDENCE, "only what was proven may pass"):
         events.note("reading: " + "a long note that no terminal has room for, " * 8)
-        seen.wait_for("evidence")
-    with events.step("promote", "helm upgrade, only the image"):
-        with events.step("a step with a name that is rather long for a narrow terminal", "why"):
+        seen.wait_for("verify the signed")
+    with events.step(StepId.PROMOTE, "helm upgrade, only the image"):
+        with events.step(
+            StepId.TOOL, "why", subject="with a name that is rather long for a terminal"
+        ):
             events.note("\x1b[2J\x1b[H\x07 this comes from a pod's log: 世界 " * 4)
             for number in range(30):
                 events.emit("watch", f"{PODS[0]}: line {number} " + "x" * 200, step="logs")
@@ -120,13 +146,16 @@ class Scene:
 
 def summary(command: str) -> tuple[str, ...]:
     return (
-        "proof      1 passed, 0 failed, 0 skipped",
+        "proof      1 passed",
         f"image      {NEW.by_tag}",
         f"digest     {DIGEST}",
         "promoted   launch: revision 7 -> 8",
         f"  to       {NEW.tag}  {DIGEST}",
-        f"  [x]      API: {EVIDENCE}",
-        f"  ok       every pod runs the new image: {EVIDENCE}",
+        "checks     2 passed, 1 skipped, 1 unknown",
+        f"  ✓ All backups created: {EVIDENCE}",
+        "  \N{EN DASH} skipped: Code changes are backward compatible: turned off by service.ope",
+        "  ? unknown: the cluster has room for the rollout's surge pods: the cluster does ",
+        f"  ✓ every pod runs the digest: {EVIDENCE}",
         f"{command} succeeded after ",
     )
 
@@ -143,7 +172,7 @@ SCENES = (
     Scene(
         ("promote", "--image", "last"),
         32,
-        ("  ✗ verify  ", "promote failed (32) after "),
+        ("  ✗ verify the live release  ", "promote failed (32) after "),
         problem=PromotionFailed("rolled back to revision 7: 3 of 3 pods crash: " + EVIDENCE),
         err=(
             f"error: rolled back to revision 7: 3 of 3 pods crash: {EVIDENCE}",
@@ -162,16 +191,18 @@ SCENES = (
             f"    {IMAGE.path}  (the image)",
             f"    - {OLD.by_tag}",
             f"    + {NEW.by_tag}",
-            f"[x] API: {EVIDENCE}",
-            "1 changes in 1 object: all from the image's tag",
+            "checks: 1 passed, 1 skipped, 1 unknown",
+            f"✓ backups are written: {EVIDENCE}",
+            "? unknown: the cluster has room for the rollout's surge pods: the cluster does ",
+            "1 change in 1 object: all from the image's tag",
         ),
-        result=Plan(CHANGE, (IMAGE,), (Check("API", True, EVIDENCE),)),
+        result=Preview(PlanRecord(OLD_REF, NEW_REF, 7, 8, (IMAGE,)), BEFORE),
     ),
     Scene(
         ("plan", "--image", "last"),
         31,
         ("revision 7 -> 8", "! ConfigMap/more", "2 changes in 2 objects: 1 refused (!)"),
-        result=Plan(CHANGE, (IMAGE, ADDED)),
+        result=Preview(PlanRecord(OLD_REF, NEW_REF, 7, 8, (IMAGE, ADDED))),
         err=(REFUSED, "remedy: make these changes in a release of their own, then promote the "),
     ),
     Scene(("approve", "--image", "last", "--by", "alex"), 0, summary("approve")),
@@ -208,10 +239,10 @@ SCENES = (
     Scene(
         ("test",),
         1,
-        ("unit:", "E   assert 1 == 2", "1 passed, 1 failed, 0 skipped"),
+        ("unit:", "E   assert 1 == 2", "1 passed, 1 failed"),
         result=SELF_TEST,
     ),
-    Scene(("test",), 0, ("1 passed, 0 failed, 0 skipped",), result=SelfTest(SELF_TEST.cases[:1])),
+    Scene(("test",), 0, ("1 passed",), result=SelfTest(SELF_TEST.cases[:1])),
     Scene(
         ("clean", "--dry-run"),
         0,
@@ -270,7 +301,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Scene, Ter
         def behind(context: Context | Session, *_: object, **__: object) -> Any:
             busy(context.events, seen)
             if scene.problem is not None:
-                with context.events.step("verify", "the plan's success criteria"):
+                with context.events.step(StepId.VERIFY, "the plan's success criteria"):
                     raise scene.problem
             return scene.result
 
@@ -320,9 +351,9 @@ def test_on_a_terminal_all_of_it_can_be_read(
     assert not screen.cursor.hidden
     assert screen.cursor.x == 0, "the shell's prompt would be glued to the last line"
     if scene.words[0] in BRIEF + VIEWLESS:
-        assert "evidence" not in text
+        assert "verify the signed" not in text
     else:
-        once = [line for line in lines if line.startswith("✓ evidence")]
+        once = [line for line in lines if line.startswith("✓ verify the signed")]
         assert len(once) == 1, "a step stands there once, however often it was drawn"
 
 
@@ -413,8 +444,8 @@ def test_what_a_library_writes_goes_above_the_live_view(
     run: Callable[[Scene, Terminal], int],
 ) -> None:
     def behind(context: Context, *_: object) -> Status:
-        with context.events.step("target", "it must be there"):
-            seen.wait_for("target")
+        with context.events.step(StepId.LOOK_UP_TARGET, "it must be there"):
+            seen.wait_for("look up the target")
             print("a warning of a library", file=sys.stderr, flush=True)
             print("and a line of another", flush=True)
             seen.wait_for("and a line")

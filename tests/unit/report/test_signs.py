@@ -6,9 +6,9 @@ import pytest
 from rich.cells import cell_len
 from rich.style import Style
 
-from ci.model import Outcome
 from ci.report import signs
 from ci.report.signs import GLYPHS, Sign
+from ci.results import Outcome
 
 
 def test_every_sign_is_drawn_otherwise_than_the_others_in_one_column() -> None:

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from ci.errors import BuildFailed, ClusterFailed, Interrupted
+from ci.results import StepId
 from ci.run.events import Events
 from ci.run.scheduler import Flow
 from ci.tools.command import Programs
@@ -36,8 +37,8 @@ def test_steps_beside_each_other_really_are(flow: Flow) -> None:
         return name
 
     with flow:
-        one = flow.beside("one", "", meet, "one")
-        two = flow.beside("two", "", meet, "two")
+        one = flow.beside(StepId.BUILD, "", meet, "one")
+        two = flow.beside(StepId.GATE_CLUSTER, "", meet, "two")
         assert (one.result(), two.result()) == ("one", "two")
 
 
@@ -55,8 +56,8 @@ def test_the_first_failure_is_what_is_told(flow: Flow, programs: Programs) -> No
 
     def both() -> None:
         with flow:
-            cluster = flow.beside("cluster", "", slow)
-            flow.beside("build", "", wrong)
+            cluster = flow.beside(StepId.GATE_CLUSTER, "", slow)
+            flow.beside(StepId.BUILD, "", wrong)
             cluster.result()
 
     with pytest.raises(BuildFailed, match="no such package"):
@@ -69,7 +70,7 @@ def test_a_failure_nobody_waited_for_still_fails_the_flow(flow: Flow) -> None:
         raise BuildFailed("no")
 
     with pytest.raises(BuildFailed), flow:
-        flow.beside("build", "", wrong)
+        flow.beside(StepId.BUILD, "", wrong)
 
 
 def test_a_failed_step_alone_leaves_the_programs_of_its_cleanup_alone(
@@ -79,7 +80,7 @@ def test_a_failed_step_alone_leaves_the_programs_of_its_cleanup_alone(
         raise ClusterFailed("no")
 
     with pytest.raises(ClusterFailed), flow:
-        flow.step("cluster", "", wrong)
+        flow.step(StepId.GATE_CLUSTER, "", wrong)
     assert not programs.cancel.is_set()
 
 
@@ -92,14 +93,14 @@ def test_cleanups_run_last_in_reverse_and_all_of_them(flow: Flow, events: Events
 
     def broken() -> None:
         with flow:
-            flow.cleanup("one", done.append, "first")
-            flow.cleanup("two", fail)
+            flow.cleanup(StepId.CLEAN_UP, done.append, "first")
+            flow.cleanup(StepId.DELETE_GATE_CLUSTER, fail)
             raise BuildFailed("no")
 
     with pytest.raises(BuildFailed):
         broken()
     assert done == ["second", "first"]
-    assert any("two failed: still there" in event.text for event in events.all)
+    assert any("delete the gate cluster failed: still there" in event.text for event in events.all)
 
 
 def test_cleanups_wait_for_steps_that_are_still_ending(flow: Flow, programs: Programs) -> None:
@@ -114,9 +115,9 @@ def test_cleanups_wait_for_steps_that_are_still_ending(flow: Flow, programs: Pro
 
     def both() -> None:
         with flow:
-            flow.cleanup("gone", order.append, "cleaned up")
-            flow.beside("slow", "", slow)
-            flow.step("wrong", "", wrong)
+            flow.cleanup(StepId.CLEAN_UP, order.append, "cleaned up")
+            flow.beside(StepId.BUILD, "", slow)
+            flow.step(StepId.DEPLOY, "", wrong)
 
     with pytest.raises(BuildFailed):
         both()
@@ -126,4 +127,4 @@ def test_cleanups_wait_for_steps_that_are_still_ending(flow: Flow, programs: Pro
 def test_nothing_starts_after_a_cancel(flow: Flow, programs: Programs) -> None:
     programs.end_all()
     with pytest.raises(Interrupted), flow:
-        flow.step("build", "", lambda: pytest.fail("started"))
+        flow.step(StepId.BUILD, "", lambda: pytest.fail("started"))

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from ci.errors import PlanRefused, PromotionFailed, SettingsError, of_exit_code
-from ci.report import html, record
+from ci.errors import PipelineError, PlanRefused, PromotionFailed, SettingsError, of_exit_code
+from ci.report import files, verdict
+from ci.results import (
+    Because,
+    ChangeState,
+    CheckGroup,
+    CheckId,
+    Outcome,
+    Phase,
+    RevisionRef,
+    RunRef,
+    StepId,
+    VerdictId,
+)
+from ci.run import state
 from ci.run.context import Context
 from ci.run.events import Events
 from ci.run_folder import RunFolder
@@ -21,6 +34,10 @@ from ci.tools.command import Output
 from ci.tools.wait import SystemClock
 from ci.workflow import fleet
 from ci.workflow.fleet import Ended, Order, order, run
+from tests.unit.report.folders import AFTER, CHANGE
+from tests.unit.report.folders import run as summary_of
+
+RECORD = summary_of(Path("1"))
 
 TARGET = {"kubeconfig": "k", "context": "c", "image_repository": "r/engine"}
 KNOWN = ("launch", "a", "b", "c")
@@ -71,7 +88,7 @@ def test_a_wave_begins_when_the_one_before_has_ended() -> None:
         begun.append(name)
         if name in ("b", "c"):
             both.wait()  # only passes when the two run at once
-        return Ended(name, 0, "")
+        return Ended(name, 0, record=RECORD)
 
     ended = run(Order((("a",), ("b", "c"), ("d",)), 2), one)
     assert begun[0] == "a"
@@ -90,45 +107,46 @@ def test_the_first_failure_stops_what_has_not_begun(at_once: int, begun: list[st
         seen.append(name)
         if name in ("b", "c"):
             together.wait()
-        return Ended(name, 32 if name == "b" else 0, "")
+        return Ended(name, 32 if name == "b" else 0, record=RECORD)
 
     ended = run(Order((("a",), ("b", "c"), ("d",)), at_once), one)
     assert sorted(seen) == begun
     assert [each.code for each in ended][:2] == [0, 32]
-    assert ended[3] == Ended("d", None, "not begun: another target failed before it")
+    assert ended[3] == Ended("d", None)
 
 
 class FakePrograms:
-    def __init__(self, folder: Path, codes: dict[str, int]) -> None:
-        self.folder, self.codes, self.asked = folder, codes, list[list[str]]()
+    """Promotions that end as they are told, and leave a summary where they are told."""
+
+    def __init__(self, root: Path, codes: dict[str, int]) -> None:
+        self.root, self.codes, self.asked = root, codes, list[list[str]]()
         self.served: set[str] = set()
         """Targets that serve the image already."""
+        self.silent: set[str] = set()
+        """Targets whose run leaves nothing."""
 
-    def run(self, argv: Sequence[Any], **_: Any) -> Output:
+    def run(self, argv: Sequence[Any], *, env: Mapping[str, str], **_: Any) -> Output:
         words = [str(word) for word in argv]
         self.asked.append(words[1:])
         name = words[words.index("--target") + 1]
-        where = self.folder / f"run-{name}"
-        where.mkdir()
-        served = name in self.served
-        moved = {
-            "from_revision": 2 if served else 1,
-            "to_revision": 2,
-            "after": {"tag": "new"},
-            "changed": not served,
-        }
-        (where / "summary.json").write_text(json.dumps({"promotion": moved}))
         code = self.codes.get(name, 0)
-        error = "error: requests were lost; rolled back\nremedy: look\n" if code else ""
-        return Output(code, f"image      x\nrun        {where}\n", error)
+        folder = self.root / "runs" / env[state.RUN_ID]
+        state_ = ChangeState.ALREADY_SERVED if name in self.served else ChangeState.PROMOTED
+        if name not in self.silent:
+            error = "any words" if code else ""
+            stands = replace(CHANGE, target=name, state=ChangeState.ROLLED_BACK if code else state_)
+            outcome = Outcome.FAILED if code else Outcome.PASSED
+            summary = summary_of(folder, outcome=outcome, exit_code=code, error=error)
+            files.write(RunFolder(folder), replace(summary, change=stands))
+        # What it prints is for people: another's words must not matter.
+        return Output(code, "run        /somewhere/else\n", "error: of something else\n")
 
 
 def context(tmp_path: Path, **codes: int) -> Context:
     clock = SystemClock()
     made = SimpleNamespace(
         root=tmp_path,
-        run_dir=tmp_path / "run",
-        folder=RunFolder(tmp_path / "run"),
+        run_dir=tmp_path / "runs" / "20261123-163045-ab12",
         clock=clock,
         events=Events(clock),
         programs=FakePrograms(tmp_path, codes),
@@ -136,61 +154,85 @@ def context(tmp_path: Path, **codes: int) -> Context:
     return cast(Context, made)
 
 
-def test_each_target_has_a_run_of_its_own_and_a_line(tmp_path: Path) -> None:
+def verdict_of(groups: tuple[CheckGroup, ...], **changed: Any) -> VerdictId:
+    run = summary_of(Path("1"), command="promote", groups=groups, **changed)
+    return verdict.identify(run, finished=True)
+
+
+def test_each_target_has_a_run_of_its_own_and_a_check(tmp_path: Path) -> None:
     here = context(tmp_path)
-    checks = fleet.promote(here, Order((("a",), ("b",))), "r@sha256:1", ["--approve", "Ada"])
-    assert [check.evidence for check in checks] == [
-        "a: promoted: revision 1 -> 2, new",
-        "b: promoted: revision 1 -> 2, new",
+    groups = fleet.promote(here, Order((("a",), ("b",))), "r@sha256:1", ["--approve", "Ada"])
+    (group,) = groups
+    assert group.phase is Phase.TARGETS
+    assert [(c.id, c.outcome, c.subject) for c in group.checks] == [
+        (CheckId.TARGET_PROMOTED, Outcome.PASSED, "a"),
+        (CheckId.TARGET_PROMOTED, Outcome.PASSED, "b"),
     ]
+    image, revision, ref = group.checks[0].measured
+    assert (image, revision) == (AFTER, RevisionRef(4))
+    assert isinstance(ref, RunRef)
+    assert (ref.exit_code, ref.state) == (0, ChangeState.PROMOTED)
+    assert (tmp_path / "runs" / ref.id / "summary.json").is_file()
+    assert state.RUN_NAME.fullmatch(ref.id)
     asked = cast(FakePrograms, here.programs).asked
     assert asked[0][1:] == [
         "promote", "--image", "r@sha256:1", "--target", "a", "--approve", "Ada"
     ]  # fmt: skip
-    assert html.verdict(record.read(here.run_dir)).word in ("Promoted", "Unfinished")
+    assert verdict_of(groups) is VerdictId.ALL_PROMOTED
 
 
-def test_a_target_that_serves_it_already_was_not_promoted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("served", "id"),
+    [({"a"}, VerdictId.ALL_PROMOTED), ({"a", "b"}, VerdictId.ALL_SERVED)],
+)
+def test_targets_that_serve_it_already_were_not_promoted(
+    tmp_path: Path, served: set[str], id: VerdictId
+) -> None:
     here = context(tmp_path)
-    cast(FakePrograms, here.programs).served = {"a"}
-    checks = fleet.promote(here, Order((("a",), ("b",))), "r@sha256:1", [])
-    assert [check.evidence for check in checks] == [
-        "a: already served: revision 2, new, verified, nothing to do",
-        "b: promoted: revision 1 -> 2, new",
-    ]
-    (table,) = record.read(here.run_dir).tables
-    assert [row[1] for row in table.rows] == ["already served", "promoted"]
-    assert html.verdict(record.read(here.run_dir)).word == "Promoted"
+    cast(FakePrograms, here.programs).served = served
+    assert verdict_of(fleet.promote(here, Order((("a",), ("b",))), "r@sha256:1", [])) is id
 
 
-def test_targets_that_all_serve_it_already_were_not_promoted(tmp_path: Path) -> None:
-    here = context(tmp_path)
-    cast(FakePrograms, here.programs).served = {"a", "b"}
-    fleet.promote(here, Order((("a",), ("b",))), "r@sha256:1", [])
-    verdict = html.verdict(record.read(here.run_dir))
-    assert verdict.word == "Already served"
-    assert "2 of 2 targets serve the image" in verdict.sentence
-
-
-def test_a_failure_is_raised_as_what_it_was_and_the_table_shows_all(tmp_path: Path) -> None:
+def test_a_failure_is_raised_as_what_it_was_with_the_checks_of_all(tmp_path: Path) -> None:
     here = context(tmp_path, b=32)
-    with pytest.raises(PromotionFailed, match=r"b: requests were lost.*not begun: c") as caught:
+    with pytest.raises(PromotionFailed, match=r"b\): any words; run .*; not begun: c") as caught:
         fleet.promote(here, Order((("a",), ("b",), ("c",))), "r@sha256:1", [])
-    assert str(tmp_path / "run-b") in caught.value.remedy
-    read = record.read(here.run_dir)
-    (table,) = read.tables
-    assert [row[-1] for row in table.rows] == [True, False, False]
-    verdict = html.verdict(read)
-    assert verdict.word == "Not everywhere"
-    assert "1 of 3 targets serve the image" in verdict.sentence
+    groups = caught.value.groups
+    assert [check.outcome for check in groups[0].checks] == [
+        Outcome.PASSED,
+        Outcome.FAILED,
+        Outcome.UNKNOWN,
+    ]
+    assert groups[0].checks[2].because is Because.NOT_REACHED
+    ref = groups[0].checks[1].measured[-1]
+    assert isinstance(ref, RunRef)
+    assert ref.id in caught.value.remedy
+    assert ref.state is ChangeState.ROLLED_BACK
+    id = verdict_of(groups, outcome=Outcome.FAILED, exit_code=32)
+    assert id is VerdictId.NOT_EVERYWHERE
+
+
+def test_a_run_that_leaves_nothing_stops_the_others_whatever_its_exit_code(tmp_path: Path) -> None:
+    here = context(tmp_path)
+    cast(FakePrograms, here.programs).silent = {"a"}
+    with pytest.raises(PipelineError) as caught:
+        fleet.promote(here, Order((("a",), ("b",))), "r@sha256:1", [])
+    first, second = caught.value.groups[0].checks
+    assert (first.outcome, first.because) == (Outcome.UNKNOWN, Because.LOST)
+    assert second.because is Because.NOT_REACHED
+    assert caught.value.exit_code == 1
 
 
 def test_each_target_is_drawn_as_it_ended(tmp_path: Path) -> None:
     here = context(tmp_path, b=32)
     with pytest.raises(PromotionFailed):
         fleet.promote(here, Order((("a",), ("b",), ("c",))), "last", [])
-    ended = {e.text.split(":")[0]: e.kind for e in here.events.all if e.kind.startswith("run.")}
-    assert ended == {"a": "run.passed", "b": "run.failed", "c": "run.skipped"}
+    kinds = [e.kind for e in here.events.all if e.kind.startswith("run.")]
+    assert kinds == ["run.passed", "run.failed", "run.unknown"]
+    steps = [(e.step, e.subject) for e in here.events.all if e.kind == "step.finished"]
+    assert steps == [(StepId.PROMOTE_TARGET, "a"), (StepId.PROMOTE_TARGET, "b")]
+    recorded = [e.data["check"]["outcome"] for e in here.events.all if e.kind == "check"]
+    assert recorded == ["passed", "failed"]
 
 
 def test_an_exit_code_finds_its_error() -> None:

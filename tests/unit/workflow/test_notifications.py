@@ -15,6 +15,7 @@ import pytest
 from ci.digest import UNKNOWN, Digest
 from ci.errors import Interrupted, PipelineError, PlanRefused, PromotionFailed, RollbackFailed
 from ci.model import Cluster, Image, Promotion, Target
+from ci.results import ChangeState
 from ci.run.context import Context
 from ci.run.events import Events
 from ci.settings import Notify, Settings, parse
@@ -110,7 +111,7 @@ def test_how_it_failed_is_told_and_raised(
 def test_what_is_served_already_is_no_promotion(receiver: Receiver, tmp_path: Path) -> None:
     here = context(tmp_path, Notify(url_env="HOOK", on=("success",)), HOOK=url(receiver))
     with notifications.told(here, TARGET, IMAGE) as done:
-        done.append(Promotion("prod", IMAGE, IMAGE, 2, 2, None, (), changed=False))
+        done.append(Promotion("prod", IMAGE, IMAGE, 2, 2, None, (), ChangeState.ALREADY_SERVED))
     (only,) = receiver.got
     assert only["title"] == "Already served: rel in launch (prod)"
     assert "nothing was changed" in only["message"]

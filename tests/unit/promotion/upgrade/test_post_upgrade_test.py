@@ -11,6 +11,7 @@ from ci.digest import UNKNOWN
 from ci.errors import PromotionFailed, ProofFailed
 from ci.model import Cluster, Image, Release
 from ci.promotion.upgrade.post_upgrade_test import afterwards
+from ci.results import StepId
 from ci.run.events import Events
 from ci.tools.wait import SystemClock
 
@@ -44,8 +45,8 @@ def test_it_runs_beside_what_follows_and_only_once() -> None:
         tested.end()
     assert seen == [RELEASE]
     assert [(e.kind, e.step) for e in told.all] == [
-        ("step.started", "prove on the target"),
-        ("step.finished", "prove on the target"),
+        ("step.started", StepId.TEST_TARGET),
+        ("step.finished", StepId.TEST_TARGET),
     ]
 
 
