@@ -35,7 +35,17 @@ def test_tags_and_containers_are_listed(docker: Docker, machine: Machine) -> Non
     assert docker.image_tags() == {"a:1", "b:2"}
     assert list(docker.containers("label=x", "status=running")) == ["one", "two"]
     assert machine.words("docker", "ps") == [
-        "docker ps --all --filter label=x --filter status=running --format {{.Names}}".split()
+        [
+            "docker",
+            "ps",
+            "--all",
+            "--filter",
+            "label=x",
+            "--filter",
+            "status=running",
+            "--format",
+            "{{.Names}}",
+        ]
     ]
     machine.forget()
     docker.containers(everything=False)
