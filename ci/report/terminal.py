@@ -31,11 +31,11 @@ from ci import texts
 from ci.model import Difference, Preview, Rollback, RollbackOutcome, RunRecord, SelfTest
 from ci.report import signs, views
 from ci.report.signs import GLYPHS, Sign
+from ci.report.status import Status
 from ci.results import Outcome, Phase, Tally
 from ci.run.events import CHANGE, CHECK, Event
 
 if TYPE_CHECKING:
-    from ci.stages.verify import Status
     from ci.toolchain import ToolState
 
 NOTE_INTERVAL = 2.0
@@ -541,14 +541,17 @@ def _object(difference: Difference) -> str:
 
 
 def doctor(states: Sequence[ToolState], stream: IO[str]) -> None:
-    """Every tool: what is wanted, what is there, and what to do."""
+    """Every tool: what is wanted, what is there, what its download has to be, and what to do."""
+
+    def checksum(tool: ToolState) -> str:
+        if tool.checksum:
+            return tool.checksum.short
+        return "checked by apt" if tool.by_apt else "no checksum pinned"
+
     columns(
         console_for(stream),
-        ("tool", "pinned", "found", "origin", "state", "remedy"),
-        [
-            (tool.name, tool.pinned, tool.found, tool.origin, tool.state, tool.remedy)
-            for tool in states
-        ],
+        ("tool", "pinned", "found", "origin", "state", "checksum", "remedy"),
+        [(t.name, t.pinned, t.found, t.origin, t.state, checksum(t), t.remedy) for t in states],
         styles=["" if tool.state == "ready" else "yellow" for tool in states],
     )
 

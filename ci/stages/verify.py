@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 
-from ci.digest import UNKNOWN, Digest
+from ci.digest import UNKNOWN
 from ci.errors import PipelineError, VerifyFailed, WaitTimeout
 from ci.model import Check, Image
 from ci.promotion.preflight.inspect import SERVING_SECONDS
@@ -26,43 +25,9 @@ from ci.promotion.release.rollout import (
     troubles,
 )
 from ci.promotion.release.session import TargetSession
-from ci.tools.helm import Revision
+from ci.report.status import DeploymentRow, PodRow, Status
 from ci.tools.kube import Kube
 from ci.tools.registry import open_repository
-
-
-@dataclass(frozen=True, slots=True)
-class DeploymentRow:
-    name: str
-    image: str
-    desired: int
-    updated: int
-    available: int
-
-
-@dataclass(frozen=True, slots=True)
-class PodRow:
-    name: str
-    phase: str
-    """The phase, or what keeps it from running."""
-    ready: bool
-    restarts: int
-    image: str
-    digest: Digest
-    """:data:`ci.digest.UNKNOWN` until a container has started."""
-    started: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What a terminal table shows of a target."""
-
-    target: str
-    release: str
-    namespace: str
-    history: tuple[Revision, ...]
-    deployments: tuple[DeploymentRow, ...]
-    pods: tuple[PodRow, ...]
 
 
 def status(session: TargetSession) -> Status:

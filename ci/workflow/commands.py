@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ci.model import Cluster, Image, Preview, Proof, Release, Result
+from ci.report.status import Status
 from ci.results import Check, CheckGroup, Phase, StepId
 from ci.run.context import Context
 from ci.run.scheduler import Flow, Pending
@@ -446,7 +447,7 @@ def roll_back(
         return Result(rollback=found)
 
 
-def status(context: Context, options: Options) -> verification.Status:
+def status(context: Context, options: Options) -> Status:
     """What a target runs. Changes nothing."""
     environments.check_target_name(context, options.target)
     return verification.status(environments.found_target(context, options.target))

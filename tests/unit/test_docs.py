@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import yaml
 from pydantic import BaseModel
 
@@ -20,6 +21,7 @@ from ci.settings import Notify, QuerySettings, RegistryLogin, Settings, TargetSe
 ROOT = Path(__file__).resolve().parents[2]
 SKIPPED = {".git", "runs", "node_modules", ".venv", ".mypy_cache", ".hypothesis", ".pytest_cache"}
 PATH = re.compile(r"(?<![\w./-])(?:ci|packages|benchmarks|tests|examples|\.ci)/[\w./-]*[\w/-]")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 OTHER_WAYS = {"url_command", "password_env"}
 HISTORY = Path("CHANGELOG.md")
 """It may name what is gone."""
@@ -197,6 +199,26 @@ def test_every_command_is_in_the_table_and_no_other() -> None:
     ]
     known = [c.name or getattr(c.callback, "__name__", "") for c in app.app.registered_commands]
     assert sorted(listed) == sorted(known)
+
+
+def test_every_option_is_explained_where_its_command_is() -> None:
+    """In the command's row, or below the table where several commands have it; and no other is."""
+    page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    below = page.split("\nEvery command has ", 1)[1].split("\n## ", 1)[0]
+    common = set(re.findall(OPTION, below))
+    group: Any = typer.main.get_command(app.app)
+    explained, known = {}, {}
+    for row in rows("docs/commands.md", "# Commands"):
+        (name,) = re.findall(r"^`([a-z]+)", row[0])
+        explained[name] = set(re.findall(OPTION, " ".join(row))) | common
+    for name, command in group.commands.items():
+        options = [each for each in command.params if not each.hidden and each.name != "help"]
+        names = {word for each in options for word in (*each.opts, *each.secondary_opts)}
+        known[name] = {word for word in names if word.startswith("--")}
+    assert known.keys() == explained.keys()
+    for name, words in known.items():
+        assert words - explained[name] == set(), f"options of {name} that its row lacks"
+        assert explained[name] - common - words == set(), f"{name} has no such option"
 
 
 def test_the_readme_has_the_two_commands() -> None:

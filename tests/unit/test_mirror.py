@@ -21,8 +21,7 @@ SERVICE = {"model_engine": ROOT / "examples" / "model-engine" / "model_engine"}
 """Folders that mirror no package of ``ci``."""
 
 TOGETHER: Mapping[str, tuple[str, ...]] = {
-    "cli/test_app.py": ("errors.py", "model.py", "results.py"),
-    "cli/test_clean.py": ("tools/command.py",),
+    "cli/test_app.py": ("errors.py", "model.py"),
     "cli/test_exit_codes.py": ("cli/session.py", "workflow/commands.py", "workflow/handoffs.py"),
     "evidence/test_attest.py": ("stages/attest.py",),
     "evidence/test_failing.py": ("stages/prove.py",),
@@ -52,6 +51,7 @@ TOGETHER: Mapping[str, tuple[str, ...]] = {
     "rehearsal/test_rehearse.py": ("stages/rehearse.py",),
     "report/test_files.py": ("report/schemas.py",),
     "report/test_html.py": ("report/__main__.py", "report/views.py"),
+    "report/test_screens.py": ("report/status.py",),
     "run/test_scheduler.py": ("run/events.py",),
     "stages/test_stages.py": (
         "stages/build.py",
