@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import tomllib
@@ -85,7 +86,7 @@ def broken(page: Path, root: Path = ROOT) -> list[str]:
 def rows(page: str, heading: str) -> list[list[str]]:
     """The cells of the first table below a heading, without its head."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    below = f"\n{text}".split(f"\n{heading}\n", 1)[1]
+    below = f"\n{text}".split(f"\n{heading}", 1)[1]
     table = re.search(r"^\|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", below, flags=re.MULTILINE)
     assert table, f"{page} has no table below {heading}"
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
@@ -225,6 +226,36 @@ def test_the_readme_has_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(r"^python3 pipeline\.py +#", text, flags=re.MULTILINE)
     assert re.search(r"^python3 pipeline\.py test +#", text, flags=re.MULTILINE)
+
+
+def test_every_kind_of_test_is_in_its_table_and_runs_under_its_name() -> None:
+    emulator = selftest.EMULATOR / "tests"
+    listed = {
+        (Path(os.path.normpath(Path("tests") / path)), kind.replace("_", "-"))
+        for heading in ("# Tests", "The emulator's package has its own, in")
+        for first, *_ in rows("tests/README.md", heading)
+        for kind, path in re.findall(r"\[`(\w+)`\]\((\S+)\)", first)
+    }
+    there = {
+        kind.relative_to(ROOT)
+        for above in (ROOT / "tests", ROOT / emulator)
+        for kind in above.iterdir()
+        if any(kind.glob("**/*.py"))
+    }
+    assert {folder for folder, _ in listed} == there
+    names = {
+        check.folder / word.removesuffix("/run.py"): check.name
+        for check in selftest.checks("python", Path("/r"), quick=False)
+        for word in check.argv
+        if word.startswith("tests/")
+    }
+    # prove runs the end-to-end tests, and both unit checks cannot have one name.
+    del names[emulator / "unit"]
+    assert names == {
+        folder: kind
+        for folder, kind in listed
+        if folder not in (Path("tests/e2e"), emulator / "unit", emulator / "fuzz")
+    }
 
 
 # -- settings -------------------------------------------------------------------------------------
