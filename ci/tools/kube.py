@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ci.errors import CommandFailed, Interrupted, PipelineError
 from ci.model import Cluster
 from ci.tools import api
 from ci.tools.api import Answer, Object
-from ci.tools.command import Output, Programs
+from ci.tools.command import Output, Programs, RunOptions
 from ci.tools.wait import Clock, uncancelled, wait_until
 
 REMOVE_SECONDS = 15
@@ -60,27 +60,12 @@ class Kube:
             *words,
         ]
 
-    def run(
-        self,
-        *words: str,
-        input: str | None = None,
-        timeout: float = 60,
-        check: bool = True,
-        error: type[PipelineError] = CommandFailed,
-        during_cleanup: bool = False,
-    ) -> Output:
-        """Any kubectl command. ``timeout`` in seconds. What ``get`` prints is kept in no log:
-        objects hold secrets that no pattern recognises."""
-        programs = self._reading if words[0] == "get" else self._programs
-        return programs.run(
-            self._argv(*words),
-            log=f"kubectl-{self.cluster.name}",
-            input=input,
-            timeout=timeout,
-            check=check,
-            error=error,
-            during_cleanup=during_cleanup or self._during_cleanup,
-        )
+    def run(self, *words: str, **options: Unpack[RunOptions]) -> Output:
+        """Any kubectl command. It is ended after a minute unless ``timeout`` says otherwise."""
+        wanted: RunOptions = {"log": f"kubectl-{self.cluster.name}", "timeout": 60, **options}
+        if self._during_cleanup:
+            wanted["during_cleanup"] = True
+        return self._programs.run(self._argv(*words), **wanted)
 
     def get(self, kind: str, *words: str, namespace: str | None = None) -> dict[str, Any]:
         """``kubectl get KIND … -o json``; a list when no name is among ``words``."""
