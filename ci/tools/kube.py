@@ -199,20 +199,12 @@ class Kube:
         """Forward local ports to ``resource`` (``svc/NAME``, ``pod/NAME``) while in the block.
 
         ``ports`` maps remote ports to local ones, ``None`` for any free one; yields remote to
-        local. kubectl binds to one pod: after a roll-over, forward anew.
+        local. kubectl binds to one pod: after a rollout, forward anew.
         """
-        found: dict[int, int] = {}
-        said: list[str] = []
+        output = _Forwarding(tuple(ports))
 
         def see(line: str) -> None:
-            said.append(line)
-            words = line.split()
-            # "Forwarding from 127.0.0.1:43211 -> 5000": the right-hand port is the pod's, so
-            # the order of the lines, which is the order asked for, tells the Service's port.
-            if line.startswith("Forwarding from 127.0.0.1:"):
-                wanted = list(ports)
-                if len(found) < len(wanted):
-                    found[wanted[len(found)]] = int(words[2].rsplit(":", 1)[1])
+            output.see(line)
             if on_line is not None:
                 on_line(line)
 
@@ -227,11 +219,11 @@ class Kube:
             def ready() -> dict[int, int] | None:
                 if process.poll() is not None:
                     raise CommandFailed(
-                        f"port-forward to {resource} ended: {self.redact(' '.join(said[-3:]))}",
+                        f"port-forward to {resource} ended: {self.redact(output.last)}",
                         argv=tuple(argv),
                         status=process.returncode,
                     )
-                return found if len(found) == len(ports) else None
+                return output.local if output.complete else None
 
             yield wait_until(
                 f"a port-forward to {resource} in {namespace}",
@@ -239,7 +231,7 @@ class Kube:
                 timeout=20,
                 clock=self._clock,
                 interval=0.05,
-                diagnose=lambda: " ".join(said[-3:]) or "no output",
+                diagnose=lambda: self.redact(output.last) or "no output",
             )
 
     @contextmanager
@@ -252,6 +244,32 @@ class Kube:
         resource, remote = lasting_endpoint(items, service, port)
         with self.port_forward(namespace, resource, {remote: None}) as forwarded:
             yield forwarded[remote]
+
+
+class _Forwarding:
+    """What ``kubectl port-forward`` has printed: its lines, and the local ports it names."""
+
+    def __init__(self, remote: Sequence[int]) -> None:
+        self._remote = remote
+        self._lines: list[str] = []
+        self.local: dict[int, int] = {}
+        """By remote port, in the order they were asked for."""
+
+    def see(self, line: str) -> None:
+        self._lines.append(line)
+        # "Forwarding from 127.0.0.1:43211 -> 5000": the right-hand port is the pod's, so the
+        # order of the lines, which is the order asked for, tells the Service's port.
+        if line.startswith("Forwarding from 127.0.0.1:") and not self.complete:
+            remote = self._remote[len(self.local)]
+            self.local[remote] = int(line.split()[2].rsplit(":", 1)[1])
+
+    @property
+    def complete(self) -> bool:
+        return len(self.local) == len(self._remote)
+
+    @property
+    def last(self) -> str:
+        return " ".join(self._lines[-3:])
 
 
 def lasting_endpoint(
