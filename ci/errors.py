@@ -6,9 +6,9 @@ Nothing else in ``ci`` prints an error or calls :func:`sys.exit`; the command li
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from ci.results import CheckGroup
+from ci.results import CauseId, Check, CheckGroup, Phase
 
 
 class PipelineError(Exception):
@@ -25,7 +25,20 @@ class PipelineError(Exception):
         super().__init__(message)
         self.groups: tuple[CheckGroup, ...] = ()
         """The checks that were made before it failed, the failed ones among them."""
+        self.cause: CauseId | None = None
+        """Why a change failed, where whoever raised it knows more than its checks say."""
         self.remedy = remedy if remedy is not None else self.default_remedy
+
+    def carrying(self, phase: Phase, *checks: Check, cause: CauseId | None = None) -> Self:
+        """This error with checks that were made, for ``raise``."""
+        if checks:
+            self.groups += (CheckGroup(phase, checks),)
+        self.cause = cause or self.cause
+        return self
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(check for group in self.groups for check in group.checks)
 
 
 class SettingsError(PipelineError):
@@ -206,3 +219,11 @@ def of_exit_code(code: int) -> type[PipelineError]:
             return kind
         kinds += kind.__subclasses__()
     return PipelineError
+
+
+def error_summary(problem: BaseException) -> str:
+    """A failure in one line; of a program that failed, the last line it printed."""
+    if isinstance(problem, CommandFailed) and problem.output:
+        return " ".join(problem.output.splitlines()[-1].split())
+    first = (str(problem) or type(problem).__name__).splitlines()[0]
+    return " ".join(first.split())

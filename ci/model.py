@@ -13,6 +13,8 @@ from pathlib import Path
 
 from ci.digest import Digest
 from ci.results import (
+    REQUIRED_BY_DEFAULT,
+    REQUIRED_IN_REHEARSAL,
     CauseId,
     ChangeState,
     ChartRef,
@@ -24,6 +26,8 @@ from ci.results import (
     ProbePlace,
     Requests,
     StepId,
+    sound,
+    unmet,
 )
 
 SCHEMA_VERSION = 1
@@ -107,6 +111,18 @@ class ServiceBusAccess:
     """CA certificate of the administration endpoint; empty for a real namespace."""
     key: str
     """Shared access key, a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceBusEndpoints:
+    """How this machine reaches a Service Bus namespace."""
+
+    amqp: str
+    """Connection string, a secret."""
+    admin: str
+    """The same for administration."""
+    ca_pem: bytes = b""
+    """CA certificate of the administration endpoint; empty for a real namespace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,15 +291,23 @@ class Rehearsal:
     changes: tuple[str, ...]
     """What is otherwise than on the target, secrets left out."""
     finished: datetime
+    require: tuple[str, ...] = (*REQUIRED_BY_DEFAULT, *REQUIRED_IN_REHEARSAL)
+    """Globs of the checks that must not be skipped or unknown."""
 
     @property
     def failed(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if check.failed)
 
     @property
+    def unmet(self) -> tuple[Check, ...]:
+        """Required, and skipped or unknown."""
+        return unmet(self.checks, self.require)
+
+    @property
     def passed(self) -> bool:
-        """True when at least one check passed and none failed."""
-        return not self.failed and any(check.passed for check in self.checks)
+        """True when at least one check passed, none failed, and none that is required is skipped
+        or unknown."""
+        return sound(self.checks, self.require)
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,8 +408,55 @@ class Target:
     """Ends with another status than 0 when the image needs a database migration."""
     openapi_path: str = "/openapi.json"
     """Where the service describes its API; not compared when empty or not there."""
+    require: tuple[str, ...] = REQUIRED_BY_DEFAULT
+    """Globs over :class:`ci.results.CheckId`: a check that they require and that was skipped or
+    had no answer refuses the change, or rolls it back (:func:`ci.results.required`)."""
     standins: StandIns | None = None
     """Of a target the pipeline made itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One line of ``helm history``."""
+
+    number: int
+    status: str
+    chart: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRow:
+    name: str
+    image: str
+    desired: int
+    updated: int
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodRow:
+    name: str
+    phase: str
+    """The phase, or what keeps it from running."""
+    ready: bool
+    restarts: int
+    image: str
+    digest: Digest
+    """:data:`ci.digest.UNKNOWN` until a container has started."""
+    started: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a target runs."""
+
+    target: str
+    release: str
+    namespace: str
+    history: tuple[Revision, ...]
+    deployments: tuple[DeploymentRow, ...]
+    pods: tuple[PodRow, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +29,7 @@ from ci.references import (
     Kubeconfig,
     Reference,
 )
+from ci.results import REQUIRED_BY_DEFAULT, CheckId
 
 DEMO_TARGET = "launch"
 """The default target: a second kind cluster that the pipeline makes itself."""
@@ -303,6 +306,22 @@ class TargetSettings(Block):
     tests on this target."""
     canary_per_second: Annotated[float, Field(ge=0, le=50, strict=False)] = 2
     """Tasks through a canary queue during the change; 0 sends none."""
+    require: tuple[str, ...] = REQUIRED_BY_DEFAULT
+    """Globs over check ids; ``!`` takes out, the last that matches decides. A required check that
+    is skipped or has no answer refuses the change, or rolls it back."""
+
+    @field_validator("require")
+    @classmethod
+    def _of_checks(cls, globs: tuple[str, ...]) -> tuple[str, ...]:
+        """One that names no check would require nothing, and nobody would see it."""
+        known = [id.value for id in CheckId]
+        for glob in globs:
+            name = glob.removeprefix("!")
+            if not any(fnmatchcase(id, name) for id in known):
+                families = dict.fromkeys(f"{id.partition('.')[0]}.*" for id in known)
+                near = get_close_matches(name, [*known, *families], n=3, cutoff=0.0)
+                raise ValueError(f"{glob!r} matches no check; the nearest are {', '.join(near)}")
+        return globs
 
 
 Occasion = Literal["start", "success", "failure", "rollback"]

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from ci.digest import Digest
-from ci.errors import Interrupted, PipelineError, RollbackFailed, VerifyFailed
+from ci.errors import Interrupted, PipelineError, RollbackFailed, VerifyFailed, error_summary
 from ci.model import Check, Image, Promotion, Proof, Rollback, RollbackOutcome
 from ci.promotion.plan import diff
 from ci.promotion.plan.render import make_plan, refuse_more_than_the_image, rendering
@@ -57,8 +57,8 @@ def promote(
     """Promote the proven image to ``target``. An image that it serves already is verified, and
     nothing is changed, unless ``force`` wants the upgrade all the same.
 
-    ``after`` is called with the new release once it is up, and raises when it finds it wanting
-    (the flow passes the end-to-end queue-timeout test). ``refusal`` is why nothing may be changed
+    ``after`` is called with the new release once it is up, and returns its checks, or raises (the
+    workflow passes the end-to-end queue-timeout test). ``refusal`` is why nothing may be changed
     (no rehearsal allows it): it is raised unless there is nothing to change. Raises
     :class:`ProofFailed`, :class:`TargetNotFound`, :class:`PlanRefused`,
     :class:`RegistryRefused` or :class:`Locked` with the target untouched, and
@@ -151,7 +151,7 @@ def promote(
                     checks += settled(session, release, before, accepted, up=tested.begin)
                 with step(StepId.CHECK_HEALTH, "as a client sees it"):
                     checks += healthy(session, before.openapi)
-                tested.end()
+                checks += tested.end()
             if target.soak_seconds:
                 reason = "what shows only with time shows before it is called done"
                 with step(StepId.SOAK, reason), watching.rarely():
@@ -186,7 +186,7 @@ def still_serves(
     try:
         answers = health.health(session)
     except PipelineError as problem:
-        answers = (Check("the API answers", False, reader.failed_to_text(problem)),)
+        answers = (Check("the API answers", False, error_summary(problem)),)
     checks = (
         Check(
             "the proven digest runs on every pod",
@@ -287,7 +287,7 @@ def _back(session: TargetSession, way: Planned) -> Rollback:
     except PipelineError as problem:
         raise RollbackFailed(
             f"the rollback of {target.release} to revision {number} failed:"
-            f" {reader.failed_to_text(problem)}",
+            f" {error_summary(problem)}",
             remedy="look at the pods with"
             f" `python3 pipeline.py status --target {target.name}` and repeat the rollback",
         ) from problem
@@ -308,7 +308,7 @@ def _there(session: TargetSession, way: Planned) -> Rollback:
     except PipelineError as problem:
         raise VerifyFailed(
             f"revision {number} of {target.release} is what was asked for already, and it does not"
-            f" serve as it should: {reader.failed_to_text(problem)}",
+            f" serve as it should: {error_summary(problem)}",
             remedy="look at the pods with"
             f" `python3 pipeline.py status --target {target.name}`, or return to another revision"
             " with --revision",

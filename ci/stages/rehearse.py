@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from ci import redaction
+from ci import standins as manifests
 from ci.errors import (
     Interrupted,
     PipelineError,
@@ -26,6 +27,7 @@ from ci.errors import (
     PromotionFailed,
     RehearsalFailed,
     WaitTimeout,
+    error_summary,
 )
 from ci.model import (
     Check,
@@ -55,6 +57,7 @@ from ci.promotion.release.rollout import (
     troubles,
 )
 from ci.promotion.release.session import TargetSession
+from ci.promotion.upgrade.post_upgrade_test import After
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
 from ci.rehearsal.condition import Mount, Seen, Token
@@ -85,7 +88,7 @@ class Promote(Protocol):
         session: TargetSession,
         proof: Proof,
         *,
-        after: Callable[[Release], None] | None = None,
+        after: After | None = None,
         force: bool = False,
     ) -> Promotion: ...
 
@@ -153,7 +156,7 @@ def rehearse(
         soak_seconds=0,  # what shows only with time is for the target
         probing=replace(target.probing, outside_url=""),  # that way leads to the target
     )
-    here = TargetSession.open(session.context, there)
+    here = TargetSession.open(session.context, there, reach=manifests.reach)
     kube = here.kube
     try:
         with step(StepId.INSTALL_RELEASE, "the target's release, in a namespace of its own"):
@@ -327,7 +330,7 @@ def install(session: TargetSession, image: Image, adapted: Adapted) -> None:
         folder = session.folder.below("evidence", "rehearsal")
         diagnostics.collect(kube, there.namespace, folder)
         raise RehearsalFailed(
-            f"the live release cannot be rehearsed: {reader.failed_to_text(problem)}", remedy=remedy
+            f"the live release cannot be rehearsed: {error_summary(problem)}", remedy=remedy
         ) from problem
 
 
@@ -376,17 +379,22 @@ class _Stage:
 
     def promote(self, name: str, proof: Proof) -> None:
         """A whole promotion. What is found at its end does not roll it back: it shall show."""
+
+        def examine(release: Release) -> tuple[Check, ...]:
+            self.examine(name, release)
+            return ()
+
         try:
             promoted = self.actors.promote(
                 self.session.within(self.within(name)),
                 proof,
-                after=lambda release: self.examine(name, release),
+                after=examine,
                 force=True,  # also where nothing changes: that is what is rehearsed
             )
         except Interrupted:
             raise
         except PipelineError as problem:
-            self.found(name, Check("the promotion succeeds", False, reader.failed_to_text(problem)))
+            self.found(name, Check("the promotion succeeds", False, error_summary(problem)))
             raise _Over from problem
         accounts = [check for check in promoted.checks if check.name in ACCOUNTS]
         revisions = f"revision {promoted.from_revision} -> {promoted.to_revision}"
@@ -395,7 +403,7 @@ class _Stage:
     def fail(self, proof: Proof) -> None:
         """A promotion whose last check fails, and its rollback."""
 
-        def refuse(_: Release) -> None:
+        def refuse(_: Release) -> tuple[Check, ...]:
             raise PromotionFailed(ON_PURPOSE)
 
         what = "it is rolled back"
@@ -406,7 +414,7 @@ class _Stage:
         except Interrupted:
             raise
         except PipelineError as problem:
-            said = reader.failed_to_text(problem)
+            said = error_summary(problem)
             right = isinstance(problem, PromotionFailed) and ON_PURPOSE in said
             self.found(FAILURE, Check(what, right, said))
         else:
@@ -421,7 +429,7 @@ class _Stage:
         except Interrupted:
             raise
         except PipelineError as problem:
-            self.found(RETURN, Check(what, False, reader.failed_to_text(problem)))
+            self.found(RETURN, Check(what, False, error_summary(problem)))
             raise _Over from problem
         self.found(RETURN, Check(what, True, f"revision {number}, {self.old.by_tag}"))
         there = self.there
@@ -445,7 +453,7 @@ class _Stage:
             except Interrupted:
                 raise
             except PipelineError as problem:
-                self.found(name, Check(what, False, reader.failed_to_text(problem)))
+                self.found(name, Check(what, False, error_summary(problem)))
             else:
                 seen = "each task executed as often as it has to be, its queue as asked for"
                 self.found(name, Check(what, True, seen))
@@ -456,7 +464,7 @@ class _Stage:
         try:
             now = self.look()
         except WaitTimeout as problem:
-            self.found(name, Check("its pods settle", False, reader.failed_to_text(problem)))
+            self.found(name, Check("its pods settle", False, error_summary(problem)))
             return
         change = None
         if name == AGAIN:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,20 +11,11 @@ import yaml
 
 from ci.errors import ChartInvalid, CommandFailed, PipelineError
 from ci.model import Cluster
+from ci.model import Revision as Revision
 from ci.tools.command import Output, Programs, RunOptions
 
 READING = frozenset({"get", "history", "list", "show", "status", "template"})
 """Commands that change nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """One line of ``helm history``."""
-
-    number: int
-    status: str
-    chart: str
-    description: str
 
 
 class Helm:

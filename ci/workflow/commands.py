@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ci.model import Cluster, Image, Preview, Proof, Release, Result
-from ci.report.status import Status
+from ci.model import Cluster, Image, Preview, Proof, Release, Result, Status
 from ci.results import Check, CheckGroup, Phase, StepId
 from ci.run.context import Context
 from ci.run.scheduler import Flow, Pending

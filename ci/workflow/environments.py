@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from ci import standins as manifests
 from ci.errors import SettingsError
 from ci.model import Cluster, Gates, Image, Login, Probing, Query, StandIns, Target
 from ci.promotion.release.session import TargetSession
@@ -104,7 +105,7 @@ def find_target(context: Context, name: str, emulator: Pending[Image]) -> Target
         )
     else:
         deploy.settled(context, here, DEMO_NAMESPACE)
-    return TargetSession.open(context, demo_target(context, here, standins))
+    return TargetSession.open(context, demo_target(context, here, standins), reach=manifests.reach)
 
 
 def found_target(context: Context, name: str) -> TargetSession:
@@ -126,7 +127,7 @@ def found_target(context: Context, name: str) -> TargetSession:
         standins = deploy.prepare_standins(context, here)
     else:
         standins = deploy.standins(context, here, emulator)
-    return TargetSession.open(context, demo_target(context, here, standins))
+    return TargetSession.open(context, demo_target(context, here, standins), reach=manifests.reach)
 
 
 def demo_target(context: Context, here: Cluster, standins: StandIns) -> Target:
@@ -181,6 +182,7 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         allow_migrations=described.allow_migrations,
         migration_command=described.migration_command,
         openapi_path=service.openapi_path,
+        require=described.require,
     )
 
 

@@ -10,9 +10,25 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from ci.digest import Digest
-from ci.errors import EvidenceRefused, PipelineError, SettingsError
+from ci.errors import EvidenceRefused, PipelineError, ProofFailed, SettingsError
 from ci.model import Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns
 from ci.promotion.release.session import TargetSession
+from ci.promotion.upgrade.post_upgrade_test import After
+from ci.results import (
+    Check,
+    CheckGroup,
+    CheckId,
+    Count,
+    Measured,
+    Names,
+    Outcome,
+    Phase,
+    Problem,
+    Unit,
+    failed,
+    passed,
+    skipped,
+)
 from ci.run.context import Context
 from ci.run.scheduler import Pending
 from ci.settings import Options
@@ -21,6 +37,8 @@ from ci.stages import promote as promotion
 from ci.stages import rehearse as rehearsing
 from ci.workflow import notifications
 from ci.workflow.environments import chart_of, login_of, wants_rehearsal
+
+SERVICE_BUS_SETTING = "servicebus_connection_string_env"
 
 
 def latest_or_built(context: Context) -> Image:
@@ -127,10 +145,10 @@ def promote(session: TargetSession, proof: Proof, *, force: bool = False) -> Pro
 
 
 @contextmanager
-def tests_of(session: TargetSession) -> Iterator[Callable[[Release], None]]:
+def tests_of(session: TargetSession) -> Iterator[After]:
     """The queue-timeout flow on the target, as a promotion calls it; its program starts now, and
     the way to its Service Bus is opened, for that takes seconds. Where no setting names the
-    target's Service Bus, a note says so instead. Raises :class:`ci.errors.SettingsError` where
+    target's Service Bus, the check is skipped. Raises :class:`ci.errors.SettingsError` where
     one does and the variable is not set."""
     context, target = session.context, session.target
     connection = session.env.get(target.servicebus_env, "")
@@ -141,15 +159,26 @@ def tests_of(session: TargetSession) -> Iterator[Callable[[Release], None]]:
             remedy=f"export {target.servicebus_env}",
         )
     if target.standins is None and not connection:
-        yield lambda _: context.events.note(
-            "no Service Bus access for the target: the queue-timeout flow is not run there "
-            "(servicebus_connection_string_env)"
-        )
+        yield lambda _: (skipped(CheckId.QUEUE_TIMEOUTS, SERVICE_BUS_SETTING),)
         return
     patience = target.timeout_seconds + prove.RELEASE_SECONDS
 
-    def after(release: Release) -> None:
-        tests.prove(release, target.standins, servicebus=connection)
+    def after(release: Release) -> tuple[Check, ...]:
+        wanting: list[Proof] = []
+        try:
+            proof = tests.prove(
+                release, target.standins, servicebus=connection, on_failure=wanting.append
+            )
+        except ProofFailed as problem:
+            names = tuple(case.name for proof in wanting for case in proof.failed)
+            what: Measured = (
+                Names(Unit.CASES, names, len(names)) if names else Problem(str(problem))
+            )
+            check = failed(CheckId.QUEUE_TIMEOUTS, what)
+            problem.groups += (CheckGroup(Phase.DURING, (check,)),)
+            raise
+        cases = sum(case.outcome is Outcome.PASSED for case in proof.cases)
+        return (passed(CheckId.QUEUE_TIMEOUTS, Count(Unit.CASES, cases)),)
 
     with prove.started(
         context,

@@ -51,7 +51,6 @@ TOGETHER: Mapping[str, tuple[str, ...]] = {
     "rehearsal/test_rehearse.py": ("stages/rehearse.py",),
     "report/test_files.py": ("report/schemas.py",),
     "report/test_html.py": ("report/__main__.py", "report/views.py"),
-    "report/test_screens.py": ("report/status.py",),
     "run/test_scheduler.py": ("run/events.py",),
     "stages/test_stages.py": (
         "stages/build.py",

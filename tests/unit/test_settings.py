@@ -10,6 +10,7 @@ import pytest
 
 from ci.errors import SettingsError
 from ci.model import Gates, Probing, Query, Target
+from ci.results import REQUIRED_BY_DEFAULT, CheckId, required
 from ci.run.context import Context
 from ci.settings import ProbingSettings, Settings, load
 from ci.standins.admission import SELECTOR
@@ -182,3 +183,38 @@ def test_the_pods_that_get_an_identity_are_those_of_aks(tmp_path: Path) -> None:
 def test_the_gate_is_never_the_demonstration_targets_cluster(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"gate\.name: .*demonstration target's cluster"):
         loaded(tmp_path, '[gate]\nname = "launch"\n')
+
+
+# -- the checks that a target requires --------------------------------------------------------------
+
+
+def test_what_a_target_requires_reaches_it(tmp_path: Path) -> None:
+    assert target(tmp_path).require == REQUIRED_BY_DEFAULT
+    found = target(tmp_path, 'require = ["release.*", "queue.*", "!queue.lock-duration"]\n')
+    assert required(CheckId.QUEUE_TIMEOUTS, found.require)
+    assert not required(CheckId.QUEUE_LOCK_DURATION, found.require)
+    assert not required(CheckId.LOGS_NO_ERRORS, found.require)
+    assert target(tmp_path, "require = []\n").require == ()
+
+
+@pytest.mark.parametrize(
+    ("glob", "near"),
+    [
+        ("queue.timeout", "queue.timeouts"),
+        ("queues.*", r"queue\.\*"),
+        ("!log.*", r"logs\.\*"),
+        ("Release.*", r"release\.\*"),
+    ],
+)
+def test_a_glob_that_names_no_check_is_refused_with_the_nearest(
+    tmp_path: Path, glob: str, near: str
+) -> None:
+    with pytest.raises(SettingsError, match=rf"targets\.prod\.require.*matches no check.*{near}"):
+        loaded(tmp_path, f'require = ["release.*", "{glob}"]\n')
+
+
+def test_the_example_shows_what_is_required_by_default() -> None:
+    example = (Path(__file__).parents[2] / "pipeline.toml.example").read_text(encoding="utf-8")
+    block = example.partition("# require = [")[2].partition("]")[0]
+    shown = tuple(part.strip(' #\n"') for part in block.split(","))
+    assert shown == REQUIRED_BY_DEFAULT

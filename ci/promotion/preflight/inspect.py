@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from ci.errors import PlanRefused, ProofFailed, WaitTimeout
+from ci.errors import PlanRefused, ProofFailed, WaitTimeout, error_summary
 from ci.model import Check, Image, Proof, Target
 from ci.promotion.preflight import rules
 from ci.promotion.release import drift, health, lease, manifest, reader
@@ -109,7 +109,7 @@ def inspect(session: TargetSession, history: list[Revision]) -> Before:
             )
     except WaitTimeout as problem:
         raise PlanRefused(
-            f"the release does not serve as it should: {reader.failed_to_text(problem)}",
+            f"the release does not serve as it should: {error_summary(problem)}",
             remedy="repair it first: from a broken release there is nothing to roll back to",
         ) from problem
     image, digests = reader.running_image(target, now)

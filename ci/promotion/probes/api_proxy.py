@@ -11,7 +11,7 @@ from ci.tools.kube import Kube
 
 def sender(kube: Kube, target: Target) -> Send:
     """Sends one probe through the API server, which picks a pod of the Service each time (a
-    port-forward stays with one pod and would prove nothing about a roll-over)."""
+    port-forward stays with one pod and would prove nothing about a rollout)."""
     where, seconds = service_path(target, target.probing.path), target.probing.timeout_seconds
 
     def send() -> str:

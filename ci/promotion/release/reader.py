@@ -12,7 +12,7 @@ import yaml
 
 from ci import redaction
 from ci.digest import UNKNOWN
-from ci.errors import CommandFailed, PipelineError, TargetNotFound
+from ci.errors import CommandFailed, PipelineError, TargetNotFound, error_summary
 from ci.model import Image, Target
 from ci.promotion.release import history as history_
 from ci.promotion.release.manifest import Key, Rendered, parse
@@ -25,8 +25,9 @@ from ci.promotion.release.rollout import (
     unsettled,
 )
 from ci.promotion.release.session import TargetSession
+from ci.results import Because
 from ci.tools import kubeconfig
-from ci.tools.api import Answer
+from ci.tools.api import Answer, items_of, path_of
 from ci.tools.helm import Helm, Revision, reason
 from ci.tools.kube import Kube
 from ci.tools.wait import Clock, Pending, wait_until
@@ -129,13 +130,12 @@ def present(kube: Kube, target: Target, rendered: Rendered) -> Present:
     )
 
 
-def accounts(kube: Kube, target: Target) -> dict[str, str]:
-    """UID of every ServiceAccount in the namespace, by name; empty when they may not be read."""
-    try:
-        found = kube.objects("serviceaccounts", target.namespace)
-    except CommandFailed:
-        return {}
-    return {item["metadata"]["name"]: item["metadata"]["uid"] for item in found}
+def accounts(kube: Kube, target: Target) -> dict[str, str] | Because:
+    """UID of every ServiceAccount in the namespace, by name; or why they cannot be read."""
+    answer = kube.ask("GET", path_of("serviceaccounts", target.namespace))
+    if not answer.ok:
+        return Because.FORBIDDEN if answer.code in (401, 403) else Because.NO_ANSWER
+    return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items_of(answer)}
 
 
 def deployments_of(target: Target, objects: Mapping[Key, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -184,10 +184,10 @@ def wait_complete(
     clock: Clock,
     look: Callable[[Snapshot, Judgement], None] | None = None,
 ) -> tuple[Judgement, Snapshot]:
-    """Wait until the roll-over is complete by our own judgement. ``look`` may raise to give up.
+    """Wait until the rollout is complete by our own judgement. ``look`` may raise to give up.
     ``timeout`` in seconds. Raises :class:`ci.errors.WaitTimeout`."""
     return wait_judged(
-        f"the roll-over of {target.release} to {expected.tag}",
+        f"the rollout of {target.release} to {expected.tag}",
         kube,
         target.namespace,
         lambda now: judge(now, expected),
@@ -236,7 +236,7 @@ def wait_judged(
         try:
             now = snapshot(kube, namespace)
         except CommandFailed as problem:
-            return Pending(f"the API does not answer: {failed_to_text(problem)}")
+            return Pending(f"the API does not answer: {error_summary(problem)}")
         judged = assess(now)
         if look is not None:
             look(now, judged)
@@ -293,11 +293,3 @@ def running_image(target: Target, now: Snapshot) -> tuple[Image, frozenset[str]]
         for digest in digests_of(pod, repository).values()
     ]
     return Image(repository, tag, digests[0] if digests else UNKNOWN), frozenset(digests)
-
-
-def failed_to_text(problem: BaseException) -> str:
-    """A failure in one line of plain words."""
-    if isinstance(problem, CommandFailed) and problem.output:
-        return " ".join(problem.output.splitlines()[-1].split())
-    first = (str(problem) or type(problem).__name__).splitlines()[0]
-    return " ".join(first.split())

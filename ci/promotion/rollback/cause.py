@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ci.errors import Interrupted, PromotionFailed, WaitTimeout
-from ci.promotion.release import reader
+from ci.errors import Interrupted, PromotionFailed, WaitTimeout, error_summary
 from ci.promotion.release.rollout import UnrecoverablePod
 
 
@@ -19,9 +18,9 @@ def cause(problem: BaseException) -> str:
         case Interrupted() | KeyboardInterrupt():
             return "interrupted during the upgrade"
         case WaitTimeout():
-            return f"the new version did not come up: {reader.failed_to_text(problem)}"
+            return f"the new version did not come up: {error_summary(problem)}"
         case _:
-            return reader.failed_to_text(problem)
+            return error_summary(problem)
 
 
 def with_last_words(because: str, problem: BaseException, where: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import yaml
 
 from ci import redaction
-from ci.errors import Locked, PipelineError, PromotionFailed, RollbackFailed
+from ci.errors import Locked, PipelineError, PromotionFailed, RollbackFailed, error_summary
 from ci.model import Check, Target
 from ci.promotion.probes.canary import queue_states
 from ci.promotion.probes.prober import Counting
@@ -86,7 +86,7 @@ def recover(
     except BaseException as second:
         worst = RollbackFailed(
             f"the promotion failed ({because}) and the rollback failed, too:"
-            f" {reader.failed_to_text(second)}",
+            f" {error_summary(second)}",
             remedy=second.remedy
             if isinstance(second, Locked)
             else "act now: " + commands_for_a_human(session, before, folder),
