@@ -159,6 +159,8 @@ class Span(StrEnum):
     READY = "ready"
     SOAK = "soak"
     ROLLOUT = "rollout"
+    PULL = "pull"
+    """The slowest node's."""
 
 
 # -- measured values -------------------------------------------------------------------------------

@@ -585,6 +585,11 @@ def _refusal(found: Preview) -> PlanRefused | None:
             f"the promotion would be refused: {texts.sentence(wrong[0])}",
             remedy="see the checks above",
         )
+    if found.unmet:
+        return PlanRefused(
+            f"the promotion would be refused: {texts.unmet(found.unmet)}",
+            remedy=texts.REMEDY_UNMET.format(target=found.target),
+        )
     return None
 
 
