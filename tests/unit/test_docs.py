@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from ci.cli import app, selftest
 from ci.errors import PipelineError
-from ci.settings import Notify, QuerySettings, RegistryLogin, Settings, TargetSettings, Wave
+from ci.settings import Login, Notify, Query, Settings, TargetSettings, Wave
 
 ROOT = Path(__file__).resolve().parents[2]
 SKIPPED = {".git", "runs", "node_modules", ".venv", ".mypy_cache", ".hypothesis", ".pytest_cache"}
@@ -299,8 +299,8 @@ def test_the_example_explains_every_key() -> None:
     blocks: list[tuple[type[BaseModel], Any]] = [
         (Settings, shown),
         (TargetSettings, target),
-        (RegistryLogin, target["registry_login"]),
-        (QuerySettings, target["gates"]["queries"][0]),
+        (Login, target["registry_login"]),
+        (Query, target["gates"]["queries"][0]),
         (Notify, shown["notify"][0]),
         (Wave, shown["waves"]["all"]),
     ]

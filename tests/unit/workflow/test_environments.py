@@ -123,9 +123,9 @@ def test_a_cluster_that_does_not_go_fails_nothing(
 def test_a_target_that_no_block_describes_is_refused_by_the_names_there_are(
     context: Context,
 ) -> None:
-    environments.check_target_name(context, DEMO_TARGET)
+    assert environments.resolve(context, DEMO_TARGET).name == DEMO_TARGET
     with pytest.raises(SettingsError, match=f"prod.*{DEMO_TARGET}") as caught:
-        environments.check_target_name(context, "prod")
+        environments.resolve(context, "prod")
     assert "[targets.prod]" in caught.value.remedy
 
 
@@ -133,6 +133,6 @@ def test_the_demonstration_target_is_asked_for_before_its_first_run(
     context: Context, clusters: Clusters
 ) -> None:
     with pytest.raises(SettingsError, match=DEMO_TARGET) as caught:
-        environments.found_target(context, DEMO_TARGET)
+        environments.found_target(context, environments.resolve(context, DEMO_TARGET))
     assert "pipeline.py run" in caught.value.remedy
     assert clusters.done == []

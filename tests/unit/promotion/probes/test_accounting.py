@@ -11,12 +11,13 @@ import pytest
 
 from ci import texts
 from ci.errors import PlanRefused, PromotionFailed
-from ci.model import Cluster, ProbeSeries, ProbesRecord, Probing, Target
+from ci.model import Cluster, ProbeSeries, ProbesRecord, Target
 from ci.promotion.probes import accounting, external
 from ci.promotion.probes.in_cluster import InsideProber
 from ci.promotion.probes.prober import Account
 from ci.report import files
 from ci.results import Because, CheckId, Outcome, ProbePlace, Requests
+from ci.settings import Probing
 from tests.unit.serving import service
 from tests.unit.sessions import session_of
 

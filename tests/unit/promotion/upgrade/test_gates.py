@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.model import Gates, Query
 from ci.promotion.probes.prober import BUCKETS, Account, Sample, bucket, ends
 from ci.promotion.release.rollout import restart_counts
 from ci.promotion.upgrade import gates
 from ci.promotion.upgrade.gates import Lines, Span
+from ci.settings import Gates, Query
 from tests.unit.promotion.probes.accounts import account
 
 NONE = (0,) * BUCKETS
@@ -141,7 +141,7 @@ def test_error_lines_are_held_against_the_old_rate(
 
 
 def test_a_query_is_held_against_its_limit() -> None:
-    asked = Query("dead letters", "sum(x)", 3)
+    asked = Query(name="dead letters", query="sum(x)", limit=3)
     assert gates.query(asked, 3.0) == ""
     assert gates.query(asked, None) == ""
     assert "'dead letters' gave 3.5 while it soaked; the limit is 3" in gates.query(asked, 3.5)

@@ -11,7 +11,7 @@ import pytest
 
 from ci.digest import Digest
 from ci.errors import PromotionFailed
-from ci.model import Cluster, Gates, Image, Probing, Query, Target
+from ci.model import Cluster, Image, Target
 from ci.promotion.probes.prober import BUCKETS, Account, Counting, bucket
 from ci.promotion.release import logs, reader
 from ci.promotion.release.rollout import Snapshot
@@ -19,6 +19,7 @@ from ci.promotion.upgrade import soak
 from ci.promotion.upgrade.soak import Soak
 from ci.run.context import Context
 from ci.run.events import Events
+from ci.settings import Gates, Probing, Query
 from ci.tools.command import Programs
 from ci.tools.prometheus import Prometheus
 
@@ -118,7 +119,7 @@ def test_a_quiet_soak_takes_its_time_and_shows_latency_by_phase(world: World) ->
     assert "soaking" in checks[1].evidence
 
 
-QUERY = Gates(prometheus_url="http://p", queries=(Query("lag", "x", 1),))
+QUERY = Gates(prometheus_url="http://p", queries=(Query(name="lag", query="x", limit=1),))
 
 
 def from_30(there: Any, else_: Any) -> Callable[[float], Any]:
