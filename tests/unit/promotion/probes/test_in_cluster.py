@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,7 +125,7 @@ class Pod:
 
 
 def prober(pod: Pod) -> in_cluster.InsideProber:
-    gateway = {"spec": {"template": {"spec": {}}}}
+    gateway: dict[str, Any] = {"spec": {"template": {"spec": {}}}}
     session = session_of(TARGET, clock=pod.clock, kube=pod)
     return in_cluster.InsideProber(session, gateway, "r:5000/engine:old")
 
