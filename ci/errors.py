@@ -31,8 +31,10 @@ class PipelineError(Exception):
 
     def carrying(self, phase: Phase, *checks: Check, cause: CauseId | None = None) -> Self:
         """This error with checks that were made, for ``raise``."""
-        if checks:
-            self.groups += (CheckGroup(phase, checks),)
+        return self.carrying_all((CheckGroup(phase, checks),) if checks else (), cause)
+
+    def carrying_all(self, groups: tuple[CheckGroup, ...], cause: CauseId | None = None) -> Self:
+        self.groups += groups
         self.cause = cause or self.cause
         return self
 

@@ -156,6 +156,9 @@ class Case:
     seconds: float
     message: str = ""
     """Why it failed or was skipped; of one that passed what it measured, if anything."""
+    shows: tuple[str, ...] = ()
+    """Ids of the checks that it shows, as the case itself says; also such as this version does not
+    know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -608,6 +611,10 @@ class Preview:
     plan: PlanRecord
     checks: tuple[Check, ...] = ()
     """What else was asked of the target."""
+    target: str = ""
+    unmet: tuple[Check, ...] = ()
+    """Checks that the target requires and that were not made, or will not be: the promotion would
+    be refused for them."""
 
 
 @dataclass(frozen=True, slots=True)

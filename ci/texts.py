@@ -126,6 +126,36 @@ REASONS: Mapping[Because, str] = {
 }
 
 TURNED_OFF = "turned off by {setting}"
+NOT_MET = "not met"
+"""Before the titles of checks that failed, which say what should be."""
+
+REMEDY_UNMET = (
+    "turn the check on, or take it out of `require` in [targets.{target}] of pipeline.toml"
+    ' (for example "!queue.*")'
+)
+
+_CHART = (
+    "promote with the chart that the release was made with; with --chart-change `plan` shows what"
+    " another chart changes, and `promote` takes it"
+)
+REMEDIES: Mapping[CheckId, str] = {
+    CheckId.CHART_UNCHANGED: _CHART,
+    CheckId.REPLICAS_NOT_AUTOSCALED: "the upgrade would reset the replicas: leave them out of the"
+    " chart where a HorizontalPodAutoscaler is, or remove the HorizontalPodAutoscaler",
+    CheckId.PODS_SERVING_BEFORE: "repair the release first: from a broken one there is nothing to"
+    " roll back to",
+    CheckId.API_COMPATIBLE: "keep the old API beside the new one; where no client uses it, turn the"
+    ' comparison off for this change with service.openapi_path = ""',
+    CheckId.MIGRATION_NOT_NEEDED: "no rollback of the image undoes a migration: do it in a change"
+    " of its own that works with both versions, or set allow_migrations = true for the target and"
+    ' take "migration.*" out of its `require`',
+    CheckId.IMAGE_PUBLISHED: "tags must not move: build and prove again, under a new tag",
+    CheckId.IMAGE_PULLABLE: "push the image there, correct the release's pull secrets, or see that"
+    " its registry answers the nodes; the target was not touched",
+    CheckId.CAPACITY_SURGE: "make room, or let old pods go first (maxUnavailable); try_surge ="
+    " false for the target leaves it to the change. The target was not touched",
+}
+"""What to do where a check failed before the change."""
 
 CURES: Mapping[CureId, str] = {
     CureId.HOOK_ANNOTATION: "set the annotation helm.sh/hook: pre-install alone (without"
@@ -198,6 +228,7 @@ SPANS: Mapping[Span, str] = {
     Span.READY: "ready within",
     Span.SOAK: "watched for",
     Span.ROLLOUT: "rolled out in",
+    Span.PULL: "pulled within",
 }
 
 OUTCOMES: Mapping[Outcome, str] = {
@@ -341,10 +372,6 @@ STEP_TITLES: Mapping[StepId, str] = {
     StepId.REHEARSE_FAILURE: "rehearse a failed upgrade",
     StepId.REHEARSE_RETURN: "rehearse the return to the previous image",
     StepId.SELF_TEST: "check",
-    StepId.DELETE_CLUSTER: "delete cluster",
-    StepId.REMOVE_CONTAINER: "remove container",
-    StepId.REMOVE_CACHES: "remove caches",
-    StepId.REMOVE_IMAGES: "remove images and volumes",
 }
 """Verb phrases. A step's subject follows its title: ``obtain`` and ``kind``."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -26,10 +27,21 @@ LOG_LINES = 2000
 """Of each container, the newest."""
 PART_SECONDS = 20
 LIST_SECONDS = 15.0
-KINDS = ("deployments", "replicasets", "services", "endpointslices", "pods")
+KINDS = ("deployments", "replicasets", "services", "endpointslices", "pods", "events")
 
 Object = Mapping[str, Any]
 Part = Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was collected, for whoever looks for the cause: objects as the API has them, secrets
+    included. Empty where they could not be read."""
+
+    pods: Sequence[Object] = ()
+    events: Sequence[Object] = ()
+    logs: Mapping[tuple[str, str, bool], str] = field(default_factory=dict)
+    """Of containers, by pod, container, and whether it is of the one before a restart."""
 
 
 def collect(
@@ -41,16 +53,18 @@ def collect(
     release: str = "",
     of: Callable[[Object], bool] = lambda pod: True,
     more: Mapping[str, Part] | None = None,
-) -> int:
-    """Write what is worth knowing of ``namespace`` into ``folder``; the number of files.
+) -> Collected:
+    """Write what is worth knowing of ``namespace`` into ``folder``.
 
     ``of`` says which pods' logs are wanted; with ``helm``, also the history and the supplied
     values of ``release``. ``more`` are further parts by the names of their files.
     """
     kube = kube.for_cleanup()
     listed = _listed(kube, namespace)
-    found = listed["pods"]
-    pods = [] if isinstance(found, PipelineError) else [pod for pod in found if of(pod)]
+    every = {kind: [] if isinstance(found, PipelineError) else found
+             for kind, found in listed.items()}  # fmt: skip
+    pods = [pod for pod in every["pods"] if of(pod)]
+    logs: dict[tuple[str, str, bool], str] = {}
     learn(kube, namespace, folder.redactor, pods)
     scope = ("--namespace", namespace, "--request-timeout=15s")
 
@@ -74,7 +88,7 @@ def collect(
         parts |= _of_release(helm.for_cleanup(), release, namespace, folder.redactor)
     parts |= more or {}
     for pod in pods:
-        parts |= _logs(kube, namespace, pod)
+        parts |= _logs(kube, namespace, pod, logs)
 
     def write(name: str, take: Part) -> None:
         try:
@@ -86,7 +100,7 @@ def collect(
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="diagnostics") as pool:
         for job in [pool.submit(write, name, take) for name, take in parts.items()]:
             job.result()
-    return len(parts)
+    return Collected(every["pods"], every["events"], logs)
 
 
 def learn(kube: Kube, namespace: str, redactor: Redactor, pods: Iterable[Object]) -> None:
@@ -170,8 +184,11 @@ def _of_release(helm: Helm, release: str, namespace: str, redactor: Redactor) ->
     return {"helm-history.txt": history, "helm-values.yaml": values}
 
 
-def _logs(kube: Kube, namespace: str, pod: Object) -> dict[str, Part]:
-    """Of each container, and of the one before it where it was restarted."""
+def _logs(
+    kube: Kube, namespace: str, pod: Object, read: dict[tuple[str, str, bool], str]
+) -> dict[str, Part]:
+    """Of each container, and of the one before it where it was restarted. What was ``read`` is
+    kept, too."""
     name = pod["metadata"]["name"]
     states = (pod.get("status") or {}).get("containerStatuses") or []
     restarted = {state["name"] for state in states if state.get("restartCount")}
@@ -184,6 +201,7 @@ def _logs(kube: Kube, namespace: str, pod: Object) -> dict[str, Part]:
             )  # fmt: skip
             if not answer.ok:
                 raise CommandFailed(answer.problem)
+            read[name, container, previous] = answer.text
             return answer.text
 
         return take

@@ -35,4 +35,4 @@ def send(url: str, *, title: str, body: str, kind: Kind) -> str:
     if sent:
         return ""
     code = re.search(r"error=(\d+)", said)
-    return f"{service.service_name} answered {code[1]}" if code else "nobody took it there"
+    return f"{service.service_name} {f'answered {code[1]}' if code else 'did not answer'}"

@@ -73,8 +73,9 @@ def run(context: Context, options: Options) -> Result:
         here = place.result()
         release, proven = prove_on(flow, context, here, emulator, image)
         goal = target.result()
+        rehearsed: tuple[CheckGroup, ...] = ()
         if environments.wants_rehearsal(context, options.target):
-            flow.step(
+            rehearsal = flow.step(
                 StepId.REHEARSE,
                 "what breaks the target's release breaks it here first",
                 handoffs.rehearse,
@@ -83,6 +84,7 @@ def run(context: Context, options: Options) -> Result:
                 emulator.result(),
                 proven,
             )
+            rehearsed = (CheckGroup(Phase.REHEARSAL, rehearsal.checks),)
         if not options.keep_cluster:
             flow.beside(
                 StepId.DELETE_GATE_CLUSTER,
@@ -114,7 +116,7 @@ def run(context: Context, options: Options) -> Result:
             goal,
             promoted.after,
         )
-        return Result(release.image, proof, promoted, live(checks))
+        return Result(release.image, proof, promoted, (*rehearsed, *live(checks)))
 
 
 def prove_on(
@@ -285,7 +287,7 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
             context,
             options,
         )
-        found = flow.step(
+        rehearsal = flow.step(
             StepId.REHEARSE,
             "what breaks the target's release breaks it here first",
             handoffs.rehearse,
@@ -294,7 +296,7 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
             emulator.result(),
             proof,
         )
-        return Result(proof.image, proof, groups=(CheckGroup(Phase.REHEARSAL, found.checks),))
+        return Result(proof.image, proof, groups=(CheckGroup(Phase.REHEARSAL, rehearsal.checks),))
 
 
 def promote_only(context: Context, options: Options, image: str) -> Result:

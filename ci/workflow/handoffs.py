@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 from ci.digest import Digest
 from ci.errors import EvidenceRefused, PipelineError, ProofFailed, SettingsError
@@ -72,8 +73,8 @@ def rehearse(session: TargetSession, here: Cluster, emulator: Image, proof: Proo
     try:
         standins = deploy.standins(context, here, emulator, namespace=place)
         actors = rehearsing.Actors(
-            promote=promotion.promote,
-            roll_back=promotion.rollback,
+            promote=partial(promotion.promote, recorded=False),
+            roll_back=partial(promotion.rollback, recorded=False),
             use=lambda inside, release, label: prove.prove(
                 inside, lambda: release, standins, select=prove.QUICK, label=label
             ),
@@ -112,7 +113,14 @@ def unrehearsed(
     wanted = source(context, proof.image.by_digest, target.name)
     state = rehearsing.state_of(session)
     try:
-        attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, state)
+        attest.rehearsed(
+            context,
+            wanted,
+            chart_of(context, target.name),
+            target.name,
+            state,
+            require=rehearsing.required(target),
+        )
     except EvidenceRefused as refusal:
         if force or state.digest != proof.image.digest:
             raise
@@ -127,7 +135,7 @@ def promote(session: TargetSession, proof: Proof, *, force: bool = False) -> Pro
     refusal = unrehearsed(session, proof, force=force)
 
     with ExitStack() as held:
-        done = held.enter_context(notifications.told(session, proof.image))
+        done = held.enter_context(notifications.notifying(session, proof.image))
         promoted = promotion.promote(
             session,
             proof,

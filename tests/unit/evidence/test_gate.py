@@ -162,7 +162,7 @@ def test_approval_by_command(registry: FakeRegistry, tmp_path: Path) -> None:
     result = commands.approve_only(context, Options("production", approve="Ada"), image)
     assert result.proof is not None
     assert ask(context, image).image.by_digest == image
-    with pytest.raises(SettingsError, match="no target 'staging'"):
+    with pytest.raises(SettingsError, match="unknown target 'staging'"):
         commands.approve_only(context, Options("staging", approve="Ada"), image)
 
 
