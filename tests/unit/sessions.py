@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -27,11 +28,11 @@ def session_of(
     kube: Any = None,
     helm: Any = None,
     reach: Reach | None = None,
-    **env: str,
+    env: Mapping[str, str] | None = None,
 ) -> TargetSession:
     """``env`` are environment variables; ``kube`` and ``helm`` take the place of the clients."""
     clock = clock if clock is not None else SystemClock()
-    programs = Programs(env=env)
+    programs = Programs(env=dict(env or {}))
     made = SimpleNamespace(
         clock=clock,
         events=Events(clock),

@@ -15,6 +15,7 @@ from ci.model import Cluster, ProbeSeries, ProbesRecord, Target
 from ci.promotion.probes import accounting, external
 from ci.promotion.probes.in_cluster import InsideProber
 from ci.promotion.probes.prober import Account
+from ci.promotion.release.session import TargetSession
 from ci.report import files
 from ci.results import Because, CheckId, Outcome, ProbePlace, Requests
 from ci.settings import Probing
@@ -135,12 +136,14 @@ def test_no_prober_counts_where_it_is_turned_off() -> None:
 
 
 def test_however_it_ends_the_requests_over_time_are_kept(tmp_path: Path) -> None:
-    with service(200) as port, pytest.raises(PromotionFailed), ExitStack() as held:
-        session = session_of(target(port), folder=tmp_path)
-        outside = held.enter_context(accounting.probing_outside(session))
-        inside = cast(InsideProber, Ended(0))
-        accounting.steady(session, inside, outside, held)
-        raise PromotionFailed("the new version is bad")
+    def fails(session: TargetSession) -> None:
+        with ExitStack() as held:
+            outside = held.enter_context(accounting.probing_outside(session))
+            accounting.steady(session, cast(InsideProber, Ended(0)), outside, held)
+            raise PromotionFailed("the new version is bad")
+
+    with service(200) as port, pytest.raises(PromotionFailed):
+        fails(session_of(target(port), folder=tmp_path))
     kept = files.read(tmp_path, ProbesRecord, [])
     assert kept is not None
     one, other = kept.series

@@ -144,12 +144,12 @@ TARGET = Target(
 
 
 def made(**env: str) -> Canary:
-    return Canary(session_of(TARGET, **env))
+    return Canary(session_of(TARGET, env=env))
 
 
 def test_how_every_queue_is_can_be_kept(world: World) -> None:
     world.lock = 30
-    known = session_of(TARGET, BUS="Endpoint=sb://x")
+    known = session_of(TARGET, env={"BUS": "Endpoint=sb://x"})
     assert canary.queue_states(known) == "q: lock duration 30 s\np: lock duration 60 s\n"
     world.silent = "timed out"
     assert canary.queue_states(known) == "Service Bus does not answer: timed out\n"

