@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "model-engine"
 OURS = "_QUEUE_TIMEOUT_GATE_"
-PYTHON = os.environ.get("FLOW_PYTHON", sys.executable)
+PYTHON = os.environ.get("ACCEPTANCE_PYTHON", sys.executable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,12 @@ class Ended:
     def summary(self) -> dict[str, Any]:
         read: dict[str, Any] = json.loads((self.run_dir / "summary.json").read_text("utf-8"))
         return read
+
+    @property
+    def checks(self) -> dict[str, str]:
+        """The outcome of every check of the run, by id; of one with several the last."""
+        groups = self.summary["groups"]
+        return {check["id"]: check["outcome"] for group in groups for check in group["checks"]}
 
     def error(self) -> tuple[str, str]:
         """Its last two lines, which have to be the error and its remedy."""
@@ -119,7 +125,7 @@ class Pipeline:
             file = self._folder / "pipeline.toml"
             file.write_text(settings, encoding="utf-8")
             command += ["--config", str(file)]
-        if origin := os.environ.get("FLOW_TOOLCHAIN"):
+        if origin := os.environ.get("SELFTEST_TOOLCHAIN"):
             command += ["--toolchain", origin]
         return Running(tuple(command), env or {})
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ci import standins as manifests
+from ci.cli.selftest import FAILURE_INJECTION
 from ci.errors import CommandFailed, PipelineError, RehearsalFailed
 from ci.model import (
     Case,
@@ -84,7 +85,7 @@ WITHOUT_PULL = (*REQUIRE, "!image.pullable")
 WITNESS = "witness"
 WITNESS_RATE = 10.0
 WITNESS_SECONDS = 3600
-"""No cluster of the matrix lasts longer."""
+"""No cluster of these tests lasts longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -572,8 +573,8 @@ COLUMNS = (
 
 
 def table(folder: Path, into: Path) -> str:
-    """The rows that the workers wrote: ``matrix.json``, as the run's report takes it, and
-    ``matrix.md``. Those that failed come first."""
+    """The rows that the workers wrote: as JSON, which the run's report takes, and as Markdown.
+    Those that failed come first."""
     found = [json.loads(p.read_text("utf-8")) for p in sorted((folder / "rows").glob("*.json"))]
     found.sort(key=lambda row: row["passed"])
     rows = [cells(row) for row in found]
@@ -584,11 +585,13 @@ def table(folder: Path, into: Path) -> str:
         "rows": rows,
         "messages": {row["case"]: row["message"] for row in found},
     }
-    (into / "matrix.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    (into / f"{FAILURE_INJECTION}.json").write_text(
+        json.dumps(described, indent=1), encoding="utf-8"
+    )
     lines = [COLUMNS, ["---"] * len(COLUMNS)]
     lines += [[*map(str, row), "yes" if passed else "NO"] for *row, passed in rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    (into / "matrix.md").write_text(text, encoding="utf-8")
+    (into / f"{FAILURE_INJECTION}.md").write_text(text, encoding="utf-8")
     return text
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ci.errors import Locked, PlanRefused, PromotionFailed, ProofFailed, RollbackFailed
-from ci.model import Probing, Release, RollbackOutcome
+from ci.model import Release, RollbackOutcome
 from ci.promotion.release.history import rollback_command
 from ci.results import (
     CauseId,
@@ -36,6 +36,7 @@ from ci.results import (
 )
 from ci.run.context import Context
 from ci.run.events import Event
+from ci.settings import Probing
 from tests.failure_injection.charts import account_that_is_an_upgrade_hook, add, copied, replace
 from tests.failure_injection.rig import (
     RELEASE,

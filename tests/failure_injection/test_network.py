@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from ci.errors import PlanRefused, PromotionFailed, RollbackFailed
-from ci.model import Cluster, Image, Probing, Registry
+from ci.model import Cluster, Image, Registry
 from ci.results import (
     CauseId,
     CheckId,
@@ -25,6 +25,7 @@ from ci.results import (
     StepId,
     VerdictId,
 )
+from ci.settings import Probing
 from tests.failure_injection.link import Link
 from tests.failure_injection.rig import CERTS, WITHOUT_PULL, Place, Rig, at_step, until
 
