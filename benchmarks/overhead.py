@@ -147,7 +147,7 @@ def main() -> None:
     old = build.find(context, context.settings.image.name, environments.PREVIOUS_TAG)
     if new is None or old is None:
         sys.exit(f"error: nothing to promote\nremedy: see {folder / 'run.log'}")
-    session = environments.found_target(context, DEMO_TARGET)
+    session = environments.found_target(context, environments.resolve(context, DEMO_TARGET))
     bare: list[float] = []
     whole: list[Promoted] = []
     log = folder / "helm.log"

@@ -24,7 +24,6 @@ from ci.model import (
     Cluster,
     Image,
     PlanRecord,
-    Probing,
     Promotion,
     Proof,
     Registry,
@@ -55,7 +54,7 @@ from ci.run import changes
 from ci.run import state as homes
 from ci.run.context import Context
 from ci.run.events import CHANGE, Event, Events
-from ci.settings import Settings
+from ci.settings import Probing, Settings
 from ci.stages.promote import promote, rollback
 from ci.stages.rehearse import Actors, refuse_failed, rehearse
 from ci.tools.command import Programs
