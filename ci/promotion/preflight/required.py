@@ -76,14 +76,16 @@ def open_questions(session: TargetSession, checks: Iterable[Check]) -> tuple[Che
     )
 
 
-def refuse_unmet(session: TargetSession, checks: Iterable[Check]) -> None:
+def refuse_unmet(
+    session: TargetSession, checks: Iterable[Check], ahead: Iterable[Check] = ()
+) -> None:
     """Raise :class:`PlanRefused` where a required check was not made, or will not be; it carries
-    the latter."""
+    the latter. ``ahead`` are checks of the change that are known already."""
     made = tuple(checks)
-    if left := open_questions(session, made):
-        ahead = (check for check in left if check not in made)
+    if left := open_questions(session, (*made, *ahead)):
+        unmade = (check for check in left if check not in made)
         raise PlanRefused(texts.unmet(left), remedy=remedy(session.target)).carrying(
-            Phase.BEFORE, *ahead
+            Phase.BEFORE, *unmade
         )
 
 
