@@ -6,7 +6,7 @@ error: only :mod:`ci.stages.prove` makes a :class:`Proof`, and only a passing on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +29,7 @@ from ci.results import (
     sound,
     unmet,
 )
+from ci.settings import Gates, Login, Probing
 
 SCHEMA_VERSION = 1
 """Of every JSON file that a run leaves. It is raised when a reader of the version before would
@@ -314,62 +315,6 @@ class Rehearsal:
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
-    """How to log in to a registry. The password never stands here: ``password_command`` prints
-    it, or the environment variable ``password_env`` holds it."""
-
-    username: str
-    password_command: tuple[str, ...] = ()
-    password_env: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Probing:
-    """Requests at a steady rate while the release rolls over: what is sent, what is forgiven."""
-
-    path: str = "/readyz"
-    per_second: float = 20.0
-    """0 turns the prober off."""
-    timeout_seconds: float = 5.0
-    inside: bool = True
-    """From a pod of the serving image in the target's namespace; else, and where that is not
-    possible, through the API server."""
-    allowed_failures: int = 0
-    """A chart that drains loses no request, so none is forgiven by default."""
-    outside_url: str = ""
-    """Asked at the same rate from this machine, by the way that clients outside the cluster take;
-    empty where they are none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A Prometheus query whose largest sample must not be above ``limit`` while it soaks."""
-
-    name: str
-    query: str
-    limit: float
-
-
-@dataclass(frozen=True, slots=True)
-class Gates:
-    """How much worse than the old version the new one may be while it soaks."""
-
-    error_percent: float = 1.0
-    """Failed requests of all, above those before the change. ``Probing.allowed_failures`` bounds
-    their number, too."""
-    latency_factor: float = 3.0
-    """The 95 % quantile of latency, as a multiple of that before the change, …"""
-    latency_slack_seconds: float = 0.25
-    """… or before the change and this on top, whichever is more: a quick service may vary."""
-    restarts: int = 0
-    """Of all containers of the new pods, together."""
-    prometheus_url: str = ""
-    prometheus_token_env: str = ""
-    """Environment variable with a bearer token; none is sent when empty."""
-    queries: tuple[Query, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
     """A release to promote to, with the shape of its service as the promotion sees it."""
 
@@ -393,10 +338,10 @@ class Target:
     repository_values: tuple[str, ...] = ("image.repository",)
     """Helm values that hold the image tag and the image repository."""
     login: Login | None = None
-    probing: Probing = Probing()
+    probing: Probing = field(default_factory=Probing)
     soak_seconds: int = 0
     """How long the new version is watched by ``gates`` before it is called promoted."""
-    gates: Gates = Gates()
+    gates: Gates = field(default_factory=Gates)
     servicebus_env: str = ""
     """Environment variable with a connection string of the release's Service Bus."""
     canary_per_second: float = 2.0
@@ -407,6 +352,10 @@ class Target:
     """Whether the scheduler is asked for room before the change."""
     allow_migrations: bool = False
     """Whether the chart may migrate a database at an upgrade."""
+    rehearsal: bool = False
+    """Whether nothing is promoted that was not rehearsed with the target's release."""
+    approval: bool = False
+    """Whether a person has to approve an image."""
     migration_command: tuple[str, ...] = ()
     """Ends with another status than 0 when the image needs a database migration."""
     openapi_path: str = "/openapi.json"

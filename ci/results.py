@@ -753,13 +753,9 @@ class StepId(StrEnum):
     REHEARSE_REPEAT = "rehearse-repeat"
     REHEARSE_FAILURE = "rehearse-failure"
     REHEARSE_RETURN = "rehearse-return"
-    # ``test`` and ``clean``.
+    # ``test``.
     SELF_TEST = "self-test"
     """One of the project's own checks, which is its subject."""
-    DELETE_CLUSTER = "delete-cluster"
-    REMOVE_CONTAINER = "remove-container"
-    REMOVE_CACHES = "remove-caches"
-    REMOVE_IMAGES = "remove-images"
 
 
 # -- what a run as a whole says --------------------------------------------------------------------

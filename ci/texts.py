@@ -372,10 +372,6 @@ STEP_TITLES: Mapping[StepId, str] = {
     StepId.REHEARSE_FAILURE: "rehearse a failed upgrade",
     StepId.REHEARSE_RETURN: "rehearse the return to the previous image",
     StepId.SELF_TEST: "check",
-    StepId.DELETE_CLUSTER: "delete cluster",
-    StepId.REMOVE_CONTAINER: "remove container",
-    StepId.REMOVE_CACHES: "remove caches",
-    StepId.REMOVE_IMAGES: "remove images and volumes",
 }
 """Verb phrases. A step's subject follows its title: ``obtain`` and ``kind``."""
 

@@ -439,21 +439,28 @@ def check(
     quick: Annotated[
         bool, typer.Option("--quick", help="Lint, types and unit tests only: no cluster.")
     ] = False,
-    matrix: Annotated[
+    failure_injection: Annotated[
         bool | None,
         typer.Option(
-            "--matrix/--no-matrix",
-            help="Only the failure matrix (promotions made to fail on a cluster of their own, with "
+            "--failure-injection/--no-failure-injection",
+            help="Only failure injection (promotions made to fail on a cluster of their own, with "
             "a table of how each ended; some 20 minutes), or all but that.",
         ),
     ] = None,
+    matrix: Annotated[bool | None, typer.Option("--matrix/--no-matrix", hidden=True)] = None,
 ) -> Answer:
-    """Run every check: lint, types, unit tests, the whole flow, and the flow that must fail."""
+    """Run every check: lint, types and every kind of test (tests/README.md)."""
+    if matrix is not None:
+        no = "" if matrix else "no-"
+        _deprecated(f"--{no}matrix", f"--{no}failure-injection")
+        failure_injection = matrix if failure_injection is None else failure_injection
 
     def body(session: Session) -> Answer:
         from ci.cli import selftest
 
-        found = selftest.run(session, common.toolchain.value, quick=quick, matrix=matrix)
+        found = selftest.run(
+            session, common.toolchain.value, quick=quick, failure_injection=failure_injection
+        )
         return Answer(found, None if found.passed else typer.Exit(1))
 
     return _quick(common, body, record="test")
@@ -522,6 +529,13 @@ def clean(
             f"{first.item.kind} {first.item.name} was not removed: {first.why}{more}",
             remedy="see why, and run it again",
         )
+    )
+
+
+def _deprecated(old: str, new: str) -> None:
+    """One line on stderr. An old name works for one version."""
+    print(
+        f"warning: {old} is deprecated and goes with the next version: use {new}", file=sys.stderr
     )
 
 

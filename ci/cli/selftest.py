@@ -16,10 +16,13 @@ from ci.results import Outcome, StepId
 LINTED = ("pipeline.py", "ci", "packages", "tests", "examples", "benchmarks")
 EMULATOR = Path("packages/servicebus-emulator")
 """Its checks run in its own folder, where nothing of ``ci`` can be imported."""
-FLOW_SECONDS = 3600
+ACCEPTANCE_SECONDS = 3600
 UNIT_SECONDS = 600
-MATRIX_SECONDS = 3600
-MATRIX_WORKERS = "2"
+FAILURE_INJECTION = "failure-injection"
+"""The check, and its table among the reports: with ``.md`` for the terminal, with ``.json`` for the
+run's report."""
+FAILURE_INJECTION_SECONDS = 3600
+FAILURE_INJECTION_WORKERS = "2"
 """Three kept two cores at a load of 25, and requests were lost to that alone."""
 
 
@@ -39,23 +42,24 @@ class Check:
 
 
 def checks(
-    python: str, reports: Path, *, quick: bool, matrix: bool | None = None
+    python: str, reports: Path, *, quick: bool, failure_injection: bool | None = None
 ) -> tuple[Check, ...]:
-    """THE list, cheapest first. With ``matrix`` the failure matrix alone, without it the others,
-    and both where nothing is said."""
+    """THE list, cheapest first; each test has the name of its kind, see ``tests/README.md``.
+
+    ``failure_injection``: it alone (True), all but it (False), everything (None)."""
 
     def tests(name: str, *words: str) -> tuple[str, ...]:
         report = f"--junitxml={reports / f'{name}.xml'}"
         return (python, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", report, *words)
 
     failures = Check(
-        "matrix",
+        FAILURE_INJECTION,
         "promotions that are made to fail on a cluster of their own",
-        tests("matrix", "-v", "-n", MATRIX_WORKERS, "tests/failure_injection"),
-        MATRIX_SECONDS,
+        tests(FAILURE_INJECTION, "-v", "-n", FAILURE_INJECTION_WORKERS, "tests/failure_injection"),
+        FAILURE_INJECTION_SECONDS,
         counted=True,
     )
-    if matrix:
+    if failure_injection:
         return (failures,)
     lint_imports = str(Path(python).with_name("lint-imports"))
     quickly = (
@@ -114,29 +118,31 @@ def checks(
             folder=EMULATOR,
         ),
         Check(
-            "flow",
-            "the whole flow, its end-to-end tests, and the flows that must be refused",
-            tests("flow", "-v", "tests/acceptance"),
-            FLOW_SECONDS,
+            "acceptance",
+            "the whole run as its user starts it, and the runs that must be refused",
+            tests("acceptance", "-v", "tests/acceptance"),
+            ACCEPTANCE_SECONDS,
             counted=True,
         ),
         Check(
-            "parts",
+            "integration",
             "single real parts, each started alone",
-            tests("parts", "-v", "tests/integration"),
+            tests("integration", "-v", "tests/integration"),
             UNIT_SECONDS,
             counted=True,
         ),
-        *((failures,) if matrix is None else ()),
+        *((failures,) if failure_injection is None else ()),
     )
 
 
-def run(session: Session, origin: str, *, quick: bool, matrix: bool | None = None) -> SelfTest:
+def run(
+    session: Session, origin: str, *, quick: bool, failure_injection: bool | None = None
+) -> SelfTest:
     """Run them all; a failed one does not hide the next."""
     reports = session.folder.below("reports").make()
     cases: list[Case] = []
     outputs: list[tuple[str, str]] = []
-    for check in checks(sys.executable, reports, quick=quick, matrix=matrix):
+    for check in checks(sys.executable, reports, quick=quick, failure_injection=failure_injection):
         more, output = _run(session, check, reports, origin)
         cases += more
         if output is not None:
@@ -145,9 +151,9 @@ def run(session: Session, origin: str, *, quick: bool, matrix: bool | None = Non
         if case.outcome is Outcome.FAILED:
             message = " ".join(case.message.split())[:300]
             session.events.emit("run.failed", f"{case.name}: {message}")
-    table = reports / "matrix.md"
-    matrix_table = table.read_text(encoding="utf-8") if table.is_file() else ""
-    return SelfTest(tuple(cases), tuple(outputs), matrix_table)
+    table = reports / f"{FAILURE_INJECTION}.md"
+    text = table.read_text(encoding="utf-8") if table.is_file() else ""
+    return SelfTest(tuple(cases), tuple(outputs), text)
 
 
 def _run(
@@ -162,13 +168,13 @@ def _run(
                 check.argv,
                 log=check.name,
                 cwd=session.root / check.folder,
-                # Where the flow tests' own runs put their JUnit and the matrix its table, and
-                # where tools come from.
+                # Where the acceptance tests put the JUnit of their own run and failure injection
+                # its table, and where tools come from.
                 env={
                     **check.env,
-                    "FLOW_REPORTS": str(reports),
-                    "FLOW_TOOLCHAIN": origin,
-                    "MATRIX_REPORTS": str(reports),
+                    "ACCEPTANCE_REPORTS": str(reports),
+                    "SELFTEST_TOOLCHAIN": origin,
+                    "FAILURE_INJECTION_REPORTS": str(reports),
                 },
                 timeout=check.timeout,
                 check=False,
@@ -187,7 +193,7 @@ def _run(
 
 
 def _counted(report: Path, check: Check) -> list[Case]:
-    """The cases of a check's JUnit files, the flow's own end-to-end ones included."""
+    """The cases of a check's JUnit files, those of the acceptance tests' own run included."""
     found: list[Case] = []
     if check.counted:
         for file in sorted(report.parent.glob(f"{report.stem}*.xml")):

@@ -7,7 +7,6 @@ so, too). Links lead to files beside it in the run's folder.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -44,7 +43,8 @@ CHANGES_OPEN = 8
 """So many changes of a plan are shown at once; more are folded."""
 BARS = 240
 """So many bars a chart of requests has at most; a longer time has wider ones."""
-_QUEUES = re.compile(r"::.*(lock|deliver|queue|dead_letter|renew|time_?out)")
+FULL = 80
+"""Percent of a chart's height that the tallest bar has: above it one sees which step it was in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,7 @@ def render(record: Record, now: datetime) -> str:
             axes=axes(record),
             tally=views.tally(run.checks),
             case_counts=Tally.of(case.outcome for case in record.cases),
+            case_tally=texts.tally(Tally.of(case.outcome for case in record.cases)),
             suites=[(suite, ordered(suite.cases)) for suite in record.suites],
             slowest=max((case.seconds for case in record.cases), default=0.0) or 1.0,
             queues=[(suite.label, about) for suite in record.suites if (about := of_queues(suite))],
@@ -372,10 +373,10 @@ def of_queues(suite: Suite) -> list[Case]:
     failed twice (in the test and in its teardown) once."""
     found: dict[str, Case] = {}
     for case in suite.cases:
-        if _QUEUES.search(case.name) and case.outcome is Outcome.FAILED:
+        if case.name in suite.about_queues and case.outcome is Outcome.FAILED:
             found.setdefault(case.name, case)
     for case in suite.cases:
-        if _QUEUES.search(case.name):
+        if case.name in suite.about_queues:
             found.setdefault(case.name, case)
     return sorted(found.values(), key=lambda c: (c.outcome is not Outcome.FAILED, c.name))
 
@@ -401,9 +402,9 @@ def chart(series: ProbeSeries, record: Record) -> Chart | None:
         return Column(
             left,
             max(0.1, round(percent(bucket.at_seconds + wide) - left, 3)),
-            round(100 * bucket.answered / wide / most, 2),
-            round(100 * bucket.failed / wide / most, 2),
-            round(100 * bucket.slowest_seconds / slowest, 2),
+            round(FULL * bucket.answered / wide / most, 2),
+            round(FULL * bucket.failed / wide / most, 2),
+            round(FULL * bucket.slowest_seconds / slowest, 2),
             f"{bucket.at_seconds - begun:.0f} s: {bucket.answered} answered,"
             f" {bucket.failed} failed, slowest {texts.seconds(bucket.slowest_seconds)}",
         )

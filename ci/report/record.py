@@ -35,6 +35,7 @@ from ci.results import CheckGroup, Outcome, Phase, StepId
 from ci.run import changes
 from ci.run.events import CHANGE, CHECK
 
+QUEUE_TOPIC = ("topic", "queue-timeouts")
 LONGEST_TEXT = 4000
 """Characters kept of one text: a test's message can be a whole traceback."""
 BEGIN = "run.json"
@@ -79,6 +80,9 @@ class Suite:
     """``gate``, or what the run called it, for example ``target``."""
     cases: tuple[Case, ...]
     durations: tuple[LockDuration, ...] = ()
+    about_queues: frozenset[str] = frozenset()
+    """Names of the cases that show something about a queue's time-outs: those with the JUnit
+    property ``topic`` of the value ``queue-timeouts``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +367,7 @@ def _suites(folder: Path, unreadable: list[str]) -> tuple[Suite, ...]:
                 Case(case.name, case.outcome, case.seconds, _clean(case.message))
                 for case in junit.read(path)
             )
-            suites.append(Suite(label, cases, _durations(path)))
+            suites.append(Suite(label, cases, _durations(path), _about_queues(path)))
         except (junit.Unreadable, ParseError, DefusedXmlException, OSError) as problem:
             unreadable.append(_clean(str(problem)))
     return tuple(suites)
@@ -380,6 +384,15 @@ def _durations(path: Path) -> tuple[LockDuration, ...]:
         name = f"{case.get('classname', '')}::{case.get('name', '?')}"
         found += [LockDuration(name, a, s) for a, s in zip(asked, seen, strict=False)]
     return tuple(found)
+
+
+def _about_queues(path: Path) -> frozenset[str]:
+    return frozenset(
+        f"{case.get('classname', '')}::{case.get('name', '?')}"
+        for case in parse(path).iter("testcase")
+        for entry in case.iter("property")
+        if (entry.get("name"), entry.get("value")) == QUEUE_TOPIC
+    )
 
 
 def _tables(folder: Path, unreadable: list[str]) -> tuple[Table, ...]:

@@ -548,14 +548,17 @@ def _object(difference: Difference) -> str:
 
 
 def doctor(states: Sequence[ToolState], stream: IO[str]) -> None:
-    """Every tool: what is wanted, what is there, and what to do."""
+    """Every tool: what is wanted, what is there, what its download has to be, and what to do."""
+
+    def checksum(tool: ToolState) -> str:
+        if tool.checksum:
+            return tool.checksum.short
+        return "checked by apt" if tool.by_apt else "no checksum pinned"
+
     columns(
         console_for(stream),
-        ("tool", "pinned", "found", "origin", "state", "remedy"),
-        [
-            (tool.name, tool.pinned, tool.found, tool.origin, tool.state, tool.remedy)
-            for tool in states
-        ],
+        ("tool", "pinned", "found", "origin", "state", "checksum", "remedy"),
+        [(t.name, t.pinned, t.found, t.origin, t.state, checksum(t), t.remedy) for t in states],
         styles=["" if tool.state == "ready" else "yellow" for tool in states],
     )
 

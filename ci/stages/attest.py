@@ -19,9 +19,10 @@ from ci.errors import EvidenceRefused
 from ci.evidence import dsse, keys, packing, rules, statement
 from ci.evidence.rules import Accepted, Policy, Wanted
 from ci.evidence.statement import Approval, Rehearsed, Subject, TestResult
-from ci.model import Image, Login, Proof, Rehearsal, ReleaseState
+from ci.model import Image, Proof, Rehearsal, ReleaseState
 from ci.results import Tally
 from ci.run.context import Context
+from ci.settings import Login
 from ci.tools import chart as charts
 from ci.tools.registry import Repository, copy_attached, open_repository
 

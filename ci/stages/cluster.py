@@ -61,7 +61,7 @@ def create(context: Context, name: str, pull: Iterable[str] = ()) -> Cluster:
         _configuration(context),
         on_line=see,
     )
-    cluster = _cluster(context, name)
+    cluster = named(context, name)
     _answer_names_early(context, cluster)
     _wait_for_accounts(context, cluster)
     return cluster
@@ -79,7 +79,7 @@ def find(context: Context, name: str) -> Cluster | None:
     if not kind.running(name):
         context.events.note(f"starting the node of {name} again")
         kind.start(name)
-    cluster = _cluster(context, name)
+    cluster = named(context, name)
     try:
         wait_until(
             f"the API server of {name}",
@@ -166,7 +166,8 @@ def _kind(context: Context) -> Kind:
     return Kind(context.tools.kind, context.tools.docker, context.programs)
 
 
-def _cluster(context: Context, name: str) -> Cluster:
+def named(context: Context, name: str) -> Cluster:
+    """The cluster of this name, whether it is there or not."""
     return Cluster(name, context.home.kubeconfig(name), f"kind-{name}", disposable=True)
 
 

@@ -19,8 +19,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx
-
 from ci import openapi_compat
 from ci import standins as manifests
 from ci.errors import EvidenceRefused, ProofFailed
@@ -28,7 +26,7 @@ from ci.model import Image, Proof, Release, StandIns
 from ci.report import junit
 from ci.run.context import Context
 from ci.run.state import Proven
-from ci.tools import diagnostics
+from ci.tools import diagnostics, http
 from ci.tools.command import Output
 from ci.tools.kube import Kube
 
@@ -340,14 +338,11 @@ def _api(context: Context, gateway_url: str) -> str:
     path = context.settings.service.openapi_path
     if not path:
         return ""
-    try:
-        answer = httpx.get(f"{gateway_url}{path}", timeout=10, trust_env=False)
-        said = f"HTTP {answer.status_code}"
-        text = answer.text if answer.status_code == 200 else ""
-    except httpx.HTTPError as problem:
-        text, said = "", str(problem) or type(problem).__name__
+    answer = http.get(f"{gateway_url}{path}", timeout=10)
+    text = answer.text if answer.code == 200 else ""
     if openapi_compat.read(text) is None:
-        said = f"no API is described at {path} ({said}): it is not compared before the change"
+        reason = f"HTTP {answer.code}" if answer.code else answer.text
+        said = f"no API is described at {path} ({reason}): it is not compared before the change"
     elif len(text.encode()) > openapi_compat.LIMIT:
         said = (
             f"the description of the API is longer than {openapi_compat.LIMIT >> 20} MiB: left out"

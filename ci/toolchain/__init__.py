@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import httpx
 
+from ci.digest import Digest
 from ci.errors import CommandFailed, DiskFull, DockerUnavailable, Interrupted, ToolchainError
 from ci.model import Registry, Tools
 from ci.results import StepId
@@ -35,7 +36,7 @@ from ci.toolchain.binaries import (
 )
 from ci.toolchain.daemon import ensure_daemon, find_docker
 from ci.toolchain.host import inspect as inspect_host
-from ci.toolchain.images import Assembler, Recipe
+from ci.toolchain.images import PREFIX, Assembler, Recipe
 from ci.toolchain.store import Store, content_key
 from ci.tools.command import Programs
 from ci.tools.docker import Docker
@@ -55,6 +56,16 @@ CLIENTS: Mapping[str, GoModule] = {
     "kubectl": KUBERNETES,
 }
 """Programs of the host, and the module that each can be built from."""
+IMAGES: Mapping[str, tuple[str, str]] = {
+    "node": ("kind node image", "kind-node"),
+    "engine": ("dagger engine", "dagger-engine"),
+    "registry": ("registry", "registry"),
+    "postgres": ("postgres", "postgres"),
+    "redis": ("redis", "redis"),
+}
+"""Every pinned image: its name for a reader, and the recipe that assembles it instead."""
+GO_BUILT = ("node", "engine")
+"""Images that are assembled from what was built from Go modules; the others from Debian's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,11 @@ class ToolState:
     state: str
     """``ready`` or ``missing``."""
     remedy: str
+    checksum: Digest | None = None
+    """Pinned for the file that is downloaded or the image that is pulled; without one, neither is
+    ever done."""
+    by_apt: bool = False
+    """It is the distribution's own package, whose signature apt checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +196,8 @@ class _Obtaining:
         docker = self._docker_if_running()
         lines = [self._docker_state(docker)]
         lines += [self._client_state(tool) for tool in CLIENTS]
-        lines += [self._image_state(name, docker) for name in ("node", "engine", "registry")]
+        tags = docker.image_tags() if docker is not None else frozenset()
+        lines += [self._image_state(name, docker, tags) for name in IMAGES]
         return tuple(lines)
 
     # -- lanes -----------------------------------------------------------------------------
@@ -430,42 +447,60 @@ class _Obtaining:
                 if self.host.is_root
                 else DockerUnavailable.default_remedy
             )
-            return ToolState("docker", "any", "-", "distribution", "missing", remedy)
+            return ToolState("docker", "any", "-", "distribution", "missing", remedy, by_apt=True)
         version = docker.run("version", "-f", "{{.Server.Version}}").stdout.strip()
-        return ToolState("docker", "any", version, "running daemon", "ready", "")
+        return ToolState("docker", "any", version, "running daemon", "ready", "", by_apt=True)
 
     def _client_state(self, tool: str) -> ToolState:
         version = self._version(tool)
+        origin = self._client_origin(tool, version)
+        return _state(tool, version, version if origin else "", origin, self.pins.checksum(tool))
+
+    def _client_origin(self, tool: str, version: str) -> str:
+        """Where the tool that is there came from; empty where none is."""
         if self.go.find(CLIENTS[tool]) is not None:
-            return ToolState(tool, version, version, "source", "ready", "")
+            return "source"
         entry = self.pins.download[tool]
         if entry.sha256 and self.store.find(tool, content_key([entry.sha256, entry.member])):
-            return ToolState(tool, version, version, "download", "ready", "")
+            return "download"
         try:
             path = present(tool, version, self.programs, self.env)
         except CommandFailed:
-            path = None
-        if path is not None:
-            return ToolState(tool, version, version, f"present ({path})", "ready", "")
-        return ToolState(tool, version, "-", "-", "missing", "`run` obtains it")
+            return ""
+        return f"present ({path})" if path is not None else ""
 
-    def _image_state(self, name: str, docker: Docker | None) -> ToolState:
-        versions = {
-            "node": ("kind node image", self.pins.versions["kubernetes"], "kind-node"),
-            "engine": ("dagger engine", self.pins.versions["dagger"], "dagger-engine"),
-            "registry": ("registry", "2", "registry"),
-        }
-        title, pinned, recipe = versions[name]
-        if docker is not None:
-            reference = self.pins.image_reference(name)
-            if self.pins.image[name].digest and docker.image_exists(reference):
-                return ToolState(title, pinned, pinned, "download", "ready", "")
-            listed = docker.run(
-                "images", "--format", "{{.Repository}}:{{.Tag}}", f"queue-timeout-gate/{recipe}"
-            ).stdout.split()
-            if listed:
-                return ToolState(title, pinned, pinned, "source", "ready", "")
-        return ToolState(title, pinned, "-", "-", "missing", "`run` obtains it")
+    def _image_state(self, name: str, docker: Docker | None, tags: frozenset[str]) -> ToolState:
+        """``tags`` are all that the daemon has."""
+        title, recipe = IMAGES[name]
+        pinned, digest = self.pins.image_version(name), self.pins.image_digest(name)
+        found = origin = ""
+        if (
+            digest is not None
+            and docker is not None
+            and self.mode != "source"
+            and docker.image_exists(self.pins.image_reference(name))
+        ):
+            found, origin = pinned, "download"
+        elif any(tag.startswith(f"{PREFIX}/{recipe}:") for tag in tags):
+            found = self.pins.versions.get(f"debian_{name}", pinned)
+            origin = "source" if name in GO_BUILT else "source (Debian)"
+        return _state(title, pinned, found, origin, digest)
+
+
+def _state(name: str, pinned: str, found: str, origin: str, checksum: Digest | None) -> ToolState:
+    """Of something that is pinned; ``found`` and ``origin`` are empty where it is missing."""
+    remedies = [] if found else ["`run` obtains it"]
+    if checksum is None:
+        remedies.append("`python -m ci.toolchain.refresh` pins its checksum")
+    return ToolState(
+        name=name,
+        pinned=pinned,
+        found=found or "-",
+        origin=origin or "-",
+        state="ready" if found else "missing",
+        remedy="; ".join(remedies),
+        checksum=checksum,
+    )
 
 
 def _host(address: str) -> str:

@@ -37,29 +37,20 @@ def ensure_daemon(
     events: Events,
     env: Mapping[str, str],
 ) -> Docker:
-    """A daemon that answers. Raises :class:`ci.errors.DockerUnavailable`."""
-    path = find_docker(env)
-    if path is not None and Docker(path, programs).answers():
-        return Docker(path, programs)
+    """A daemon that answers; installed and started where there is none.
+
+    Raises :class:`ci.errors.DockerUnavailable`.
+    """
+    docker = _answering(programs, env)
+    if docker is not None:
+        return docker
     with store.lock("docker-daemon"):
-        path = find_docker(env)
-        if path is not None and Docker(path, programs).answers():
-            return Docker(path, programs)
-        if env.get("DOCKER_HOST"):
-            raise DockerUnavailable(
-                f"no Docker daemon answers at DOCKER_HOST={env['DOCKER_HOST']}",
-                remedy="start that daemon, or unset DOCKER_HOST",
-            )
-        if not host.is_root:
-            raise DockerUnavailable("no Docker daemon answers, and we are not root to start one")
+        docker = _answering(programs, env)  # another run may have started it meanwhile
+        if docker is not None:
+            return docker
+        _refuse_what_is_not_ours_to_start(host, env)
         if shutil.which("dockerd", path=_sbin(env)) is None:
-            if not host.is_debian:
-                raise DockerUnavailable(
-                    "Docker is not installed, and this is no Debian to install it on",
-                    remedy="install Docker Engine, start it, and run again",
-                )
-            events.note("installing Docker from the distribution's packages")
-            install_packages(PACKAGES, programs, home=home, error=DockerUnavailable)
+            _install(home, host, programs, events)
         path = find_docker(env)
         if path is None:
             raise DockerUnavailable(
@@ -68,21 +59,52 @@ def ensure_daemon(
             )
         _start(home, host, programs, events, env)
         docker = Docker(path, programs)
-        log = home / "logs" / "dockerd.log"
-        try:
-            wait_until(
-                "the Docker daemon",
-                docker.answers,
-                timeout=START_SECONDS,
-                clock=clock,
-                diagnose=lambda: _tail(log),
-            )
-        except WaitTimeout as problem:
-            raise DockerUnavailable(
-                f"the Docker daemon was started and does not answer: {problem}",
-                remedy=f"see why in {log}, and run again",
-            ) from problem
+        _wait(docker, home / "logs" / "dockerd.log", clock)
         return docker
+
+
+def _answering(programs: Programs, env: Mapping[str, str]) -> Docker | None:
+    path = find_docker(env)
+    if path is None:
+        return None
+    docker = Docker(path, programs)
+    return docker if docker.answers() else None
+
+
+def _refuse_what_is_not_ours_to_start(host: Host, env: Mapping[str, str]) -> None:
+    if env.get("DOCKER_HOST"):
+        raise DockerUnavailable(
+            f"no Docker daemon answers at DOCKER_HOST={env['DOCKER_HOST']}",
+            remedy="start that daemon, or unset DOCKER_HOST",
+        )
+    if not host.is_root:
+        raise DockerUnavailable("no Docker daemon answers, and we are not root to start one")
+
+
+def _install(home: Path, host: Host, programs: Programs, events: Events) -> None:
+    if not host.is_debian:
+        raise DockerUnavailable(
+            "Docker is not installed, and this is no Debian to install it on",
+            remedy="install Docker Engine, start it, and run again",
+        )
+    events.note("installing Docker from the distribution's packages")
+    install_packages(PACKAGES, programs, home=home, error=DockerUnavailable)
+
+
+def _wait(docker: Docker, log: Path, clock: Clock) -> None:
+    try:
+        wait_until(
+            "the Docker daemon",
+            docker.answers,
+            timeout=START_SECONDS,
+            clock=clock,
+            diagnose=lambda: _tail(log),
+        )
+    except WaitTimeout as problem:
+        raise DockerUnavailable(
+            f"the Docker daemon was started and does not answer: {problem}",
+            remedy=f"see why in {log}, and run again",
+        ) from problem
 
 
 def _start(

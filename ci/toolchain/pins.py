@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from ci.digest import Digest
+
 HERE = Path(__file__).parent
 SOURCES = HERE / "sources"
 
@@ -51,8 +53,25 @@ class Pins(BaseModel):
 
     def image_reference(self, name: str) -> str:
         """``repository:tag@digest``, what a daemon pulls."""
-        entry = self.image[name]
-        return f"{entry.reference.format(**self.versions)}@{entry.digest}"
+        return f"{self.image_tag(name)}@{self.image[name].digest}"
+
+    def image_version(self, name: str) -> str:
+        """The version that the pinned image is of: its tag, without a leading ``v``."""
+        return self.image_tag(name).rpartition(":")[2].removeprefix("v")
+
+    def image_digest(self, name: str) -> Digest | None:
+        """``None`` where none is pinned: the image is then assembled, never pulled."""
+        digest = self.image[name].digest
+        return Digest(digest) if digest else None
+
+    def checksum(self, tool: str) -> Digest | None:
+        """``None`` where none is pinned: the tool is then built, never downloaded."""
+        sha256 = self.download[tool].sha256
+        return Digest.from_hex(sha256) if sha256 else None
+
+    def image_tag(self, name: str) -> str:
+        """``repository:tag``, what a registry is asked for."""
+        return self.image[name].reference.format(**self.versions)
 
 
 def load(path: Path = HERE / "pins.toml") -> Pins:

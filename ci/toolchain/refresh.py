@@ -44,7 +44,7 @@ def published_checksum(current: Pins, tool: str, client: httpx.Client) -> str:
 
 def tag_digest(current: Pins, name: str, client: httpx.Client) -> str:
     """The digest a registry has for a pinned tag, with an anonymous token where it asks for one."""
-    reference = current.image[name].reference.format(**current.versions)
+    reference = current.image_tag(name)
     host, _, rest = reference.partition("/")
     repository, tag = rest.rsplit(":", 1)
     host = "registry-1.docker.io" if host == "docker.io" else host

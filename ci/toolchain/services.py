@@ -150,60 +150,72 @@ def ensure_engine(
 ) -> str:
     """The engine, running; returns the runner host. ``mirror``: Docker Hub's images come from
     the local registry (no network but the package registries)."""
-    settings: dict[str, object] = {REGISTRY_NAME: {"http": True}}
-    if mirror:
-        settings["docker.io"] = {"mirrors": [REGISTRY_NAME]}
-    text = json.dumps({"registries": settings, "gc": KEPT}, indent=2)
-    config = content_key([image, text, str(host.ca_folder), *map(str, host.proxies)])
+    settings = _engine_settings(mirror=mirror)
+    config = content_key([image, settings, str(host.ca_folder), *map(str, host.proxies)])
     with store.lock("dagger-engine"):
         name = engine_name(docker, version)
         if not _as_wanted(docker, name, config):
             events.note("starting the Dagger engine")
-            docker.run("stop", "--time", str(STOP_SECONDS), name, check=False)
-            docker.remove(name)
             folder = home / "engine"
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "engine.json").write_text(text, encoding="utf-8")
-            words = ["--volume", f"{folder}:/etc/dagger:ro"]
-            if host.ca_folder is not None:
-                words += ["--volume", f"{host.ca_folder}:/usr/local/share/ca-certificates:ro"]
-            for variable, value in host.proxies:
-                words += ["--env", f"{variable}={value}"]
+            (folder / "engine.json").write_text(settings, encoding="utf-8")
+            docker.run("stop", "--time", str(STOP_SECONDS), name, check=False)
+            docker.remove(name)
             ensure_network(docker)
-            docker.run(
-                "run",
-                "--detach",
-                "--privileged",
-                "--name",
-                name,
-                "--label",
-                f"{CONFIG}={config}",
-                "--network",
-                NETWORK,
-                "--restart",
-                "unless-stopped",
-                "--stop-timeout",
-                str(STOP_SECONDS),
-                "--volume",
-                f"{ENGINE_VOLUME}:/var/lib/dagger",
-                *words,
-                image,
-                error=ToolchainError,
-            )
-            wait_until(
-                "the Dagger engine",
-                lambda: (
-                    docker.run(
-                        "exec", name, "test", "-S", "/run/dagger/engine.sock", check=False
-                    ).status
-                    == 0
-                ),
-                timeout=60,
-                clock=clock,
-                interval=0.2,
-                diagnose=lambda: docker.run("logs", "--tail", "3", name, check=False).stderr,
-            )
+            _start_engine(docker, name, image, folder, host, config)
+            _wait_for_engine(docker, name, clock)
     return f"docker-container://{name}"
+
+
+def _engine_settings(*, mirror: bool) -> str:
+    """The engine's ``engine.json``."""
+    registries: dict[str, object] = {REGISTRY_NAME: {"http": True}}
+    if mirror:
+        registries["docker.io"] = {"mirrors": [REGISTRY_NAME]}
+    return json.dumps({"registries": registries, "gc": KEPT}, indent=2)
+
+
+def _start_engine(
+    docker: Docker, name: str, image: str, settings: Path, host: Host, config: str
+) -> None:
+    """``settings`` is the folder of ``engine.json``; ``config`` marks what it was started with."""
+    words = ["--volume", f"{settings}:/etc/dagger:ro"]
+    if host.ca_folder is not None:
+        words += ["--volume", f"{host.ca_folder}:/usr/local/share/ca-certificates:ro"]
+    for variable, value in host.proxies:
+        words += ["--env", f"{variable}={value}"]
+    docker.run(
+        "run",
+        "--detach",
+        "--privileged",
+        "--name",
+        name,
+        "--label",
+        f"{CONFIG}={config}",
+        "--network",
+        NETWORK,
+        "--restart",
+        "unless-stopped",
+        "--stop-timeout",
+        str(STOP_SECONDS),
+        "--volume",
+        f"{ENGINE_VOLUME}:/var/lib/dagger",
+        *words,
+        image,
+        error=ToolchainError,
+    )
+
+
+def _wait_for_engine(docker: Docker, name: str, clock: Clock) -> None:
+    listens = ("exec", name, "test", "-S", "/run/dagger/engine.sock")
+    wait_until(
+        "the Dagger engine",
+        lambda: docker.run(*listens, check=False).status == 0,
+        timeout=60,
+        clock=clock,
+        interval=0.2,
+        diagnose=lambda: docker.run("logs", "--tail", "3", name, check=False).stderr,
+    )
 
 
 def _as_wanted(docker: Docker, name: str, config: str) -> bool:

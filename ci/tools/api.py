@@ -1,7 +1,7 @@
 """The Kubernetes API by its own client: a question that starts no program.
 
 A ``kubectl`` of its own takes a tenth of a second of a core, and a promotion asks a hundred times,
-beside the very roll-over that it watches. What kubectl knows and the API does not (apply, rollout,
+beside the very rollout that it watches. What kubectl knows and the API does not (apply, rollout,
 port-forward) stays with kubectl. The words of a refusal are kubectl's.
 """
 

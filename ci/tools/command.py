@@ -16,10 +16,11 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypedDict, Unpack
 
 from ci.errors import CommandFailed, DiskFull, Interrupted, PipelineError
 from ci.redaction import Redactor
@@ -31,11 +32,55 @@ GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a finished program said. ``stdout`` and ``stderr`` are decoded as UTF-8."""
+    """What a finished program wrote. ``stdout`` and ``stderr`` are decoded as UTF-8."""
 
     status: int
     stdout: str
     stderr: str
+
+
+class RunOptions(TypedDict, total=False):
+    """How :meth:`Programs.run` runs a program; :class:`Invocation` has the defaults."""
+
+    log: str | None
+    """The file that its output is appended to, ``logs/<log>.log``; by default named for the
+    program."""
+    timeout: float | None
+    """Seconds after which it is ended; ``None`` waits for as long as it takes."""
+    check: bool
+    """Whether a status other than 0 raises ``error``."""
+    input: str | bytes | None
+    """Its standard input; ``None`` closes it at once."""
+    env: Mapping[str, str] | None
+    """Added to the environment that :class:`Programs` was given."""
+    cwd: Path | None
+    on_line: Callable[[str], None] | None
+    """Called with each line of either stream as it comes, in a thread and unredacted."""
+    error: type[PipelineError]
+    during_cleanup: bool
+    """Whether it is also run, to its end, after the run was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A program to start, with every :class:`RunOptions` decided."""
+
+    argv: tuple[str, ...]
+    log: str | None = None
+    timeout: float | None = None
+    check: bool = True
+    input: str | bytes | None = None
+    env: Mapping[str, str] | None = None
+    cwd: Path | None = None
+    on_line: Callable[[str], None] | None = None
+    error: type[PipelineError] = CommandFailed
+    during_cleanup: bool = False
+    merge: bool = False
+    """Standard error goes where standard output goes, and there is no standard input."""
+
+    @property
+    def log_name(self) -> str:
+        return self.log or Path(self.argv[0]).name
 
 
 class Programs:
@@ -71,86 +116,28 @@ class Programs:
     def redact(self, text: str) -> str:
         return self.redactor.text(text)
 
-    def run(
-        self,
-        argv: Sequence[str | os.PathLike[str]],
-        *,
-        log: str | None = None,
-        timeout: float | None = None,
-        check: bool = True,
-        input: str | bytes | None = None,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        on_line: Callable[[str], None] | None = None,
-        error: type[PipelineError] = CommandFailed,
-        during_cleanup: bool = False,
-    ) -> Output:
+    def run(self, argv: Sequence[str | os.PathLike[str]], **options: Unpack[RunOptions]) -> Output:
         """Run a program to its end.
 
-        ``log`` names the file (``logs/<log>.log``) its output is appended to; without it the
-        program's own name is used. ``timeout`` is in seconds. ``env`` is added to the
-        environment passed in at construction. ``on_line`` sees each line of either stream as
-        it comes. ``during_cleanup`` lets a program run after the run was cancelled. Raises
-        ``error`` (a :class:`CommandFailed` unless told otherwise) on a non-zero status when
-        ``check``, on a time-out, and when the program does not exist.
+        Raises the option ``error`` (by default :class:`CommandFailed`) on a status other than 0
+        when ``check``, and on a time-out; :class:`CommandFailed` when the program cannot be
+        started; :class:`ci.errors.DiskFull` when it says that the disk is full;
+        :class:`ci.errors.Interrupted` when the run was cancelled.
         """
-        words = tuple(os.fspath(word) for word in argv)
-        process = self._start(words, env=env, cwd=cwd, during_cleanup=during_cleanup)
-        data = input.encode() if isinstance(input, str) else input
+        wanted = Invocation(_words(argv), **options)
         out: list[str] = []
         err: list[str] = []
-        with ExitStack() as held:
-            sink = self._log_file(log or Path(words[0]).name, held)
-            if sink is not None:
-                sink.write(f"$ {self._pasteable(words)}\n")
-
-            def pump(stream: IO[bytes], into: list[str]) -> None:
-                source = sink.source() if sink is not None else None
-                with stream:
-                    for raw in stream:
-                        line = raw.decode("utf-8", "replace")
-                        into.append(line)
-                        if source is not None:
-                            source.write(line)
-                        if on_line is not None:
-                            on_line(line.rstrip("\n"))
-                if source is not None:
-                    source.end()
-
-            assert process.stdout is not None
-            assert process.stderr is not None
-            pumps = [
-                _pump_thread(pump, process.stdout, out),
-                _pump_thread(pump, process.stderr, err),
+        with self._log(wanted) as log, self._started(wanted, log) as process:
+            threads = [
+                _in_thread(partial(_read, process.stdout, log, out, wanted.on_line)),
+                _in_thread(partial(_read, process.stderr, log, err, wanted.on_line)),
+                _in_thread(partial(_feed, process.stdin, wanted.input)),
             ]
-            for thread in pumps:
-                thread.start()
-            if process.stdin is not None:
-                try:
-                    if data:
-                        process.stdin.write(data)
-                    process.stdin.close()
-                except BrokenPipeError:
-                    pass  # the program ended early; its status tells
-            timed_out = False
-            try:
-                process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                timed_out = True
-                self._end(process)
-            finally:
-                if process.poll() is None:  # KeyboardInterrupt while waiting
-                    self._end(process)
-                with self._lock:
-                    self._running.discard(process)
-            for thread in pumps:
+            in_time = self._wait(process, wanted.timeout)
+            for thread in threads:
                 thread.join(GRACE_SECONDS)
-        status = process.returncode
-        output = Output(status, "".join(out), "".join(err))
-        if self.cancel.is_set() and status != 0 and not during_cleanup:
-            raise Interrupted(f"interrupted: {self._pasteable(words[:3])} …")
-        if timed_out or (check and status != 0):
-            raise self._failure(words, output, error, timeout if timed_out else None)
+        output = Output(process.returncode, "".join(out), "".join(err))
+        self._raise_for(wanted, output, in_time=in_time)
         return output
 
     @contextmanager
@@ -163,33 +150,14 @@ class Programs:
         on_line: Callable[[str], None] | None = None,
     ) -> Iterator[subprocess.Popen[bytes]]:
         """A program that runs as long as the ``with`` block, both streams merged into its log."""
-        words = tuple(os.fspath(word) for word in argv)
-        process = self._start(words, env=env, cwd=None, merge=True)
-
-        def pump() -> None:
-            assert process.stdout is not None
-            with ExitStack() as held, process.stdout:
-                sink = self._log_file(log, held)
-                source = None
-                if sink is not None:
-                    sink.write(f"$ {self._pasteable(words)}\n")
-                    source = sink.source()
-                for raw in process.stdout:
-                    line = raw.decode("utf-8", "replace")
-                    if source is not None:
-                        source.write(line)
-                    if on_line is not None:
-                        on_line(line.rstrip("\n"))
-
-        thread = _pump_thread(pump)
-        thread.start()
-        try:
-            yield process
-        finally:
-            self._end(process)
-            thread.join(GRACE_SECONDS)
-            with self._lock:
-                self._running.discard(process)
+        wanted = Invocation(_words(argv), log=log, env=env, on_line=on_line, merge=True)
+        with self._log(wanted) as sink, self._started(wanted, sink) as process:
+            reader = _in_thread(partial(_read, process.stdout, sink, None, on_line))
+            try:
+                yield process
+            finally:
+                self._end(process)
+                reader.join(GRACE_SECONDS)
 
     def daemon(self, argv: Sequence[str | os.PathLike[str]], *, log: Path) -> int:
         """Start a program that outlives us (its own session, output appended to ``log``).
@@ -231,40 +199,55 @@ class Programs:
         for process in running:
             self._signal(process, signal.SIGTERM)
 
-    def _start(
-        self,
-        words: tuple[str, ...],
-        *,
-        env: Mapping[str, str] | None,
-        cwd: Path | None,
-        merge: bool = False,
-        during_cleanup: bool = False,
-    ) -> subprocess.Popen[bytes]:
-        if self.cancel.is_set() and not during_cleanup:
+    @contextmanager
+    def _started(self, wanted: Invocation, log: Log | None) -> Iterator[subprocess.Popen[bytes]]:
+        """The program, known to :meth:`end_all`, and over when the block is, however it ends."""
+        process = self._start(wanted)
+        try:
+            if log is not None:
+                log.write(f"$ {self._pasteable(wanted.argv)}\n")
+            yield process
+        finally:
+            if process.poll() is None:  # the block was left by an exception
+                self._end(process)
+            with self._lock:
+                self._running.discard(process)
+
+    def _start(self, wanted: Invocation) -> subprocess.Popen[bytes]:
+        if self.cancel.is_set() and not wanted.during_cleanup:
             raise Interrupted("interrupted")
         try:
             process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL if merge else subprocess.PIPE,
+                wanted.argv,
+                stdin=subprocess.DEVNULL if wanted.merge else subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if merge else subprocess.PIPE,
-                env={**self.env, **(env or {})},
-                cwd=cwd,
+                stderr=subprocess.STDOUT if wanted.merge else subprocess.PIPE,
+                env={**self.env, **(wanted.env or {})},
+                cwd=wanted.cwd,
                 start_new_session=True,
             )
         except OSError as problem:
             raise CommandFailed(
-                f"cannot start {words[0]}: {problem.strerror}",
-                argv=words,
+                f"cannot start {wanted.argv[0]}: {problem.strerror}",
+                argv=wanted.argv,
                 status=127,
                 remedy="run `python3 pipeline.py doctor` to see what is missing",
             ) from problem
-        if not during_cleanup:
+        if not wanted.during_cleanup:
             with self._lock:
                 self._running.add(process)
             if self.cancel.is_set():  # cancelled while it started
                 self._signal(process, signal.SIGTERM)
         return process
+
+    def _wait(self, process: subprocess.Popen[bytes], timeout: float | None) -> bool:
+        """Whether it ended by itself within ``timeout`` seconds; it is over in any case."""
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._end(process)
+            return False
+        return True
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         self._signal(process, signal.SIGTERM)
@@ -279,12 +262,20 @@ class Programs:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
 
-    def _log_file(self, name: str, held: ExitStack) -> Log | None:
-        """The program's log, open as long as ``held`` is."""
-        return None if self._logs is None else held.enter_context(self._logs.log(f"{name}.log"))
+    def _log(self, wanted: Invocation) -> AbstractContextManager[Log | None]:
+        return nullcontext() if self._logs is None else self._logs.log(f"{wanted.log_name}.log")
 
     def _pasteable(self, words: Sequence[str]) -> str:
         return shlex.join(self.redactor.words(words))
+
+    def _raise_for(self, wanted: Invocation, output: Output, *, in_time: bool) -> None:
+        """Raise for a program that did not end as it was wanted to."""
+        if self.cancel.is_set() and output.status != 0 and not wanted.during_cleanup:
+            raise Interrupted(f"interrupted: {self._pasteable(wanted.argv[:3])} …")
+        if not in_time:
+            raise self._failure(wanted.argv, output, wanted.error, wanted.timeout)
+        if wanted.check and output.status != 0:
+            raise self._failure(wanted.argv, output, wanted.error, None)
 
     def _failure(
         self,
@@ -293,22 +284,58 @@ class Programs:
         error: type[PipelineError],
         timeout: float | None,
     ) -> PipelineError:
-        said = self.redact(output.stderr.strip() or output.stdout.strip())
-        if re.search(r"no space left on device", said, re.IGNORECASE):
-            return DiskFull(f"no space left on device, said {self._pasteable(words[:2])}")
-        tail = "\n".join(said.splitlines()[-TAIL_LINES:])
+        text = self.redact(output.stderr.strip() or output.stdout.strip())
+        if re.search(r"no space left on device", text, re.IGNORECASE):
+            return DiskFull(f"no space left on device while running {self._pasteable(words[:2])}")
+        tail = "\n".join(text.splitlines()[-TAIL_LINES:])
         how = f"took longer than {timeout:.0f} s" if timeout else f"ended with {output.status}"
         message = (
             f"{self._pasteable(words)} {how}: {tail}" if tail else f"{self._pasteable(words)} {how}"
         )
         if issubclass(error, CommandFailed):
             argv = self.redactor.words(words)
-            return error(message, argv=argv, status=output.status, output=said)
+            return error(message, argv=argv, status=output.status, output=text)
         return error(message)
 
 
-def _pump_thread(pump: Callable[..., None], *args: object) -> threading.Thread:
-    """A thread that reads a program's output in our context, so that what ``on_line`` notes
-    belongs to the step that started the program."""
-    context = contextvars.copy_context()
-    return threading.Thread(target=context.run, args=(pump, *args), daemon=True)
+def _words(argv: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    return tuple(os.fspath(word) for word in argv)
+
+
+def _feed(stdin: IO[bytes] | None, given: str | bytes | None) -> None:
+    """Write all of a program's standard input and close it."""
+    assert stdin is not None
+    with suppress(BrokenPipeError), stdin:  # where it ended early, its status says how
+        if given:
+            stdin.write(given.encode() if isinstance(given, str) else given)
+
+
+def _read(
+    stream: IO[bytes] | None,
+    log: Log | None,
+    into: list[str] | None,
+    on_line: Callable[[str], None] | None,
+) -> None:
+    """Read a program's output to its end: each line into the log, ``into`` and ``on_line``."""
+    assert stream is not None
+    source = log.source() if log is not None else None
+    with stream:
+        for raw in stream:
+            line = raw.decode("utf-8", "replace")
+            if into is not None:
+                into.append(line)
+            if source is not None:
+                source.write(line)
+            if on_line is not None:
+                on_line(line.rstrip("\n"))
+    if source is not None:
+        source.end()
+
+
+def _in_thread(work: Callable[[], None]) -> threading.Thread:
+    """Start ``work`` in a thread, in our context: what ``on_line`` notes belongs to the step that
+    started the program."""
+    run = contextvars.copy_context().run
+    thread = threading.Thread(target=run, args=(work,), daemon=True)
+    thread.start()
+    return thread

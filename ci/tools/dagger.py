@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ci.digest import Digest
@@ -45,48 +46,8 @@ def build_and_publish(recipe: Recipe, cancel: threading.Event) -> Digest:
     import anyio  # here, because it and dagger take a second that other steps can use
     import dagger
 
-    async def work() -> str:
-        async with dagger.Connection(dagger.Config(timeout=dagger.Timeout.default())) as client:
-            source = client.host().directory(
-                str(recipe.source), include=list(recipe.include), exclude=list(recipe.exclude)
-            )
-            secrets = [client.set_secret(name, text) for name, text in recipe.secrets.items()]
-            arguments = [dagger.BuildArg(k, v) for k, v in recipe.build_args.items()]
-            container = source.docker_build(
-                dockerfile=recipe.dockerfile, build_args=arguments, secrets=secrets
-            )
-            try:
-                await container.sync()
-            except dagger.QueryError as problem:
-                raise _build_failure(problem) from problem
-            # Every node unpacks it: zstd takes a third of gzip's time.
-            layers = dagger.ImageLayerCompression
-            packed = layers.Gzip if recipe.for_docker else layers.Zstd
-            try:
-                return await container.publish(recipe.reference, forced_compression=packed)
-            except dagger.QueryError as problem:
-                raise _publish_failure(recipe.reference, str(problem)) from problem
-
-    async def cancellable() -> str:
-        published = ""
-
-        async def run(scope: anyio.CancelScope) -> None:
-            nonlocal published
-            published = await work()
-            scope.cancel()
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(run, group.cancel_scope)
-            while not cancel.is_set() and not published:
-                await anyio.sleep(POLL_SECONDS)
-            if not published:
-                group.cancel_scope.cancel()
-        if not published:
-            raise Interrupted("interrupted while building")
-        return published
-
     try:
-        published = anyio.run(cancellable)
+        published = anyio.run(_unless_cancelled, partial(_published, recipe), cancel)
     except BaseExceptionGroup as group:
         problem = _first(group)
         if isinstance(problem, dagger.ClientError):
@@ -99,6 +60,53 @@ def build_and_publish(recipe: Recipe, cancel: threading.Event) -> Digest:
     if digest is None:
         raise RegistryRefused(f"publishing {recipe.reference} gave no digest but {published!r}")
     return digest
+
+
+async def _published(recipe: Recipe) -> str:
+    """The reference, with its digest, under which the image was built and published."""
+    import dagger
+
+    async with dagger.Connection(dagger.Config(timeout=dagger.Timeout.default())) as client:
+        source = client.host().directory(
+            str(recipe.source), include=list(recipe.include), exclude=list(recipe.exclude)
+        )
+        container = source.docker_build(
+            dockerfile=recipe.dockerfile,
+            build_args=[dagger.BuildArg(k, v) for k, v in recipe.build_args.items()],
+            secrets=[client.set_secret(name, text) for name, text in recipe.secrets.items()],
+        )
+        try:
+            await container.sync()
+        except dagger.QueryError as problem:
+            raise _build_failure(problem) from problem
+        # Every node unpacks it: zstd takes a third of gzip's time.
+        layers = dagger.ImageLayerCompression
+        packed = layers.Gzip if recipe.for_docker else layers.Zstd
+        try:
+            return await container.publish(recipe.reference, forced_compression=packed)
+        except dagger.QueryError as problem:
+            raise _publish_failure(recipe.reference, str(problem)) from problem
+
+
+async def _unless_cancelled(work: Callable[[], Awaitable[str]], cancel: threading.Event) -> str:
+    """What ``work`` returns. Ends it and raises :class:`Interrupted` once ``cancel`` is set."""
+    import anyio
+
+    results: list[str] = []
+
+    async with anyio.create_task_group() as group:
+
+        async def run() -> None:
+            results.append(await work())
+            group.cancel_scope.cancel()  # nobody needs to look again
+
+        group.start_soon(run)
+        while not cancel.is_set():
+            await anyio.sleep(POLL_SECONDS)
+        group.cancel_scope.cancel()
+    if not results:
+        raise Interrupted("interrupted while building")
+    return results[0]
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

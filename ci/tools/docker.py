@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from ci.errors import CommandFailed, PipelineError
-from ci.tools.command import Output, Programs
+from ci.errors import CommandFailed
+from ci.tools.command import Output, Programs, RunOptions
 
 
 class Docker:
@@ -18,27 +18,10 @@ class Docker:
         self.path = docker
         self._programs = programs
 
-    def run(
-        self,
-        *words: str,
-        timeout: float = 120,
-        check: bool = True,
-        input: str | bytes | None = None,
-        on_line: Callable[[str], None] | None = None,
-        error: type[PipelineError] = CommandFailed,
-        during_cleanup: bool = False,
-    ) -> Output:
-        """Any docker command. ``timeout`` in seconds."""
-        return self._programs.run(
-            [self.path, *words],
-            log="docker",
-            timeout=timeout,
-            check=check,
-            input=input,
-            on_line=on_line,
-            error=error,
-            during_cleanup=during_cleanup,
-        )
+    def run(self, *words: str, **options: Unpack[RunOptions]) -> Output:
+        """Any docker command. It is ended after two minutes unless ``timeout`` says otherwise."""
+        wanted: RunOptions = {"log": "docker", "timeout": 120, **options}
+        return self._programs.run([self.path, *words], **wanted)
 
     def answers(self) -> bool:
         """Whether the daemon answers within ten seconds."""

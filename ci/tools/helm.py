@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import yaml
 
 from ci.errors import ChartInvalid, CommandFailed, PipelineError
 from ci.model import Cluster
 from ci.model import Revision as Revision
-from ci.tools.command import Output, Programs
+from ci.tools.command import Output, Programs, RunOptions
 
 READING = frozenset({"get", "history", "list", "show", "status", "template"})
 """Commands that change nothing."""
@@ -47,30 +47,12 @@ class Helm:
             *words,
         ]
 
-    def run(
-        self,
-        *words: str,
-        namespace: str,
-        input: str | None = None,
-        timeout: float = 120,
-        check: bool = True,
-        error: type[PipelineError] = CommandFailed,
-        during_cleanup: bool = False,
-    ) -> Output:
-        """Any helm command. ``timeout`` in seconds, for the program (not helm's own). What
-        a command prints that only reads is kept in no log: values and manifests hold secrets that
-        no pattern recognises."""
-        reads = words[0] in READING or any(word.startswith("--dry-run") for word in words)
-        programs = self._reading if reads else self._programs
-        return programs.run(
-            self.argv(*words, namespace=namespace),
-            log=f"helm-{self.cluster.name}",
-            input=input,
-            timeout=timeout,
-            check=check,
-            error=error,
-            during_cleanup=during_cleanup or self._during_cleanup,
-        )
+    def run(self, *words: str, namespace: str, **options: Unpack[RunOptions]) -> Output:
+        """Any helm command. ``timeout`` is for the program, not helm's own; by default 120 s."""
+        wanted: RunOptions = {"log": f"helm-{self.cluster.name}", "timeout": 120, **options}
+        if self._during_cleanup:
+            wanted["during_cleanup"] = True
+        return self._programs.run(self.argv(*words, namespace=namespace), **wanted)
 
     def history(self, release: str, namespace: str) -> list[Revision]:
         """Revisions, oldest first. Raises :class:`CommandFailed` when there is no release."""

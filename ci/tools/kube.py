@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ci.errors import CommandFailed, Interrupted, PipelineError
 from ci.model import Cluster
 from ci.tools import api
 from ci.tools.api import Answer, Object
-from ci.tools.command import Output, Programs
+from ci.tools.command import Output, Programs, RunOptions
 from ci.tools.wait import Clock, uncancelled, wait_until
 
 REMOVE_SECONDS = 15
@@ -60,27 +60,12 @@ class Kube:
             *words,
         ]
 
-    def run(
-        self,
-        *words: str,
-        input: str | None = None,
-        timeout: float = 60,
-        check: bool = True,
-        error: type[PipelineError] = CommandFailed,
-        during_cleanup: bool = False,
-    ) -> Output:
-        """Any kubectl command. ``timeout`` in seconds. What ``get`` prints is kept in no log:
-        objects hold secrets that no pattern recognises."""
-        programs = self._reading if words[0] == "get" else self._programs
-        return programs.run(
-            self._argv(*words),
-            log=f"kubectl-{self.cluster.name}",
-            input=input,
-            timeout=timeout,
-            check=check,
-            error=error,
-            during_cleanup=during_cleanup or self._during_cleanup,
-        )
+    def run(self, *words: str, **options: Unpack[RunOptions]) -> Output:
+        """Any kubectl command. It is ended after a minute unless ``timeout`` says otherwise."""
+        wanted: RunOptions = {"log": f"kubectl-{self.cluster.name}", "timeout": 60, **options}
+        if self._during_cleanup:
+            wanted["during_cleanup"] = True
+        return self._programs.run(self._argv(*words), **wanted)
 
     def get(self, kind: str, *words: str, namespace: str | None = None) -> dict[str, Any]:
         """``kubectl get KIND … -o json``; a list when no name is among ``words``."""
@@ -214,20 +199,12 @@ class Kube:
         """Forward local ports to ``resource`` (``svc/NAME``, ``pod/NAME``) while in the block.
 
         ``ports`` maps remote ports to local ones, ``None`` for any free one; yields remote to
-        local. kubectl binds to one pod: after a roll-over, forward anew.
+        local. kubectl binds to one pod: after a rollout, forward anew.
         """
-        found: dict[int, int] = {}
-        said: list[str] = []
+        output = _Forwarding(tuple(ports))
 
         def see(line: str) -> None:
-            said.append(line)
-            words = line.split()
-            # "Forwarding from 127.0.0.1:43211 -> 5000": the right-hand port is the pod's, so
-            # the order of the lines, which is the order asked for, tells the Service's port.
-            if line.startswith("Forwarding from 127.0.0.1:"):
-                wanted = list(ports)
-                if len(found) < len(wanted):
-                    found[wanted[len(found)]] = int(words[2].rsplit(":", 1)[1])
+            output.see(line)
             if on_line is not None:
                 on_line(line)
 
@@ -242,11 +219,11 @@ class Kube:
             def ready() -> dict[int, int] | None:
                 if process.poll() is not None:
                     raise CommandFailed(
-                        f"port-forward to {resource} ended: {self.redact(' '.join(said[-3:]))}",
+                        f"port-forward to {resource} ended: {self.redact(output.last)}",
                         argv=tuple(argv),
                         status=process.returncode,
                     )
-                return found if len(found) == len(ports) else None
+                return output.local if output.complete else None
 
             yield wait_until(
                 f"a port-forward to {resource} in {namespace}",
@@ -254,7 +231,7 @@ class Kube:
                 timeout=20,
                 clock=self._clock,
                 interval=0.05,
-                diagnose=lambda: " ".join(said[-3:]) or "no output",
+                diagnose=lambda: self.redact(output.last) or "no output",
             )
 
     @contextmanager
@@ -267,6 +244,32 @@ class Kube:
         resource, remote = lasting_endpoint(items, service, port)
         with self.port_forward(namespace, resource, {remote: None}) as forwarded:
             yield forwarded[remote]
+
+
+class _Forwarding:
+    """What ``kubectl port-forward`` has printed: its lines, and the local ports it names."""
+
+    def __init__(self, remote: Sequence[int]) -> None:
+        self._remote = remote
+        self._lines: list[str] = []
+        self.local: dict[int, int] = {}
+        """By remote port, in the order they were asked for."""
+
+    def see(self, line: str) -> None:
+        self._lines.append(line)
+        # "Forwarding from 127.0.0.1:43211 -> 5000": the right-hand port is the pod's, so the
+        # order of the lines, which is the order asked for, tells the Service's port.
+        if line.startswith("Forwarding from 127.0.0.1:") and not self.complete:
+            remote = self._remote[len(self.local)]
+            self.local[remote] = int(line.split()[2].rsplit(":", 1)[1])
+
+    @property
+    def complete(self) -> bool:
+        return len(self.local) == len(self._remote)
+
+    @property
+    def last(self) -> str:
+        return " ".join(self._lines[-3:])
 
 
 def lasting_endpoint(

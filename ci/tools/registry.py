@@ -16,7 +16,8 @@ import httpx
 
 from ci.digest import Digest
 from ci.errors import CommandFailed, RegistryRefused
-from ci.model import Image, Login, Registry
+from ci.model import Image, Registry
+from ci.settings import Login
 from ci.tools.command import Programs
 
 MANIFESTS = (

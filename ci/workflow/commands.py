@@ -26,7 +26,7 @@ def run(context: Context, options: Options) -> Result:
     """Build, prove on a fresh cluster, promote what was proven, verify."""
     attest.check_keys(context)
     gate = context.settings.gate
-    environments.check_target_name(context, options.target)
+    chosen = environments.resolve(context, options.target)
     with (
         context.home.lock("gate", f"the {gate.name} cluster"),
         Flow(context.events, context.programs) as flow,
@@ -67,14 +67,14 @@ def run(context: Context, options: Options) -> Result:
             "it must be there before anything is proven for it",
             environments.find_target,
             context,
-            options.target,
+            chosen,
             emulator,
         )
         here = place.result()
         release, proven = prove_on(flow, context, here, emulator, image)
         goal = target.result()
         rehearsed: tuple[CheckGroup, ...] = ()
-        if environments.wants_rehearsal(context, options.target):
+        if chosen.rehearsal:
             rehearsal = flow.step(
                 StepId.REHEARSE,
                 "what breaks the target's release breaks it here first",
@@ -98,7 +98,8 @@ def run(context: Context, options: Options) -> Result:
             "what the registry holds decides, not what we remember",
             handoffs.evidence,
             context,
-            handoffs.source(context, release.image.by_digest, options.target),
+            handoffs.source(context, release.image.by_digest, chosen),
+            chosen,
             options,
         )
         promoted = flow.step(
@@ -246,8 +247,8 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
     """Rehearse a proven image on the gate cluster, with a target's live release. Changes no
     target; the signed verdict is what a promotion asks for."""
     attest.check_keys(context)
-    environments.check_target_name(context, options.target)
-    wanted = handoffs.source(context, image, options.target)
+    target = environments.resolve(context, options.target, chart_change=options.chart_change)
+    wanted = handoffs.source(context, image, target)
     with (
         context.home.lock("gate", f"the {context.settings.gate.name} cluster"),
         Flow(context.events, context.programs) as flow,
@@ -264,7 +265,7 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
             attest.verified,
             context,
             wanted,
-            environments.chart_of(context, options.target),
+            target.chart,
         )
         emulator = flow.beside(
             StepId.BUILD_EMULATOR,
@@ -277,7 +278,7 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
             "it must be there",
             environments.found_target,
             context,
-            options.target,
+            target,
         )
         here = flow.step(
             StepId.GATE_CLUSTER,
@@ -302,8 +303,8 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
 def promote_only(context: Context, options: Options, image: str) -> Result:
     """Promote an image that was proven, on whichever machine; ``image`` is REPOSITORY@DIGEST or
     ``last``."""
-    environments.check_target_name(context, options.target)
-    wanted = handoffs.source(context, image, options.target)
+    target = environments.resolve(context, options.target, chart_change=options.chart_change)
+    wanted = handoffs.source(context, image, target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
             StepId.VERIFY_EVIDENCE,
@@ -311,6 +312,7 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
             handoffs.evidence,
             context,
             wanted,
+            target,
             options,
         )
         goal = flow.step(
@@ -318,9 +320,8 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
             "it must be there",
             environments.found_target,
             context,
-            options.target,
+            target,
         )
-        goal = goal.of(replace(goal.target, chart_change=options.chart_change))
         promoted = flow.step(
             StepId.PROMOTE,
             "only the image changes; what is served already is verified",
@@ -354,8 +355,8 @@ def promote_to(
 
 def plan(context: Context, options: Options, image: str) -> Preview:
     """What promoting a proven image would change on a target. Changes nothing."""
-    environments.check_target_name(context, options.target)
-    wanted = handoffs.source(context, image, options.target)
+    target = environments.resolve(context, options.target, chart_change=options.chart_change)
+    wanted = handoffs.source(context, image, target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
             StepId.VERIFY_EVIDENCE,
@@ -363,16 +364,15 @@ def plan(context: Context, options: Options, image: str) -> Preview:
             attest.verified,
             context,
             wanted,
-            environments.chart_of(context, options.target),
+            target.chart,
         )
         goal = flow.step(
             StepId.LOOK_UP_TARGET,
             "it must be there",
             environments.found_target,
             context,
-            options.target,
+            target,
         )
-        goal = goal.of(replace(goal.target, chart_change=options.chart_change))
         found = flow.step(
             StepId.PLAN,
             "rendered by the target's own server, with its live values",
@@ -385,8 +385,8 @@ def plan(context: Context, options: Options, image: str) -> Preview:
 
 def approve_only(context: Context, options: Options, image: str) -> Result:
     """Approve a proven image for a target, for a later promotion on whichever machine."""
-    environments.check_target_name(context, options.target)
-    wanted = handoffs.source(context, image, options.target)
+    target = environments.resolve(context, options.target, chart_change=options.chart_change)
+    wanted = handoffs.source(context, image, target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
             StepId.VERIFY_EVIDENCE,
@@ -394,7 +394,7 @@ def approve_only(context: Context, options: Options, image: str) -> Result:
             attest.verified,
             context,
             wanted,
-            environments.chart_of(context, options.target),
+            target.chart,
         )
         flow.step(
             StepId.APPROVE,
@@ -410,14 +410,14 @@ def approve_only(context: Context, options: Options, image: str) -> Result:
 
 def verify_only(context: Context, options: Options) -> Result:
     """The success criteria of a target, as it is now."""
-    environments.check_target_name(context, options.target)
+    target = environments.resolve(context, options.target)
     with Flow(context.events, context.programs) as flow:
         goal = flow.step(
             StepId.LOOK_UP_TARGET,
             "it must be there",
             environments.found_target,
             context,
-            options.target,
+            target,
         )
         checks = flow.step(StepId.VERIFY, "the plan's success criteria", verification.verify, goal)
         return Result(groups=live(checks))
@@ -428,14 +428,14 @@ def roll_back(
 ) -> Result:
     """Return a target to an earlier revision; with ``dry_run`` only look up which, and what would
     change."""
-    environments.check_target_name(context, options.target)
+    target = environments.resolve(context, options.target)
     with Flow(context.events, context.programs) as flow:
         goal = flow.step(
             StepId.LOOK_UP_TARGET,
             "it must be there",
             environments.found_target,
             context,
-            options.target,
+            target,
         )
         found = flow.step(
             StepId.ROLLBACK,
@@ -450,5 +450,5 @@ def roll_back(
 
 def status(context: Context, options: Options) -> Status:
     """What a target runs. Changes nothing."""
-    environments.check_target_name(context, options.target)
-    return verification.status(environments.found_target(context, options.target))
+    target = environments.resolve(context, options.target)
+    return verification.status(environments.found_target(context, target))

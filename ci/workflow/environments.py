@@ -7,11 +7,11 @@ block of ``pipeline.toml``: it is there already, or the run ends.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
 from ci import standins as manifests
 from ci.errors import SettingsError
-from ci.model import Cluster, Gates, Image, Login, Probing, Query, StandIns, Target
+from ci.model import Cluster, Image, StandIns, Target
 from ci.promotion.release.session import TargetSession
 from ci.results import StepId
 from ci.run.context import Context
@@ -75,20 +75,28 @@ def quietly_delete(context: Context, name: str) -> None:
 # -- targets --------------------------------------------------------------------------------------
 
 
-def check_target_name(context: Context, name: str) -> None:
-    """Raises :class:`SettingsError` for a target that no block describes."""
+def resolve(context: Context, name: str, *, chart_change: bool = False) -> Target:
+    """The target of this name as the settings describe it, without asking any cluster; everything
+    that a command needs to know of it, looked up once.
+
+    Raises :class:`SettingsError` for a target that no block describes.
+    """
+    described = context.settings.targets.get(name)
+    if described is not None:
+        return replace(real_target(context, name, described), chart_change=chart_change)
+    if name == DEMO_TARGET:
+        return replace(demo_target(context), chart_change=chart_change)
     known = [DEMO_TARGET, *context.settings.targets]
-    if name not in known:
-        raise SettingsError(
-            f"unknown target {name!r}; known targets: {', '.join(known)}",
-            remedy=f"add a [targets.{name}] block to pipeline.toml, or name another with --target",
-        )
+    raise SettingsError(
+        f"unknown target {name!r}; known targets: {', '.join(known)}",
+        remedy=f"add a [targets.{name}] block to pipeline.toml, or name another with --target",
+    )
 
 
-def find_target(context: Context, name: str, emulator: Pending[Image]) -> TargetSession:
+def find_target(context: Context, target: Target, emulator: Pending[Image]) -> TargetSession:
     """The target, its release there; the demonstration one is made when it is missing."""
-    if name != DEMO_TARGET:
-        return found_target(context, name)
+    if target.name != DEMO_TARGET:
+        return found_target(context, target)
     here = cluster.ensure(context, DEMO_TARGET, wanted_images(context))
     standins = deploy.standins(context, here, emulator.result())
     if not deploy.installed(context, here, DEMO_NAMESPACE, DEMO_RELEASE):
@@ -105,15 +113,14 @@ def find_target(context: Context, name: str, emulator: Pending[Image]) -> Target
         )
     else:
         deploy.settled(context, here, DEMO_NAMESPACE)
-    return TargetSession.open(context, demo_target(context, here, standins), reach=manifests.reach)
+    return _with_standins(context, target, here, standins)
 
 
-def found_target(context: Context, name: str) -> TargetSession:
+def found_target(context: Context, target: Target) -> TargetSession:
     """A target that is there already. Raises :class:`SettingsError` for the demonstration one
     before its first run; what a real one lacks is found by the promotion's own questions."""
-    described = context.settings.targets.get(name)
-    if described is not None:
-        session = TargetSession.open(context, real_target(context, name, described))
+    if target.name != DEMO_TARGET:
+        session = TargetSession.open(context, target)
         verification.status(session)
         return session
     here = cluster.find(context, DEMO_TARGET)
@@ -127,14 +134,21 @@ def found_target(context: Context, name: str) -> TargetSession:
         standins = deploy.prepare_standins(context, here)
     else:
         standins = deploy.standins(context, here, emulator)
-    return TargetSession.open(context, demo_target(context, here, standins), reach=manifests.reach)
+    return _with_standins(context, target, here, standins)
 
 
-def demo_target(context: Context, here: Cluster, standins: StandIns) -> Target:
+def _with_standins(
+    context: Context, target: Target, here: Cluster, standins: StandIns
+) -> TargetSession:
+    there = replace(target, cluster=here, standins=standins)
+    return TargetSession.open(context, there, reach=manifests.reach)
+
+
+def demo_target(context: Context) -> Target:
     service = context.settings.service
     return Target(
         name=DEMO_TARGET,
-        cluster=here,
+        cluster=cluster.named(context, DEMO_TARGET),
         namespace=DEMO_NAMESPACE,
         release=DEMO_RELEASE,
         chart=context.path(context.settings.gate.chart),
@@ -146,7 +160,7 @@ def demo_target(context: Context, here: Cluster, standins: StandIns) -> Target:
         tag_value=service.tag_value,
         repository_values=(service.repository_value,),
         openapi_path=service.openapi_path,
-        standins=standins,
+        rehearsal=context.settings.rehearsal.required,
     )
 
 
@@ -171,10 +185,10 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         deployments=service.deployments,
         tag_value=service.tag_value,
         repository_values=described.repository_values or (service.repository_value,),
-        login=login_of(described),
-        probing=Probing(**described.probing.model_dump()),
+        login=described.registry_login,
+        probing=described.probing,
         soak_seconds=described.soak_seconds,
-        gates=gates_of(described),
+        gates=described.gates,
         servicebus_env=described.servicebus_connection_string_env,
         canary_per_second=described.canary_per_second,
         pull_on_nodes=described.pull_on_nodes,
@@ -183,28 +197,10 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         migration_command=described.migration_command,
         openapi_path=service.openapi_path,
         require=described.require,
+        rehearsal=(
+            context.settings.rehearsal.required
+            if described.rehearsal is None
+            else described.rehearsal
+        ),
+        approval=described.approval,
     )
-
-
-def wants_rehearsal(context: Context, name: str) -> bool:
-    """Whether nothing is promoted to a target that was not rehearsed with its release."""
-    described = context.settings.targets.get(name)
-    asked = described.rehearsal if described is not None else None
-    return context.settings.rehearsal.required if asked is None else asked
-
-
-def chart_of(context: Context, name: str) -> Path:
-    """The chart that a target is promoted with."""
-    described = context.settings.targets.get(name)
-    return context.path(described.chart if described else context.settings.gate.chart)
-
-
-def gates_of(described: TargetSettings) -> Gates:
-    gates = described.gates
-    queries = tuple(Query(**query.model_dump()) for query in gates.queries)
-    return Gates(**gates.model_dump(exclude={"queries"}), queries=queries)
-
-
-def login_of(described: TargetSettings) -> Login | None:
-    login = described.registry_login
-    return Login(login.username, login.password_command, login.password_env) if login else None

@@ -12,7 +12,7 @@ from functools import partial
 
 from ci.digest import Digest
 from ci.errors import EvidenceRefused, PipelineError, ProofFailed, SettingsError
-from ci.model import Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns
+from ci.model import Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns, Target
 from ci.promotion.release.session import TargetSession
 from ci.promotion.upgrade.post_upgrade_test import After
 from ci.results import (
@@ -37,7 +37,6 @@ from ci.stages import attest, build, deploy, prove
 from ci.stages import promote as promotion
 from ci.stages import rehearse as rehearsing
 from ci.workflow import notifications
-from ci.workflow.environments import chart_of, login_of, wants_rehearsal
 
 SERVICE_BUS_SETTING = "servicebus_connection_string_env"
 
@@ -95,8 +94,8 @@ def rehearse(session: TargetSession, here: Cluster, emulator: Image, proof: Proo
             deploy.remove_overlay(context, here)  # it leads to stand-ins that go
         with suppress(PipelineError):
             rehearsing.remove(context.kube(here).for_cleanup(), place)
-    wanted = source(context, proof.image.by_digest, target.name)
-    attest.attach_rehearsal(context, wanted, chart_of(context, target.name), found)
+    wanted = source(context, proof.image.by_digest, target)
+    attest.attach_rehearsal(context, wanted, target.chart, found)
     rehearsing.refuse_failed(found)
     return found
 
@@ -108,15 +107,15 @@ def unrehearsed(
     image with the target's release as it is now is attached to the image. Raised at once, unless
     the target runs the image already: what changes nothing needs no rehearsal."""
     context, target = session.context, session.target
-    if not wants_rehearsal(context, target.name):
+    if not target.rehearsal:
         return None
-    wanted = source(context, proof.image.by_digest, target.name)
+    wanted = source(context, proof.image.by_digest, target)
     state = rehearsing.state_of(session)
     try:
         attest.rehearsed(
             context,
             wanted,
-            chart_of(context, target.name),
+            target.chart,
             target.name,
             state,
             require=rehearsing.required(target),
@@ -216,15 +215,14 @@ def attested(context: Context, proof: Proof) -> None:
     prove.record(context, proof)
 
 
-def evidence(context: Context, wanted: attest.Source, options: Options) -> Proof:
+def evidence(context: Context, wanted: attest.Source, target: Target, options: Options) -> Proof:
     """The proof that allows a promotion, from the registry; approved where the target asks for
     it. Raises :class:`ci.errors.EvidenceRefused`."""
-    proof = attest.verified(context, wanted, chart_of(context, options.target))
+    proof = attest.verified(context, wanted, target.chart)
     if options.approve:
-        attest.approve(context, wanted, options.target, options.approve)
-    described = context.settings.targets.get(options.target)
-    if described is not None and described.approval:
-        attest.approved(context, wanted, options.target)
+        attest.approve(context, wanted, target.name, options.approve)
+    if target.approval:
+        attest.approved(context, wanted, target.name)
     return proof
 
 
@@ -234,7 +232,7 @@ def named(context: Context, image: str) -> str:
     return prove.last(context).by_digest if image == "last" else image
 
 
-def source(context: Context, image: str, target: str) -> attest.Source:
+def source(context: Context, image: str, target: Target) -> attest.Source:
     """Where the image that a person named is looked for: REPOSITORY@DIGEST, or ``last``.
 
     Raises :class:`ci.errors.SettingsError` for what is no such name, and what :func:`named`
@@ -247,10 +245,7 @@ def source(context: Context, image: str, target: str) -> attest.Source:
             f"{image!r} is not an image by digest",
             remedy="give REPOSITORY@sha256:…, or `last` for what this checkout proved last",
         )
-    described = context.settings.targets.get(target)
-    login = None
-    if described is not None:
-        same = described.image_repository.partition("/")[0] == repository.partition("/")[0]
-        login = login_of(described) if same else None
+    same = target.image_repository.partition("/")[0] == repository.partition("/")[0]
+    login = target.login if same else None
     host, slash, path = repository.rpartition("/")
     return attest.Source(f"{host}{slash}{path.partition(':')[0]}", named_digest, login)

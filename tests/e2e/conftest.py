@@ -34,6 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     xdist's work stealing gives each worker a contiguous part first (``scheduler/worksteal.py``),
     and a slow case that has to wait behind others is what everybody waits for in the end.
     """
+    for item in items:
+        if item.get_closest_marker("queue_timeouts"):
+            item.user_properties.append(("topic", "queue-timeouts"))
     slow = [item for item in items if item.get_closest_marker("slow")]
     quick = [item for item in items if not item.get_closest_marker("slow")]
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT") or 1)

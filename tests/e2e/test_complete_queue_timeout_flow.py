@@ -16,6 +16,8 @@ from tests.e2e.endpoints import Endpoints
 from tests.e2e.gateway import Gateway, seconds
 from tests.e2e.target import Target
 
+pytestmark = pytest.mark.queue_timeouts
+
 
 @pytest.mark.slow
 def test_complete_queue_timeout_flow(

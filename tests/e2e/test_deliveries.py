@@ -8,6 +8,8 @@ from tests.e2e.broker import Broker
 from tests.e2e.endpoints import Endpoints
 from tests.e2e.gateway import Gateway, seconds
 
+pytestmark = pytest.mark.queue_timeouts
+
 
 def test_a_task_within_its_lock_runs_once(
     endpoints: Endpoints, gateway: Gateway, broker: Broker

@@ -12,6 +12,9 @@ from tests.e2e.broker import Broker
 from tests.e2e.endpoints import Endpoints
 from tests.e2e.gateway import Gateway, seconds
 
+pytestmark = pytest.mark.queue_timeouts
+
+
 SameLock = Callable[[int, timedelta], None]
 REFUSED: list[Any] = [4, 301, 0, -60, 60.5, "60", "x", True, [60]]
 """Not whole seconds from 5 to 300."""

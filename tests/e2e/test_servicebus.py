@@ -12,6 +12,8 @@ from tests.e2e.broker import Broker
 from tests.e2e.gateway import seconds
 from tests.e2e.waiting import wait_for
 
+pytestmark = pytest.mark.queue_timeouts
+
 
 @pytest.mark.slow
 def test_a_message_is_delivered_again_when_its_lock_runs_out(

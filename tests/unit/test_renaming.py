@@ -4,13 +4,11 @@ stay the same."""
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import pytest
 from defusedxml.ElementTree import fromstring
@@ -33,6 +31,7 @@ from ci.results import (
     passed,
     unmet,
 )
+from tests.unit.renaming import SENTENCES, TABLES, other_words
 from tests.unit.report.folders import (
     CHANGE,
     CHECKS_FAILED,
@@ -44,12 +43,6 @@ from tests.unit.report.folders import (
 )
 
 NOW = datetime(2026, 11, 23, 17, 0, tzinfo=UTC)
-TABLES = tuple(
-    name for name, value in vars(texts).items() if name.isupper() and isinstance(value, Mapping)
-)
-SENTENCES = tuple(
-    name for name, value in vars(texts).items() if name.isupper() and isinstance(value, str)
-)
 
 
 def refused(path: Path) -> None:
@@ -149,42 +142,6 @@ RUNS: Mapping[Callable[[Path], None], VerdictId] = {
 }
 
 
-def other_words(value: Any, word: Callable[[], str]) -> Any:
-    """The same structure with every text replaced."""
-    if isinstance(value, texts.Wording):
-        return texts.Wording(word(), word(), word())
-    if isinstance(value, tuple):
-        return tuple(other_words(item, word) for item in value)
-    assert isinstance(value, str)
-    return word()
-
-
-@pytest.fixture
-def renamed() -> Iterator[Callable[[int], None]]:
-    """Gives every text another wording, as a seed says."""
-    before = {name: getattr(texts, name) for name in (*TABLES, *SENTENCES)}
-
-    def rename(seed: int) -> None:
-        dice = random.Random(seed)
-        # Words that a reader of texts would trip over.
-        tricky = ["passed", "FAILED", "ok:", "not", "rolled back", "nothing was changed", "skipped"]
-
-        def word() -> str:
-            return f"{dice.choice(tricky)} {dice.getrandbits(32):x} {dice.choice(tricky)}"
-
-        for name in TABLES:
-            table = {key: other_words(value, word) for key, value in before[name].items()}
-            setattr(texts, name, table)
-        for name in SENTENCES:
-            setattr(texts, name, word())
-        html._environment.cache_clear()
-
-    yield rename
-    for name, value in before.items():
-        setattr(texts, name, value)
-    html._environment.cache_clear()
-
-
 def data_of(record: Record) -> tuple[object, ...]:
     """All that a program can read of a run."""
     run = record.run
@@ -208,23 +165,25 @@ def data_of(record: Record) -> tuple[object, ...]:
 @pytest.mark.parametrize("make", RUNS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("seed", range(3))
 def test_other_words_change_no_verdict_no_exit_code_and_no_file(
-    make: Callable[[Path], None], seed: int, tmp_path: Path, renamed: Callable[[int], None]
+    make: Callable[[Path], None], seed: int, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "1"
+    folder, again = tmp_path / "1", tmp_path / "again" / "1"
     make(folder)
-    found = data_of(read(folder))
-    worded = wording.of(read(folder).run, read(folder).steps, finished=read(folder).finished)
-    shown = html.render(read(folder), NOW)
+    found, worded, shown = data_of(read(folder)), said(folder), html.render(read(folder), NOW)
     assert found[0] is RUNS[make]
+    with other_words(seed):
+        make(again)  # the files, too, are written with the other words
+        assert without_folder(data_of(read(again)), again) == without_folder(found, folder)
+        other = said(again)
+        assert (other.id, other.tone) == (worded.id, worded.tone)
+        assert other.word != worded.word
+        assert html.render(read(again), NOW) != shown
+    assert said(folder) == worded
 
-    renamed(seed)
-    again = tmp_path / "again" / "1"
-    make(again)  # the files, too, are written with the other words
-    assert without_folder(data_of(read(again)), again) == without_folder(found, folder)
-    other = wording.of(read(again).run, read(again).steps, finished=read(again).finished)
-    assert (other.id, other.tone) == (worded.id, worded.tone)
-    assert other.word != worded.word
-    assert html.render(read(again), NOW) != shown
+
+def said(folder: Path) -> wording.Verdict:
+    record = read(folder)
+    return wording.of(record.run, record.steps, finished=record.finished)
 
 
 def without_folder(data: tuple[object, ...], folder: Path) -> str:

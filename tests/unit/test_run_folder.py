@@ -158,6 +158,7 @@ ELSEWHERE = {
     "run/state.py": "records and locks of this machine",
     "cli/clean.py": "removes",
     "evidence/keys.py": "keys of this machine",
+    "report/schemas.py": "the schemas in docs",
     "standins/trust.py": "its work is in pods",
     "tools/kind.py": "wakes a cgroup",
     "tools/command.py": "the log of a daemon, which outlives the run",

@@ -40,6 +40,6 @@ class Buckets:
     def all(self) -> tuple[ProbeBucket, ...]:
         """In the order of time."""
         return tuple(
-            ProbeBucket(number * self.width, sent, answered, failed, round(slowest, 4))
+            ProbeBucket(number * self.width, sent, answered, failed, round(slowest, 6))
             for number, (sent, answered, failed, slowest) in sorted(self._counts.items())
         )

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ci.model import Gates, Query
 from ci.promotion.probes.prober import Account, quantile
 from ci.promotion.release.rollout import restarts_since
 from ci.results import (
@@ -31,6 +30,7 @@ from ci.results import (
     judged,
     unknown,
 )
+from ci.settings import Gates, Query
 
 
 @dataclass(frozen=True, slots=True)

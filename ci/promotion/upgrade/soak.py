@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ci.errors import CommandFailed, PromotionFailed, error_summary
-from ci.model import Image, Query
+from ci.model import Image
 from ci.promotion.probes import accounting
 from ci.promotion.probes.prober import Account, Counting
 from ci.promotion.release import logs, reader
@@ -32,6 +32,7 @@ from ci.results import (
     skipped,
     unknown,
 )
+from ci.settings import Query
 from ci.tools.prometheus import Prometheus
 
 LOOK_SECONDS = 5.0

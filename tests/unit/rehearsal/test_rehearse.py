@@ -494,7 +494,9 @@ def test_nothing_checked_is_not_passed() -> None:
     ("everywhere", "here", "wanted"),
     [(False, None, False), (True, None, True), (False, True, True), (True, False, False)],
 )
-def test_who_wants_a_rehearsal(everywhere: bool, here: bool | None, wanted: bool) -> None:
+def test_who_wants_a_rehearsal(
+    everywhere: bool, here: bool | None, wanted: bool, tmp_path: Path
+) -> None:
     block: dict[str, Any] = {
         "kubeconfig": "/k", "context": "c", "image_repository": "r.example.com/x",
     }  # fmt: skip
@@ -503,9 +505,9 @@ def test_who_wants_a_rehearsal(everywhere: bool, here: bool | None, wanted: bool
     settings = parse(
         {"rehearsal": {"required": everywhere}, "targets": {"prod": block}}, origin="test"
     )
-    context = cast(Context, SimpleNamespace(settings=settings))
-    assert environments.wants_rehearsal(context, "prod") is wanted
-    assert environments.wants_rehearsal(context, "launch") is everywhere
+    described = replace(machine(tmp_path), settings=settings)
+    assert environments.resolve(described, "prod").rehearsal is wanted
+    assert environments.resolve(described, "launch").rehearsal is everywhere
 
 
 @pytest.mark.parametrize("passed", [True, False])

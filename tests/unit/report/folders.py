@@ -170,7 +170,8 @@ BACKUPS = BackupsRecord(
 JUNIT = """<?xml version="1.0"?><testsuites><testsuite>
 <testcase classname="test_health" name="test_it_answers" time="9.5"/>
 <testcase classname="test_lock_duration" name="test_lock_duration_is_what_was_asked[45]" time="0.8">
-  <properties><property name="lock_duration_asked" value="45 s"/>
+  <properties><property name="topic" value="queue-timeouts"/>
+  <property name="lock_duration_asked" value="45 s"/>
   <property name="lock_duration_seen" value="45 s"/></properties></testcase>
 <testcase classname="test_deliveries" name="test_it_is_delivered_again" time="1.25">
   <failure message="expected &lt;b&gt;2&lt;/b&gt; deliveries"/></testcase>
@@ -226,10 +227,11 @@ class Folder:
         subject: str = "",
         *,
         cancelled: bool = False,
+        reason: str = "",
     ) -> None:
         more = {"parent": parent} if parent else {}
         more |= {"subject": subject} if subject else {}
-        self.event("step.started", id, f"why {id}", at=begun, **more)
+        self.event("step.started", id, reason or f"why {id}", at=begun, **more)
         if ended is not None:
             kind = "step.failed" if problem else "step.finished"
             data: dict[str, Any] = {"seconds": round(ended - begun, 3), "cancelled": cancelled}

@@ -2,8 +2,10 @@
 
 It makes the run's files and its ``report.html``; ``docs/report-outcomes.png`` is a picture of it::
 
-    chromium --headless --no-sandbox --hide-scrollbars --window-size=1100,1500 \\
-        --screenshot=docs/report-outcomes.png FOLDER/report.html
+    chromium --headless --no-sandbox --hide-scrollbars --force-device-scale-factor=0.75 \\
+        --window-size=1100,1840 --screenshot=docs/report-outcomes.png FOLDER/outcomes.html
+
+``outcomes.html`` is the report without the sections that show no checks.
 """
 
 from __future__ import annotations
@@ -42,6 +44,22 @@ from tests.unit.report.folders import AFTER, BEFORE, JUNIT, PLAN, Folder
 
 LOST_AT = (31, 32, 33)
 """Seconds since the run began in which requests were lost."""
+
+
+PARTS = (
+    (StepId.ACQUIRE_LEASE, 6, 8, "one promotion at a time per release"),
+    (StepId.INSPECT_RELEASE, 8, 13, "a broken release cannot be rolled back to"),
+    (StepId.BACK_UP, 13, 16, "a rollback needs no more than these files"),
+    (StepId.PREFLIGHT, 16, 22, "what would fail during the change is refused before it"),
+    (StepId.BASELINE_PROBE, 22, 27, "the service answers steadily before the change"),
+    (StepId.UPGRADE, 27, 37, "helm upgrade --reuse-values, only the tag"),
+    (StepId.VERIFY_DIGESTS, 37, 40, "every pod runs the proven digest"),
+    (StepId.ACCOUNT_REQUESTS, 40, 41, "no request may be lost in a change"),
+    (StepId.COLLECT_DIAGNOSTICS, 41, 44, "before the rollback removes them"),
+    (StepId.HELM_ROLLBACK, 44, 52, "to revision 3"),
+    (StepId.VERIFY_ROLLBACK, 52, 56, "every pod runs the previous digest"),
+)
+"""Of the promotion: step, when it began and ended (seconds), why it is there."""
 
 
 def buckets() -> tuple[ProbeBucket, ...]:
@@ -97,22 +115,13 @@ def groups(account: Requests) -> tuple[CheckGroup, ...]:
 def make(path: Path) -> Path:
     """Leave the run in ``path``; the report's path."""
     folder = Folder(path)
-    folder.step(StepId.VERIFY_EVIDENCE, 0, 4)
-    folder.step(StepId.LOOK_UP_TARGET, 4, 6)
-    folder.event("step.started", StepId.PROMOTE, "only the image changes", at=6)
-    parent = StepId.PROMOTE.value
-    folder.step(StepId.ACQUIRE_LEASE, 6, 8, parent=parent)
-    folder.step(StepId.INSPECT_RELEASE, 8, 13, parent=parent)
-    folder.step(StepId.BACK_UP, 13, 16, parent=parent)
-    folder.step(StepId.PREFLIGHT, 16, 22, parent=parent)
-    folder.step(StepId.BASELINE_PROBE, 22, 27, parent=parent)
-    folder.step(StepId.UPGRADE, 27, 37, parent=parent)
-    folder.step(StepId.VERIFY_DIGESTS, 37, 40, parent=parent)
     problem = "9 of 760 requests failed (HTTP 503)"
-    folder.step(StepId.ACCOUNT_REQUESTS, 40, 41, problem, parent)
-    folder.step(StepId.COLLECT_DIAGNOSTICS, 41, 44, parent=parent)
-    folder.step(StepId.HELM_ROLLBACK, 44, 52, parent=parent)
-    folder.step(StepId.VERIFY_ROLLBACK, 52, 56, parent=parent)
+    folder.step(StepId.VERIFY_EVIDENCE, 0, 4, reason="only a proven image is promoted")
+    folder.step(StepId.LOOK_UP_TARGET, 4, 6, reason="it must exist")
+    folder.event("step.started", StepId.PROMOTE, "only the image changes", at=6)
+    for id, begun, ended, reason in PARTS:
+        failure = problem if id is StepId.ACCOUNT_REQUESTS else ""
+        folder.step(id, begun, ended, failure, StepId.PROMOTE.value, reason=reason)
     folder.event("step.failed", StepId.PROMOTE, problem, at=56, seconds=50)
     series = buckets()
     account = requests(series)
@@ -145,5 +154,14 @@ def make(path: Path) -> Path:
     return html.write(RunFolder(path), datetime(2026, 11, 23, 17, 0, tzinfo=UTC))
 
 
+def only_checks(report: Path) -> Path:
+    """The same page with its head and its checks alone."""
+    path = report.with_name("outcomes.html")
+    hide = "<style>section:not(#checks), nav, #checks h3:last-of-type ~ * { display: none }</style>"
+    text = report.read_text(encoding="utf-8")
+    path.write_text(text.replace("</head>", f"{hide}</head>"), encoding="utf-8")
+    return path
+
+
 if __name__ == "__main__":
-    print(make(Path(sys.argv[1])))
+    print(only_checks(make(Path(sys.argv[1]))))

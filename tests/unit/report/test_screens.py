@@ -104,8 +104,8 @@ STATUS = Status(
 )
 REMEDY = "run `python3 pipeline.py prove` with --toolchain"
 TOOLS = (
-    ToolState("docker", "20.10+", "24.0.5", "present", "ready", ""),
-    ToolState("node image", "v1.36.4", "", "", "missing", REMEDY),
+    ToolState("docker", "20.10+", "24.0.5", "present", "ready", "", by_apt=True),
+    ToolState("node image", "v1.36.4", "", "", "missing", REMEDY, DIGEST),
 )
 SELF_TEST = SelfTest(
     (Case("a", Outcome.PASSED, 1), Case("b", Outcome.FAILED, 1)), (("unit", "E   assert 1 == 2"),)
@@ -413,7 +413,7 @@ def test_a_remedy_stands_below_its_tool_where_there_is_no_room_beside_it(
     assert seen.screen is not None
     lines = [line for line in seen.screen.lines_written if line]
     if columns == 200:
-        assert lines[-1].endswith(f"missing  {REMEDY}")
+        assert lines[-1].endswith(f"missing  {DIGEST.short}  {REMEDY}")
     else:
         assert lines[-1] == f"    remedy: {REMEDY}"
 

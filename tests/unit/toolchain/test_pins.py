@@ -10,7 +10,7 @@ import pytest
 
 from ci.toolchain import pins
 from ci.toolchain.binaries import DAGGER, KUBERNETES
-from ci.toolchain.pins import SOURCES
+from ci.toolchain.pins import SOURCES, Download, PinnedImage
 
 ROOT = Path(__file__).parents[3]
 PINS = pins.load()
@@ -70,3 +70,43 @@ def test_no_lock_file_names_an_address() -> None:
 def test_addresses_are_made_of_the_version() -> None:
     assert f"v{PINS.versions['kubernetes']}/" in PINS.url("kubectl")
     assert PINS.versions["kind"] in PINS.url("kind")
+
+
+@pytest.mark.parametrize("tool", PINS.download)
+def test_every_download_has_a_sum_and_whole_addresses(tool: str) -> None:
+    assert re.fullmatch(r"[0-9a-f]{64}", PINS.download[tool].sha256)
+    assert len(set(PINS.download[tool].sha256)) > 4, "a placeholder"
+    assert PINS.checksum(tool) == f"sha256:{PINS.download[tool].sha256}"
+    version = PINS.versions[PINS.download[tool].version_of or tool]
+    for address in (PINS.url(tool), PINS.checksums_url(tool)):
+        assert re.fullmatch(r"https://[^\s{}]+", address)
+        assert version in address
+
+
+@pytest.mark.parametrize("name", PINS.image)
+def test_every_image_has_a_digest_and_a_whole_reference(name: str) -> None:
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", PINS.image[name].digest)
+    assert len(set(PINS.image[name].digest)) > 10, "a placeholder"
+    assert PINS.image_digest(name) == PINS.image[name].digest
+    tag = PINS.image_version(name)
+    assert re.fullmatch(r"[0-9][0-9.]*", tag)
+    assert re.fullmatch(
+        rf"[a-z0-9./-]+:v?{re.escape(tag)}@sha256:[0-9a-f]{{64}}", PINS.image_reference(name)
+    )
+
+
+def test_no_two_pins_are_the_same() -> None:
+    sums = [entry.sha256 for entry in PINS.download.values()]
+    sums += [entry.digest for entry in PINS.image.values()]
+    assert len(set(sums)) == len(sums)
+
+
+def test_a_sum_that_is_not_pinned_is_none() -> None:
+    bare = PINS.model_copy(
+        update={
+            "download": {"helm": Download(url="u", sha256="")},
+            "image": {"redis": PinnedImage(reference="r:1", digest="")},
+        }
+    )
+    assert bare.checksum("helm") is None
+    assert bare.image_digest("redis") is None

@@ -37,6 +37,11 @@ def answer(request: httpx.Request) -> httpx.Response:
     return httpx.Response(404)
 
 
+def not_sums(text: str) -> list[str]:
+    """The lines of pins.toml that a refresh must leave as they are."""
+    return [line for line in text.splitlines() if not line.startswith(("sha256 = ", "digest = "))]
+
+
 def test_every_checksum_and_digest_is_written(tmp_path: Path) -> None:
     path = tmp_path / "pins.toml"
     shutil.copy(HERE / "pins.toml", path)
@@ -46,6 +51,34 @@ def test_every_checksum_and_digest_is_written(tmp_path: Path) -> None:
     assert {entry.sha256 for entry in after.download.values()} == {SHA}
     assert {entry.digest for entry in after.image.values()} == {DIGEST}
     assert after.versions == pins.load().versions
+    assert not_sums(path.read_text()) == not_sums((HERE / "pins.toml").read_text())
+
+
+def test_registries_are_asked_for_the_pinned_tags(tmp_path: Path) -> None:
+    path = tmp_path / "pins.toml"
+    shutil.copy(HERE / "pins.toml", path)
+    asked: set[str] = set()
+
+    def noting(request: httpx.Request) -> httpx.Response:
+        asked.add(f"{request.url.host}{request.url.path}")
+        return answer(request)
+
+    with httpx.Client(transport=httpx.MockTransport(noting)) as client:
+        assert refresh(path, client) == []
+    versions = pins.load().versions
+    hub = "registry-1.docker.io/v2"
+    assert {one for one in asked if "/manifests/" in one} == {
+        f"registry.dagger.io/v2/engine/manifests/v{versions['dagger']}",
+        f"{hub}/kindest/node/manifests/v{versions['kubernetes']}",
+        f"{hub}/library/registry/manifests/2",
+        f"{hub}/library/postgres/manifests/{versions['postgres']}",
+        f"{hub}/library/redis/manifests/{versions['redis']}",
+    }
+
+
+def test_a_comment_behind_a_sum_and_between_keys_stays() -> None:
+    text = '# [b]\n[b]\n# why\nurl = "u"  # {version}\nsha256 = ""  # of amd64\n'
+    assert rewrite(text, "b", "sha256", "3") == text.replace('""', '"3"')
 
 
 def test_what_cannot_be_had_is_named_and_kept(tmp_path: Path) -> None:

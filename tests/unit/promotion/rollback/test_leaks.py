@@ -32,7 +32,7 @@ from ci.settings import Settings
 from ci.stages import promote, prove
 from ci.tools import api, diagnostics
 from ci.tools.api import Answer
-from ci.tools.command import Output, Programs
+from ci.tools.command import Invocation, Output, Programs
 from ci.tools.wait import Cancellable, SystemClock, wait_until
 from tests.unit.promotion import test_promote_flow as flow
 from tests.unit.promotion.test_promote_flow import NEW, World, go, said
@@ -265,7 +265,8 @@ class LeakyPrograms(Programs):
     def unlogged(self) -> Programs:
         return type(self)(env=self.env, cancel=self.cancel, redactor=self.redactor)
 
-    def _start(self, words: tuple[str, ...], **_: Any) -> Any:
+    def _start(self, wanted: Invocation) -> Any:
+        words = wanted.argv
         match words:
             case ["helm", *_] if "upgrade" in words and "--dry-run=server" not in words:
                 noise = f"using password={PLANTED['Helm values']}\n{PEM}\n"
