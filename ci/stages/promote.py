@@ -200,7 +200,7 @@ def promote(
             required.refuse_unmet(session, checks)
         with step(StepId.BASELINE_PROBE, "it answers steadily before the change"):
             probers = steady(session, inside, outside, held)
-            canary.steady()
+            required.refuse_unmet(session, checks, canary.steady())
             soak = Soak(session, probers, before.image, before.pods)
         with step(StepId.RECHECK_RELEASE, "nobody changed the release while we looked"):
             refuse_changed(session, before.revision)

@@ -65,25 +65,27 @@ def logs_readable(session: TargetSession, before: Before) -> tuple[Check, ...]:
     return (unknown(CheckId.LOGS_NO_ERRORS, Because.FORBIDDEN, names(Unit.PODS, read.unread)),)
 
 
-def open_questions(session: TargetSession, checks: Iterable[Check]) -> tuple[Check, ...]:
-    """The required checks that were not made and, as far as that is known, will not be: those of
-    ``checks``, and those that a setting turns off."""
-    made = tuple(checks)
-    ids = {check.id for check in made}
-    ahead = foreseen(session.target, servicebus=canary.known(session))
-    return unmet(
-        (*made, *(check for check in ahead if check.id not in ids)), session.target.require
-    )
+def open_questions(
+    session: TargetSession, made: Iterable[Check], ahead: Iterable[Check] = ()
+) -> tuple[Check, ...]:
+    """The required checks that were not made or, as far as that is known, will not be: of those
+    ``made``, of ``ahead``, and of those that a setting turns off."""
+    known: list[Check] = []
+    for checks in (made, ahead, foreseen(session.target, servicebus=canary.known(session))):
+        ids = {check.id for check in known}
+        known += [check for check in checks if check.id not in ids]
+    return unmet(known, session.target.require)
 
 
-def refuse_unmet(session: TargetSession, checks: Iterable[Check]) -> None:
+def refuse_unmet(
+    session: TargetSession, made: Iterable[Check], ahead: Iterable[Check] = ()
+) -> None:
     """Raise :class:`PlanRefused` where a required check was not made, or will not be; it carries
     the latter."""
-    made = tuple(checks)
-    if left := open_questions(session, made):
-        ahead = (check for check in left if check not in made)
+    before = tuple(made)
+    if left := open_questions(session, before, ahead):
         raise PlanRefused(texts.unmet(left), remedy=remedy(session.target)).carrying(
-            Phase.BEFORE, *ahead
+            Phase.BEFORE, *(check for check in left if check not in before)
         )
 
 
