@@ -189,7 +189,7 @@ def test_the_gate_is_never_the_demonstration_targets_cluster(tmp_path: Path) -> 
         loaded(tmp_path, '[gate]\nname = "launch"\n')
 
 
-# -- the checks that a target requires --------------------------------------------------------------
+# -- the checks that a target requires -------------------------------------------------------------
 
 
 def test_what_a_target_requires_reaches_it(tmp_path: Path) -> None:
