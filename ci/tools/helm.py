@@ -56,11 +56,13 @@ class Helm:
 
     def history(self, release: str, namespace: str) -> list[Revision]:
         """Revisions, oldest first. Raises :class:`CommandFailed` when there is no release."""
-        answer = self.run("history", release, "-o", "json", "--max", "256", namespace=namespace)
-        return [
-            Revision(int(r["revision"]), r["status"], r["chart"], r["description"])
-            for r in json.loads(answer.stdout)
-        ]
+        return revisions(self.ask_history(release, namespace, check=True))
+
+    def ask_history(self, release: str, namespace: str, *, check: bool = False) -> Output:
+        """What ``helm history`` answers; :func:`revisions` reads it."""
+        return self.run(
+            "history", release, "-o", "json", "--max", "256", namespace=namespace, check=check
+        )
 
     def values(
         self, release: str, namespace: str, revision: int | None = None, *, all: bool = False
@@ -172,6 +174,14 @@ class Helm:
             namespace=namespace,
             timeout=timeout + 30,
         )
+
+
+def revisions(answer: Output) -> list[Revision]:
+    """The revisions that ``helm history -o json`` printed, oldest first."""
+    return [
+        Revision(int(r["revision"]), r["status"], r["chart"], r["description"])
+        for r in json.loads(answer.stdout)
+    ]
 
 
 def reason(answer: Output) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from ci.promotion.release.session import TargetSession
 from ci.results import Because
 from ci.tools import kubeconfig
 from ci.tools.api import Answer, items_of, path_of
-from ci.tools.helm import Helm, Revision, reason
+from ci.tools.helm import Helm, Revision, reason, revisions
 from ci.tools.kube import Kube
 from ci.tools.wait import Clock, Pending, wait_until
 
@@ -50,12 +49,7 @@ def find(session: TargetSession) -> list[Revision]:
         )
     kube, helm = session.kube, session.helm
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="find") as pool:
-        history_ = pool.submit(
-            helm.run,
-            *("history", target.release, "-o", "json", "--max", "256"),
-            namespace=target.namespace,
-            check=False,
-        )
+        history_ = pool.submit(helm.ask_history, target.release, target.namespace)
         answer = kube.ask("GET", f"/api/v1/namespaces/{target.namespace}", timeout=15)
         history = history_.result()
     if not answer.ok:
@@ -78,10 +72,7 @@ def find(session: TargetSession) -> list[Revision]:
             f"namespace {target.namespace!r} has no release {target.release!r}",
             remedy=f"its releases are: {', '.join(there.stdout.split()) or 'none'}",
         )
-    return [
-        Revision(int(r["revision"]), r["status"], r["chart"], r["description"])
-        for r in json.loads(history.stdout)
-    ]
+    return revisions(history)
 
 
 def snapshot(kube: Kube, namespace: str) -> Snapshot:

@@ -531,7 +531,7 @@ def test_a_target_that_asks_for_a_rehearsal_is_not_promoted_without_one(
     monkeypatch.setattr(rehearse, "state_of", lambda *_: state)
     monkeypatch.setattr(attest, "rehearsed", rehearsed)
     monkeypatch.setattr(promote, "promote", lambda *_a, **_k: promoted)
-    target = replace(TARGET, name="launch")
+    target = replace(TARGET, name="launch", rehearsal=True)
     if passed:
         assert handoffs.promote(opened(context, target), PROOF) is promoted
     else:
@@ -564,7 +564,7 @@ def test_what_is_served_already_needs_no_rehearsal(
     monkeypatch.setattr(rehearse, "state_of", lambda *_: ReleaseState(7, Digest(digest), "e" * 64))
     monkeypatch.setattr(attest, "rehearsed", rehearsed)
     monkeypatch.setattr(promote, "promote", promoted)
-    target = replace(TARGET, name="launch")
+    target = replace(TARGET, name="launch", rehearsal=True)
     if asked:
         assert not handoffs.promote(opened(context, target), PROOF, force=force).changed
         assert given == [(refusal, False)]
