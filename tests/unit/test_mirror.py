@@ -44,6 +44,7 @@ TOGETHER: Mapping[str, tuple[str, ...]] = {
     "promotion/test_promote_flow.py": (
         "promotion/release/baseline.py",
         "promotion/rollback/recovery.py",
+        "promotion/rollback/standing.py",
         "promotion/upgrade/upgrade.py",
         "stages/promote.py",
     ),

@@ -18,7 +18,7 @@ def sender(kube: Kube, target: Target) -> Send:
         answer = kube.ask("GET", where, timeout=seconds)
         if 0 < answer.code < 400:
             return ""
-        said = redaction.text(" ".join(answer.text.split()))[:160]
-        return f"HTTP {answer.code}: {said}" if answer.code else said
+        body = redaction.text(" ".join(answer.text.split()))[:160]
+        return f"HTTP {answer.code}: {body}" if answer.code else body
 
     return send

@@ -46,8 +46,8 @@ def manifest(target: Target, gateway: Mapping[str, Any], image: str) -> dict[str
                     f"{target.gateway}.{target.namespace}.svc",
                     str(target.port),
                     probing.path,
-                    str(probing.per_second),
-                    str(probing.timeout_seconds),
+                    f"{probing.per_second:g}",
+                    f"{probing.timeout_seconds:g}",
                 ],
                 "resources": {
                     # Of a busy node, who asks for little gets little, and it would be the

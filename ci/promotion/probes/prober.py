@@ -38,7 +38,7 @@ BUCKETS = 64
 SHOWN = 5
 """So many reasons of failures are kept in a check."""
 REASONS = 50
-"""So many reasons of failures are told apart."""
+"""So many reasons of failures are counted apart."""
 
 
 def bucket(seconds: float) -> int:

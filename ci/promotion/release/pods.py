@@ -117,7 +117,7 @@ class Trial(ABC):
         seen: Callable[[float, Sequence[Pod]], set[str]],
         timeout: float,
     ) -> None:
-        """Wait until ``seen``, told the time and our pods, has named all of them."""
+        """Wait until ``seen``, given the time and our pods, has named all of them."""
         done: set[str] = set()
 
         def all_done() -> bool:

@@ -112,10 +112,12 @@ def present(kube: Kube, target: Target, rendered: Rendered) -> Present:
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="present") as pool:
         answers = dict(zip(own, pool.map(asked, own), strict=True))
     refused = {
-        key: said.problem for key, said in answers.items() if said.code != 404 and not said.ok
+        key: answer.problem
+        for key, answer in answers.items()
+        if answer.code != 404 and not answer.ok
     }
     return Present(
-        {key: said.object() for key, said in answers.items() if said.ok},
+        {key: answer.object() for key, answer in answers.items() if answer.ok},
         frozenset(refused) | (frozenset(rendered.objects) - frozenset(own)),
         redaction.text(next(iter(refused.values()), "of another namespace")),
     )
@@ -216,7 +218,7 @@ def wait_judged(
     look: Callable[[Snapshot, Judgement], None] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Judgement, Snapshot]:
-    """Wait until ``assess`` finds nothing missing. ``look`` is told each judgement and may raise
+    """Wait until ``assess`` finds nothing missing. ``look`` gets each judgement and may raise
     to give up, ``progress`` what is missing when it changes. ``timeout`` in seconds.
 
     An API that does not answer (its server restarts, the network is cut for a moment) is waited

@@ -67,7 +67,7 @@ def upgrade(
 ) -> None:
     """``helm upgrade --reuse-values --wait``; ended at once when a new pod is unrecoverable.
 
-    ``release`` is what it shall make. ``up`` is told it as in :func:`settled`, where that can be
+    ``release`` is what it shall make. ``up`` gets it as in :func:`settled`, where that can be
     seen before Helm sees it (which looks every two seconds) and the chart does nothing after that.
     """
     target = session.target
@@ -172,7 +172,7 @@ def settled(
     *,
     up: Callable[[Release], None],
 ) -> tuple[Check, ...]:
-    """Our own check after Helm's: complete by digest. ``up`` is told as soon as nothing is left
+    """Our own check after Helm's: complete by digest. ``up`` is called as soon as nothing is left
     to wait for but old pods of the gateway that drain."""
     target = session.target
     kube, watch, image = session.kube, Patience(), release.image

@@ -170,4 +170,4 @@ def test_the_pod_asks_for_nothing_and_ends_by_itself() -> None:
     (container,) = spec["containers"]
     assert container["image"] == "r:5000/engine:old"
     assert container["securityContext"]["runAsNonRoot"] is True
-    assert container["command"][3:] == ["model-engine.launch.svc", "80", "/readyz", "20.0", "5.0"]
+    assert container["command"][3:] == ["model-engine.launch.svc", "80", "/readyz", "20", "5"]

@@ -176,4 +176,4 @@ def test_all_four_are_watched_and_kept(world: World, tmp_path: Path) -> None:
     assert [line[:18] for line in logs] == [f"engine-old: line {n}" for n in range(5)]
     assert "swordfish" not in "".join(logs)
     told = [event.text for event in events.all if event.kind == "watch" and event.step == "logs"]
-    assert told == logs[-watch.TOLD_LINES :]
+    assert told == logs[-watch.SHOWN_LINES :]
