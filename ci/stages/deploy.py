@@ -224,8 +224,8 @@ def connect(context: Context, standins: StandIns, namespace: str, images: Sequen
 def installed(context: Context, cluster: Cluster, namespace: str, release: str) -> bool:
     """Whether the release is there as Helm's latest revision, deployed."""
     helm = context.helm(cluster)
-    said = helm.run("status", release, "-o", "json", namespace=namespace, check=False)
-    return said.status == 0 and '"status":"deployed"' in said.stdout.replace(" ", "")
+    answer = helm.run("status", release, "-o", "json", namespace=namespace, check=False)
+    return answer.status == 0 and '"status":"deployed"' in answer.stdout.replace(" ", "")
 
 
 def settled(context: Context, cluster: Cluster, namespace: str) -> None:
