@@ -180,7 +180,9 @@ def rehearse(
         servicebus_env="",
         soak_seconds=0,
         require=(*target.require, *NOT_REHEARSED),
-        probing=replace(target.probing, outside_url=""),  # that way leads to the target
+        probing=target.probing.model_copy(
+            update={"outside_url": ""}
+        ),  # that way leads to the target
     )
     here = TargetSession.open(session.context, there, reach=manifests.reach)
     kube = here.kube
