@@ -125,7 +125,7 @@ REASONS: Mapping[Because, str] = {
     Because.NOT_REACHED: "the run ended before it was checked",
 }
 
-TURNED_OFF = "turned off by {setting}"
+TURNED_OFF = "not enabled (setting {setting})"
 NOT_MET = "not met"
 """Before the titles of checks that failed, which say what should be."""
 

@@ -19,7 +19,7 @@ def test_checks_are_read_again_with_the_same_outcomes(tmp_path: Path) -> None:
     cases = junit.read(path)
     assert [case.outcome for case in cases] == [c.outcome for g in groups for c in g.checks]
     by_name = {case.name: case for case in cases}
-    assert by_name["before::api.compatible"].message == "turned off by service.openapi_path"
+    assert by_name["before::api.compatible"].message == "not enabled (setting service.openapi_path)"
     assert by_name["before::image.pullable"].outcome is Outcome.UNKNOWN
     assert by_name["targets::health.path[/readyz]"].message.startswith("HTTP 503")
 
