@@ -754,7 +754,7 @@ def _settings(config: Path) -> Settings:
         path = ROOT / config
     elif not path.exists():
         raise SettingsError(f"there is no settings file {config}")
-    return load(path)
+    return load(path, renamed=_deprecated)
 
 
 class _told:

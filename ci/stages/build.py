@@ -41,7 +41,7 @@ def new_tag(context: Context) -> str:
 
 
 def build(context: Context, tag: str, *, record: bool = True) -> Image:
-    """The service's image under ``tag``; recorded as the source's latest unless told otherwise.
+    """The service's image under ``tag``; recorded as the source's latest with ``record``.
 
     Raises :class:`ci.errors.BuildFailed` with the failing step's last lines.
     """
@@ -189,7 +189,7 @@ def _publish(
 def _pip_config(context: Context) -> dict[str, str]:
     """``pip config list`` of the machine, as (section.name, value)."""
     try:
-        said = context.programs.run(
+        output = context.programs.run(
             [sys.executable, "-m", "pip", "config", "list"],
             log="pip-config",
             timeout=20,
@@ -197,7 +197,7 @@ def _pip_config(context: Context) -> dict[str, str]:
         )
     except CommandFailed:
         return {}
-    pairs = (line.partition("=") for line in said.stdout.splitlines())
+    pairs = (line.partition("=") for line in output.stdout.splitlines())
     return {key.strip(): value.strip().strip("'\"") for key, _, value in pairs}
 
 

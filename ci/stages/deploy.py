@@ -49,7 +49,7 @@ TO_STANDINS = {
         "redisSecretName": REDIS_SECRET,
     }
 }
-"""The values that lead a release to the stand-ins instead of a cloud; :func:`connect` makes what
+"""The values that redirect a release from a cloud to the stand-ins; :func:`connect` makes what
 they name."""
 
 
@@ -69,7 +69,7 @@ def standins(
 def prepare_standins(
     context: Context, cluster: Cluster, *, namespace: str = manifests.NAMESPACE
 ) -> StandIns:
-    """Where the stand-ins will be, and what opens them: a service may be deployed already.
+    """Where the stand-ins will be, and their credentials: a service may be deployed already.
 
     Raises :class:`ci.errors.ForeignCluster` for a cluster that is not disposable.
     """
@@ -106,15 +106,15 @@ def start_standins(context: Context, standins: StandIns, emulator: Image) -> Non
     _wait_ready(context, kube, standins.namespace, timeout=120)
 
 
-def lead_cloud_here(
+def redirect_cloud(
     context: Context,
     standins: StandIns,
     images: Sequence[str],
     selector: str = admission.SELECTOR,
     names: Mapping[str, str] | None = None,
 ) -> None:
-    """Lead Azure's own names in the cluster to its stand-ins, until it has its effect, for images
-    that connect to ``NAMESPACE.servicebus.windows.net`` with ``DefaultAzureCredential``.
+    """Redirect Azure's own names in the cluster to its stand-ins, until it has its effect, for
+    images that connect to ``NAMESPACE.servicebus.windows.net`` with ``DefaultAzureCredential``.
 
     The pods that ``selector`` chooses get an identity and the stand-ins' CA when they are made;
     ``images`` are what they run, as they name it. ``names`` are further ones, each with the
@@ -139,7 +139,7 @@ def lead_cloud_here(
     emulator = kube.get("deployment", manifests.SERVICEBUS, namespace=namespace)
     routes = dict.fromkeys(admission.AZURE_NAMES, manifests.servicebus_host(namespace))
     routes |= {name: f"{host}.svc.cluster.local" for name, host in (names or {}).items()}
-    cloud.lead(
+    cloud.redirect(
         kube,
         context.clock,
         cloud.Wanted(
@@ -156,10 +156,10 @@ def lead_cloud_here(
 
 
 def remove_overlay(context: Context, cluster: Cluster) -> bool:
-    """Give the cluster its own names back, and leave new pods alone; whether anything had to be
+    """Restore the DNS of the cluster, and leave new pods alone; whether anything had to be
     done. Raises :class:`ci.errors.ForeignCluster` before anything is touched."""
     _refuse_foreign(context, cluster)
-    return cloud.give_back(context.kube(cluster).for_cleanup(), uncancelled(context.clock))
+    return cloud.restore_dns(context.kube(cluster).for_cleanup(), uncancelled(context.clock))
 
 
 def deploy(
@@ -183,7 +183,7 @@ def deploy(
     helm = context.helm(cluster)
     charts.metadata(chart)
     images: list[str] = []
-    if context.settings.gate.cloud.lead:
+    if context.settings.gate.cloud.redirect:
         rendered = charts.render(
             context.tools.helm,
             context.programs,
@@ -212,11 +212,11 @@ def deploy(
 
 def connect(context: Context, standins: StandIns, namespace: str, images: Sequence[str]) -> None:
     """Put what leads to the stand-ins into a namespace, which is made where it is missing. Where
-    the settings say so, the cloud's names lead there, too, for pods of ``images``."""
+    the settings say so, the cloud's names are redirected there, too, for pods of ``images``."""
     context.kube(standins.cluster).apply(_service_secrets(namespace, standins))
     described = context.settings.gate.cloud
-    if described.lead:
-        lead_cloud_here(context, standins, images, described.pods, described.names)
+    if described.redirect:
+        redirect_cloud(context, standins, images, described.pods, described.names)
     else:
         remove_overlay(context, standins.cluster)  # of a run with other settings
 
@@ -224,8 +224,8 @@ def connect(context: Context, standins: StandIns, namespace: str, images: Sequen
 def installed(context: Context, cluster: Cluster, namespace: str, release: str) -> bool:
     """Whether the release is there as Helm's latest revision, deployed."""
     helm = context.helm(cluster)
-    said = helm.run("status", release, "-o", "json", namespace=namespace, check=False)
-    return said.status == 0 and '"status":"deployed"' in said.stdout.replace(" ", "")
+    answer = helm.run("status", release, "-o", "json", namespace=namespace, check=False)
+    return answer.status == 0 and '"status":"deployed"' in answer.stdout.replace(" ", "")
 
 
 def settled(context: Context, cluster: Cluster, namespace: str) -> None:

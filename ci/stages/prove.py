@@ -85,13 +85,13 @@ def started(
         # What holds a key, and what nobody redacted yet, is never in the run's folder.
         private = Path(on.enter_context(TemporaryDirectory(prefix=f"{label}-")))
         described = private / "target.json"
-        said = pool.submit(
+        ended = pool.submit(
             inherited.run, _pytest, context, select, label, private / report.name, described,
             patience,
         )  # fmt: skip
         broker = pool.submit(_to_broker, context, standins, on) if standins else None
         try:
-            yield Tests(context, label, select is None, report, described, said, broker)
+            yield Tests(context, label, select is None, report, described, ended, broker)
         finally:
             if not described.exists():
                 _private(described, b"")  # nothing to wait for: the tests end at once
@@ -125,7 +125,7 @@ def _pytest(
 
 @dataclass(frozen=True, slots=True)
 class Tests:
-    """The end-to-end tests as a program that runs and waits to be told its target."""
+    """The end-to-end tests as a program that runs and waits for the description of its target."""
 
     context: Context
     label: str
@@ -134,7 +134,7 @@ class Tests:
     report: Path
     described: Path
     """Where the program looks for its target."""
-    said: Future[Output]
+    ended: Future[Output]
     broker: Future[Ports] | None
     """The way to Service Bus, where it is opened already."""
 
@@ -151,7 +151,7 @@ class Tests:
         ``servicebus`` is a connection string for a release without stand-ins; without either,
         the tests that look at the broker are skipped. Raises :class:`ci.errors.ProofFailed` when
         a case failed, none passed, or pytest itself broke down; the evidence is kept before
-        that, and ``on_failure`` is told what failed.
+        that, and ``on_failure`` is called with what failed.
         """
         context, began = self.context, datetime.now(UTC)
         with ExitStack() as on:
@@ -159,10 +159,10 @@ class Tests:
             target = _described(context, release, standins, folder, servicebus, on, self.broker)
             _private(self.described, json.dumps(target).encode())
             api = _api(context, str(target["gateway_url"])) if self.whole else ""
-            said = self.said.result()
+            ended = self.ended.result()
         context.folder.junit(self.report.name, self.described.with_name(self.report.name))
         try:
-            return replace(judge(release.image, self.report, said, began), api=api)
+            return replace(judge(release.image, self.report, ended, began), api=api)
         except ProofFailed:
             _keep_evidence(context, release, standins, self.label)
             failed = _failed(release.image, self.report, began)
@@ -171,12 +171,12 @@ class Tests:
             raise
 
 
-def judge(image: Image, report: Path, said: Output, started: datetime | None = None) -> Proof:
+def judge(image: Image, report: Path, ended: Output, started: datetime | None = None) -> Proof:
     """The proof of a finished pytest. Raises :class:`ProofFailed` unless it passed."""
     try:
         cases = junit.read(report)
     except junit.Unreadable as problem:
-        tail = " ".join((said.stdout.strip() or said.stderr.strip()).splitlines()[-3:])
+        tail = " ".join((ended.stdout.strip() or ended.stderr.strip()).splitlines()[-3:])
         raise ProofFailed(f"the tests did not run ({problem}): {tail}") from problem
     proof = Proof(image, cases, report, datetime.now(UTC), started)
     if proof.failed:
@@ -186,10 +186,10 @@ def judge(image: Image, report: Path, said: Output, started: datetime | None = N
             f"{len(proof.failed)} of {len(cases)} cases failed: {first.name}{more}: "
             f"{_line(first.message)}"
         )
-    if said.status == NO_TESTS or not proof.passed:
+    if ended.status == NO_TESTS or not proof.passed:
         raise ProofFailed(f"no case passed ({len(cases)} collected): nothing is proven")
-    if said.status != 0:
-        raise ProofFailed(f"pytest ended with {said.status} although no case failed")
+    if ended.status != 0:
+        raise ProofFailed(f"pytest ended with {ended.status} although no case failed")
     return proof
 
 
@@ -342,14 +342,14 @@ def _api(context: Context, gateway_url: str) -> str:
     text = answer.text if answer.code == 200 else ""
     if openapi_compat.read(text) is None:
         reason = f"HTTP {answer.code}" if answer.code else answer.text
-        said = f"no API is described at {path} ({reason}): it is not compared before the change"
+        note = f"no API is described at {path} ({reason}): it is not compared before the change"
     elif len(text.encode()) > openapi_compat.LIMIT:
-        said = (
+        note = (
             f"the description of the API is longer than {openapi_compat.LIMIT >> 20} MiB: left out"
         )
     else:
         return text
-    context.events.note(said)
+    context.events.note(note)
     return ""
 
 

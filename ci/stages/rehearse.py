@@ -157,7 +157,7 @@ def rehearse(
 ) -> Rehearsal:
     """Rehearse the promotion of the proven image to ``target`` on ``cluster``.
 
-    ``redirect`` are the values that lead the release to the ``standins``, which its canary and
+    ``redirect`` are the values that redirect the release to the ``standins``, which its canary and
     ``actors.use`` look at; ``prepare`` puts what the values name into the namespace, for pods of
     an image. The verdict may be a failed one. Raises :class:`RehearsalFailed` when the live
     release does not even come up here, and :class:`PlanRefused` when it is not fit to be changed.

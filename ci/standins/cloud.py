@@ -97,10 +97,11 @@ class Note:
         return cls(data["original"], data["led"], data["loaded"], data["selector"], bundles)
 
 
-def lead(kube: Kube, clock: Clock, wanted: Wanted, *, say: Callable[[str], None]) -> None:
-    """Lead what is ``wanted``, until it has its effect. What an earlier call led is replaced.
+def redirect(kube: Kube, clock: Clock, wanted: Wanted, *, say: Callable[[str], None]) -> None:
+    """Redirect what is ``wanted``, until it has its effect. What an earlier call redirected is
+    replaced.
 
-    Raises :class:`DeployFailed`. What was done until then :func:`give_back` takes away.
+    Raises :class:`DeployFailed`. What was done until then :func:`restore_dns` takes away.
     """
     _check_served(kube)
     current = _corefile(kube)
@@ -109,7 +110,7 @@ def lead(kube: Kube, clock: Clock, wanted: Wanted, *, say: Callable[[str], None]
         original = corefile.without(current)
         if known is not None and current == known.led:
             original = known.original
-        led = corefile.lead(original, wanted.routes)
+        led = corefile.redirect(original, wanted.routes)
     except corefile.Unreadable as problem:
         raise DeployFailed(f"CoreDNS's Corefile cannot be edited: {problem}") from problem
     note = replace(known or Note(original), original=original, led=led, selector=wanted.selector)
@@ -131,8 +132,8 @@ def lead(kube: Kube, clock: Clock, wanted: Wanted, *, say: Callable[[str], None]
     kube.apply([replace(note, loaded=led).manifest()])
 
 
-def give_back(kube: Kube, clock: Clock) -> bool:
-    """Take everything away that :func:`lead` put in, whole or half; whether there was anything.
+def restore_dns(kube: Kube, clock: Clock) -> bool:
+    """Take everything away that :func:`redirect` put in, whole or half; whether there was anything.
 
     The policy goes first: from then on pods are made as they are asked for. Pods that were made
     before keep what they were given until they are made anew.

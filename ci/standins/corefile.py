@@ -5,7 +5,7 @@ A name is exact (``login.microsoftonline.com``) or has a star for its first labe
 serves the root zone. Its expression is anchored at both ends: a pod's search domains are tried
 first, and ``NAME.servicebus.windows.net.launch.svc.cluster.local`` has to stay unknown.
 ``answer auto`` gives the answer the name that was asked for. :func:`without` takes away what
-:func:`lead` put in, to the byte.
+:func:`redirect` put in, to the byte.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Unreadable(ValueError):
     """The text is no Corefile that this can edit; says why in a few words."""
 
 
-def lead(corefile: str, routes: Mapping[str, str]) -> str:
+def redirect(corefile: str, routes: Mapping[str, str]) -> str:
     """``routes`` are names, each with the host that answers instead. What an earlier call put in
     is replaced. Raises :class:`Unreadable`."""
     text = without(corefile)
@@ -42,8 +42,8 @@ def lead(corefile: str, routes: Mapping[str, str]) -> str:
 
 
 def without(corefile: str) -> str:
-    """The Corefile as it was before :func:`lead`. Raises :class:`Unreadable` when only a part of
-    what was put in is left."""
+    """The Corefile as it was before :func:`redirect`. Raises :class:`Unreadable` when only a part
+    of what was put in is left."""
     text = _OURS.sub("", corefile)
     if BEGIN.strip() in text or END.strip() in text:
         raise Unreadable("the stand-in cloud's names were edited by somebody else")

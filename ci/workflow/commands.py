@@ -88,7 +88,7 @@ def run(context: Context, options: Options) -> Result:
         if not options.keep_cluster:
             flow.beside(
                 StepId.DELETE_GATE_CLUSTER,
-                "it has served; its cores help the promotion",
+                "it is not needed any more, and the promotion needs its cores",
                 environments.quietly_delete,
                 context,
                 here.name,
@@ -126,7 +126,7 @@ def prove_on(
     """From a cluster to evidence: what ``run`` and ``prove`` have in common."""
     standins = flow.step(
         StepId.STANDIN_CREDENTIALS,
-        "what opens the stand-ins",
+        "passwords, keys and certificates of their own in every cluster",
         deploy.prepare_standins,
         context,
         here,

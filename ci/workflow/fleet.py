@@ -80,7 +80,7 @@ def order(names: Sequence[str], settings: Settings, known: Sequence[str]) -> Ord
     for name in found.targets:
         if name not in known:
             raise SettingsError(
-                f"there is no target {name!r}; there is {', '.join([*known, *settings.waves])}",
+                f"unknown target {name!r}; known targets: {', '.join([*known, *settings.waves])}",
                 remedy=f"add a [targets.{name}] block to pipeline.toml, or name another",
             )
         if found.targets.count(name) > 1:
@@ -112,7 +112,7 @@ def promote(
 ) -> tuple[CheckGroup, ...]:
     """Promote ``image`` to every target; a check per target.
 
-    ``words`` are the options that every promotion is given. Each is told the name of the folder
+    ``words`` are the options that every promotion is given. Each is given the name of the folder
     that it shall leave, and is judged by what it wrote there. Raises the first failure, with the
     exit code that its promotion ended with and the checks of all targets.
     """

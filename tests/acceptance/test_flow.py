@@ -66,7 +66,7 @@ values.secrets.servicebusSecretName = ""
 values.podLabels = { "azure.workload.identity/use" = "true" }
 
 [gate.cloud]
-lead = true
+redirect = true
 """
 """The service is told nothing of the emulator: it knows its namespace in Azure."""
 

@@ -80,7 +80,7 @@ class Place:
 
     def lead(self, context: Context | None = None) -> None:
         asked = [self.todays.by_tag, self.services.by_digest]
-        deploy.lead_cloud_here(context or self.context, self.standins, asked)
+        deploy.redirect_cloud(context or self.context, self.standins, asked)
 
     def remove(self) -> bool:
         return deploy.remove_overlay(self.context, self.standins.cluster)

@@ -249,7 +249,7 @@ def foreign(home: Home, **changed: Any) -> tuple[Context, StandIns]:
     "touch",
     [
         lambda context, there: deploy.prepare_standins(context, there.cluster),
-        lambda context, there: deploy.lead_cloud_here(context, there, ["image"]),
+        lambda context, there: deploy.redirect_cloud(context, there, ["image"]),
         lambda context, there: deploy.remove_overlay(context, there.cluster),
     ],
 )

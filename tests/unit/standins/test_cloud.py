@@ -171,11 +171,11 @@ class Cluster:
 
 
 def lead(cluster: Cluster, wanted: Wanted = WANTED) -> None:
-    cloud.lead(cast(Kube, cluster), Still(), wanted, say=lambda _: None)
+    cloud.redirect(cast(Kube, cluster), Still(), wanted, say=lambda _: None)
 
 
-def give_back(cluster: Cluster) -> bool:
-    return cloud.give_back(cast(Kube, cluster), Still())
+def restore_dns(cluster: Cluster) -> bool:
+    return cloud.restore_dns(cast(Kube, cluster), Still())
 
 
 def calls_of(action: Callable[[Cluster], object], cluster: Cluster) -> int:
@@ -192,9 +192,9 @@ def test_all_of_it_is_put_in_and_taken_away() -> None:
     assert cluster.note is not None
     assert cluster.note["original"] == KUBEADM
     assert cluster.policy is not None
-    assert give_back(cluster)
+    assert restore_dns(cluster)
     assert cluster.state() == before
-    assert not give_back(cluster)
+    assert not restore_dns(cluster)
 
 
 @pytest.mark.parametrize("done", [False, True])
@@ -205,7 +205,7 @@ def test_killed_at_any_call_everything_can_be_taken_away(done: bool) -> None:
         cluster = Cluster(last=last, done=done)
         with pytest.raises(Ended):
             lead(cluster)
-        give_back(cluster)
+        restore_dns(cluster)
         assert cluster.state() == (KUBEADM, KUBEADM, None, None, False), f"call {last}"
 
 
@@ -216,8 +216,8 @@ def test_killed_at_any_call_it_can_be_done_again(done: bool) -> None:
         with pytest.raises(Ended):
             lead(cluster)
         lead(cluster)
-        assert cluster.loaded == cluster.corefile == corefile.lead(KUBEADM, ROUTES)
-        give_back(cluster)
+        assert cluster.loaded == cluster.corefile == corefile.redirect(KUBEADM, ROUTES)
+        restore_dns(cluster)
         assert cluster.state() == (KUBEADM, KUBEADM, None, None, False), f"call {last}"
 
 
@@ -225,13 +225,13 @@ def test_killed_at_any_call_it_can_be_done_again(done: bool) -> None:
 def test_taking_away_can_be_killed_at_any_call_and_done_again(done: bool) -> None:
     cluster = Cluster()
     lead(cluster)
-    for last in range(1, calls_of(give_back, cluster) + 1):
+    for last in range(1, calls_of(restore_dns, cluster) + 1):
         cluster = Cluster()
         lead(cluster)
         cluster.last, cluster.done = cluster.calls + last, done
         with pytest.raises(Ended):
-            give_back(cluster)
-        give_back(cluster)
+            restore_dns(cluster)
+        restore_dns(cluster)
         assert cluster.state() == (KUBEADM, KUBEADM, None, None, False), f"call {last}"
 
 
@@ -250,8 +250,8 @@ def test_led_to_other_stand_ins_the_first_corefile_comes_back() -> None:
     other = dict.fromkeys(ROUTES, f"{HOST}.elsewhere")
     lead(cluster, Wanted(**{**_fields(WANTED), "routes": other, "images": ("engine:v2",)}))
     assert cluster.asked == ["engine:v2"]
-    assert cluster.loaded == corefile.lead(KUBEADM, other)
-    give_back(cluster)
+    assert cluster.loaded == corefile.redirect(KUBEADM, other)
+    restore_dns(cluster)
     assert cluster.loaded == KUBEADM
 
 
@@ -259,7 +259,7 @@ def test_what_somebody_changed_meanwhile_stays() -> None:
     cluster = Cluster()
     lead(cluster)
     cluster.corefile = cluster.corefile.replace("ttl 30", "ttl 5")
-    give_back(cluster)
+    restore_dns(cluster)
     assert cluster.corefile == KUBEADM.replace("ttl 30", "ttl 5")
 
 
@@ -283,7 +283,7 @@ def test_when_it_cannot_be_given_back_the_original_is_shown_where_it_is() -> Non
     lead(cluster)
     cluster.corefile = cluster.corefile.replace(corefile.END, "")
     with pytest.raises(DeployFailed, match="somebody else") as raised:
-        give_back(cluster)
+        restore_dns(cluster)
     assert f"ConfigMap {admission.NAME} in kube-system" in raised.value.remedy
     assert cluster.note is not None
     assert cluster.note["original"] == KUBEADM
