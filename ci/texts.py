@@ -608,7 +608,7 @@ def measured(value: Measured) -> str:
         case RevisionRef(number=number, status=status, chart=chart):
             return " ".join(filter(None, (f"revision {number}", status, chart)))
         case ChartRef(before=before, after=after):
-            return f"{before} -> {after}"
+            return before if before == after else f"{before} -> {after}"
         case HttpAnswer():
             return _answer(value)
         case Requests():
