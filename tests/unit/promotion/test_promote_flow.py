@@ -1048,6 +1048,7 @@ def test_a_required_check_without_an_answer_after_the_change_rolls_back(
     with pytest.raises(PromotionFailed) as caught:
         go(context, lambda _: (late,), changed=changed)
     assert (caught.value.exit_code, caught.value.cause) == (32, CauseId.REQUIRED_NOT_CHECKED)
+    assert "[targets.prod]" in caught.value.remedy
     assert late in caught.value.checks
     assert world.asked == ["upgrade", "evidence", "rollback 1"]
     assert stands(context).cause is CauseId.REQUIRED_NOT_CHECKED
