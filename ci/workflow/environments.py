@@ -1,7 +1,7 @@
-"""Where things run: the gate's cluster, and the target that is meant by a name.
+"""Where things run: the gate cluster, and the target of a given name.
 
-The demonstration target is made when it is missing, its first release included. A real one is a
-block of ``pipeline.toml``: it is there already, or the run ends.
+The demonstration target is created when it is missing, with its first release. Every other target
+is described by a block of ``pipeline.toml`` and must exist already, or the run ends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEMO_RELEASE = "launch-inference"
 def gate_cluster(
     flow: Flow, context: Context, options: Options, image: Pending[Image] | None = None
 ) -> Cluster:
-    """A cluster that nothing was done to yet; with ``--keep-cluster`` one that was kept."""
+    """A fresh cluster; with ``--keep-cluster`` the kept one, if there is one."""
     name = context.settings.gate.name
     if options.keep_cluster:
         return cluster.ensure(context, name, wanted_images(context, image))
@@ -42,15 +42,16 @@ def gate_cluster(
 def kept_cluster(
     flow: Flow, context: Context, options: Options, image: Pending[Image] | None = None
 ) -> Cluster:
-    """The kept cluster; else one that goes when the run ends, unless it shall be kept."""
-    found = cluster.find(context, context.settings.gate.name)
-    return found if found is not None else gate_cluster(flow, context, options, image)
+    """The kept cluster; else a new one, which is deleted when the run ends unless
+    ``--keep-cluster`` is given."""
+    existing = cluster.find(context, context.settings.gate.name)
+    return existing if existing is not None else gate_cluster(flow, context, options, image)
 
 
 def wanted_images(context: Context, built: Pending[Image] | None = None) -> Iterator[str]:
-    """What a new node can pull before anything is deployed: the service's last image, which
-    shares all but its last layers with the one that is being built, the stand-ins, and at last
-    what was built."""
+    """Images that a new node pulls in advance, so that no Deployment waits for them: the service's
+    previous image (it shares most layers with the one being built), the stand-ins, and last the
+    image that was built."""
     last = build.find(context, context.settings.image.name, PREVIOUS_TAG)
     if last is not None:
         yield last.by_digest
@@ -64,11 +65,12 @@ def wanted_images(context: Context, built: Pending[Image] | None = None) -> Iter
 
 
 def quietly_delete(context: Context, name: str) -> None:
-    """A cluster that does not go must not fail a promotion; the next run removes it."""
+    """Delete a cluster; a failure is only noted, because the next run deletes it and a promotion
+    must not fail over it."""
     try:
         cluster.delete(context, name)
     except Exception as problem:
-        context.events.note(f"{name} was not removed: {problem}")
+        context.events.note(f"the cluster {name} was not deleted, the next run will: {problem}")
 
 
 # -- targets --------------------------------------------------------------------------------------
@@ -85,17 +87,18 @@ def check_target_name(context: Context, name: str) -> None:
 
 
 def find_target(context: Context, name: str, emulator: Pending[Image]) -> TargetSession:
-    """The target, its release there; the demonstration one is made when it is missing."""
+    """A session with the target and its release; the demonstration target is created when it is
+    missing."""
     if name != DEMO_TARGET:
         return found_target(context, name)
-    here = cluster.ensure(context, DEMO_TARGET, wanted_images(context))
-    standins = deploy.standins(context, here, emulator.result())
-    if not deploy.installed(context, here, DEMO_NAMESPACE, DEMO_RELEASE):
+    demo_cluster = cluster.ensure(context, DEMO_TARGET, wanted_images(context))
+    standins = deploy.standins(context, demo_cluster, emulator.result())
+    if not deploy.installed(context, demo_cluster, DEMO_NAMESPACE, DEMO_RELEASE):
         context.events.note(f"installing {DEMO_RELEASE} at its previous image")
         previous = build.find(context, context.settings.image.name, PREVIOUS_TAG)
         deploy.deploy(
             context,
-            here,
+            demo_cluster,
             standins,
             previous if previous is not None else build.build(context, PREVIOUS_TAG, record=False),
             namespace=DEMO_NAMESPACE,
@@ -103,37 +106,38 @@ def find_target(context: Context, name: str, emulator: Pending[Image]) -> Target
             values={},
         )
     else:
-        deploy.settled(context, here, DEMO_NAMESPACE)
-    return TargetSession.open(context, demo_target(context, here, standins))
+        deploy.settled(context, demo_cluster, DEMO_NAMESPACE)
+    return TargetSession.open(context, demo_target(context, demo_cluster, standins))
 
 
 def found_target(context: Context, name: str) -> TargetSession:
-    """A target that is there already. Raises :class:`SettingsError` for the demonstration one
-    before its first run; what a real one lacks is found by the promotion's own questions."""
+    """A session with a target that exists. Raises :class:`SettingsError` for the demonstration
+    target before its first run, and :class:`ci.errors.TargetNotFound` for another target whose
+    cluster, namespace or release does not exist."""
     described = context.settings.targets.get(name)
     if described is not None:
         session = TargetSession.open(context, real_target(context, name, described))
         verification.status(session)
         return session
-    here = cluster.find(context, DEMO_TARGET)
-    if here is None:
+    demo_cluster = cluster.find(context, DEMO_TARGET)
+    if demo_cluster is None:
         raise SettingsError(
-            f"the demonstration target {DEMO_TARGET!r} is not there",
-            remedy="`python3 pipeline.py run` makes it",
+            f"the demonstration target {DEMO_TARGET!r} does not exist yet",
+            remedy="create it: `python3 pipeline.py run`",
         )
     emulator = build.find_emulator(context)
-    if emulator is None:  # not built from this source: what another checkout started is used
-        standins = deploy.prepare_standins(context, here)
+    if emulator is None:  # built from other source: keep the stand-ins that run there
+        standins = deploy.prepare_standins(context, demo_cluster)
     else:
-        standins = deploy.standins(context, here, emulator)
-    return TargetSession.open(context, demo_target(context, here, standins))
+        standins = deploy.standins(context, demo_cluster, emulator)
+    return TargetSession.open(context, demo_target(context, demo_cluster, standins))
 
 
-def demo_target(context: Context, here: Cluster, standins: StandIns) -> Target:
+def demo_target(context: Context, demo_cluster: Cluster, standins: StandIns) -> Target:
     service = context.settings.service
     return Target(
         name=DEMO_TARGET,
-        cluster=here,
+        cluster=demo_cluster,
         namespace=DEMO_NAMESPACE,
         release=DEMO_RELEASE,
         chart=context.path(context.settings.gate.chart),
@@ -185,10 +189,10 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
 
 
 def wants_rehearsal(context: Context, name: str) -> bool:
-    """Whether nothing is promoted to a target that was not rehearsed with its release."""
+    """Whether a promotion to this target requires a rehearsal with its release."""
     described = context.settings.targets.get(name)
-    asked = described.rehearsal if described is not None else None
-    return context.settings.rehearsal.required if asked is None else asked
+    setting = described.rehearsal if described is not None else None
+    return context.settings.rehearsal.required if setting is None else setting
 
 
 def chart_of(context: Context, name: str) -> Path:
