@@ -534,7 +534,7 @@ def clean(
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
     return Answer(
         problem=CommandFailed(
-            f"{first.item.kind} {first.item.name} was not removed: {first.why}{more}",
+            f"{first.item.kind} {first.item.name} was not removed: {first.reason}{more}",
             remedy="correct the cause named above, then run `python3 pipeline.py clean` again",
         )
     )

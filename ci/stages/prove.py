@@ -222,12 +222,12 @@ def last(context: Context) -> Image:
         )
         return proven.image
     text = f"no image {name} was proven in this checkout ({checkout}) yet"
-    remedy = "prove it: `python3 pipeline.py prove`, or name an image by digest"
+    remedy = "prove the image: `python3 pipeline.py prove`, or name an image by digest"
     if others := [proven for proven in known if proven.name == name]:
         other = others[0]
         text += f"; {other.checkout} proved one {_when(other)}"
         remedy = (
-            "prove it: `python3 pipeline.py prove`, or name the other one:"
+            "prove the image: `python3 pipeline.py prove`, or name the other one:"
             f" --image {other.image.by_digest}"
         )
     raise EvidenceRefused(text, remedy=remedy)
