@@ -81,7 +81,7 @@ class ClusterFailed(PipelineError):
     """The gate cluster could not be created."""
 
     exit_code = 12
-    default_remedy = "see logs/kind.log in the run's folder"
+    default_remedy = "see logs/kind-*.log in the run's folder"
 
 
 class ChartInvalid(PipelineError):
@@ -99,7 +99,7 @@ class DeployFailed(PipelineError):
 
 
 class ForeignCluster(DeployFailed):
-    """Stand-ins were requested on a cluster that the pipeline did not create; nothing was changed."""
+    """Stand-ins were requested on a cluster that the pipeline did not create; nothing changed."""
 
     exit_code = 15
     default_remedy = "configure the target's own services in its release: stand-ins are for tests"
@@ -135,7 +135,7 @@ class TargetNotFound(PipelineError):
 
 
 class PlanRefused(PipelineError):
-    """The upgrade would change more than the image, or the release is in no state to be upgraded."""
+    """The upgrade would change more than the image, or the release cannot be upgraded now."""
 
     exit_code = 31
     default_remedy = "see the refused differences above; the target was not touched"

@@ -256,7 +256,7 @@ def test_a_cluster_of_somebody_elses_is_refused_before_it_is_touched(
     touch: Callable[[Context, StandIns], object],
 ) -> None:
     context, there = foreign(Home(tmp_path), **changed)
-    with pytest.raises(ForeignCluster, match="prod: the pipeline did not make that cluster"):
+    with pytest.raises(ForeignCluster, match="prod: the pipeline did not create it"):
         touch(context, there)
 
 
