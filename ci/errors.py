@@ -6,9 +6,9 @@ Nothing else in ``ci`` prints an error or calls :func:`sys.exit`; the command li
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from ci.results import CheckGroup
+from ci.results import CauseId, Check, CheckGroup, Phase
 
 
 class PipelineError(Exception):
@@ -25,7 +25,22 @@ class PipelineError(Exception):
         super().__init__(message)
         self.groups: tuple[CheckGroup, ...] = ()
         """The checks made before the failure, the failed ones included."""
+        self.cause: CauseId | None = None
+        """Why a change failed, if the code that raised the error knows more than its checks."""
         self.remedy = remedy if remedy is not None else self.default_remedy
+
+    def carrying(self, phase: Phase, *checks: Check, cause: CauseId | None = None) -> Self:
+        """This error with the checks made so far; for ``raise``."""
+        return self.carrying_all((CheckGroup(phase, checks),) if checks else (), cause)
+
+    def carrying_all(self, groups: tuple[CheckGroup, ...], cause: CauseId | None = None) -> Self:
+        self.groups += groups
+        self.cause = cause or self.cause
+        return self
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(check for group in self.groups for check in group.checks)
 
 
 class SettingsError(PipelineError):
@@ -207,3 +222,11 @@ def of_exit_code(code: int) -> type[PipelineError]:
             return kind
         kinds += kind.__subclasses__()
     return PipelineError
+
+
+def error_summary(problem: BaseException) -> str:
+    """A failure in one line; of a program that failed, the last line it printed."""
+    if isinstance(problem, CommandFailed) and problem.output:
+        return " ".join(problem.output.splitlines()[-1].split())
+    first = (str(problem) or type(problem).__name__).splitlines()[0]
+    return " ".join(first.split())

@@ -6,13 +6,15 @@ error: only :mod:`ci.stages.prove` makes a :class:`Proof`, and only a passing on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
 from ci.digest import Digest
 from ci.results import (
+    REQUIRED_BY_DEFAULT,
+    REQUIRED_IN_REHEARSAL,
     CauseId,
     ChangeState,
     ChartRef,
@@ -24,7 +26,10 @@ from ci.results import (
     ProbePlace,
     Requests,
     StepId,
+    sound,
+    unmet,
 )
+from ci.settings import Gates, Login, Probing
 
 SCHEMA_VERSION = 1
 """Of every JSON file that a run leaves. It is raised when a reader of the version before would
@@ -110,6 +115,18 @@ class ServiceBusAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceBusEndpoints:
+    """How this machine reaches a Service Bus namespace."""
+
+    amqp: str
+    """Connection string, a secret."""
+    admin: str
+    """The same for administration."""
+    ca_pem: bytes = b""
+    """CA certificate of the administration endpoint; empty for a real namespace."""
+
+
+@dataclass(frozen=True, slots=True)
 class StandIns:
     """The stand-ins for the cloud in a disposable cluster."""
 
@@ -140,6 +157,9 @@ class Case:
     seconds: float
     message: str = ""
     """Why it failed or was skipped; of one that passed what it measured, if anything."""
+    shows: tuple[str, ...] = ()
+    """Ids of the checks that it shows, as the case itself says; also such as this version does not
+    know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,71 +295,23 @@ class Rehearsal:
     changes: tuple[str, ...]
     """What is otherwise than on the target, secrets left out."""
     finished: datetime
+    require: tuple[str, ...] = (*REQUIRED_BY_DEFAULT, *REQUIRED_IN_REHEARSAL)
+    """Globs of the checks that must not be skipped or unknown."""
 
     @property
     def failed(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if check.failed)
 
     @property
+    def unmet(self) -> tuple[Check, ...]:
+        """Required, and skipped or unknown."""
+        return unmet(self.checks, self.require)
+
+    @property
     def passed(self) -> bool:
-        """True when at least one check passed and none failed."""
-        return not self.failed and any(check.passed for check in self.checks)
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """How to log in to a registry. The password never stands here: ``password_command`` prints
-    it, or the environment variable ``password_env`` holds it."""
-
-    username: str
-    password_command: tuple[str, ...] = ()
-    password_env: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Probing:
-    """Requests at a steady rate while the release rolls over: what is sent, what is forgiven."""
-
-    path: str = "/readyz"
-    per_second: float = 20.0
-    """0 turns the prober off."""
-    timeout_seconds: float = 5.0
-    inside: bool = True
-    """From a pod of the serving image in the target's namespace; else, and where that is not
-    possible, through the API server."""
-    allowed_failures: int = 0
-    """A chart that drains loses no request, so none is forgiven by default."""
-    outside_url: str = ""
-    """Asked at the same rate from this machine, by the way that clients outside the cluster take;
-    empty where they are none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A Prometheus query whose largest sample must not be above ``limit`` while it soaks."""
-
-    name: str
-    query: str
-    limit: float
-
-
-@dataclass(frozen=True, slots=True)
-class Gates:
-    """How much worse than the old version the new one may be while it soaks."""
-
-    error_percent: float = 1.0
-    """Failed requests of all, above those before the change. ``Probing.allowed_failures`` bounds
-    their number, too."""
-    latency_factor: float = 3.0
-    """The 95 % quantile of latency, as a multiple of that before the change, …"""
-    latency_slack_seconds: float = 0.25
-    """… or before the change and this on top, whichever is more: a quick service may vary."""
-    restarts: int = 0
-    """Of all containers of the new pods, together."""
-    prometheus_url: str = ""
-    prometheus_token_env: str = ""
-    """Environment variable with a bearer token; none is sent when empty."""
-    queries: tuple[Query, ...] = ()
+        """True when at least one check passed, none failed, and none that is required is skipped
+        or unknown."""
+        return sound(self.checks, self.require)
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,10 +338,10 @@ class Target:
     repository_values: tuple[str, ...] = ("image.repository",)
     """Helm values that hold the image tag and the image repository."""
     login: Login | None = None
-    probing: Probing = Probing()
+    probing: Probing = field(default_factory=Probing)
     soak_seconds: int = 0
     """How long the new version is watched by ``gates`` before it is called promoted."""
-    gates: Gates = Gates()
+    gates: Gates = field(default_factory=Gates)
     servicebus_env: str = ""
     """Environment variable with a connection string of the release's Service Bus."""
     canary_per_second: float = 2.0
@@ -380,12 +352,63 @@ class Target:
     """Whether the scheduler is asked for room before the change."""
     allow_migrations: bool = False
     """Whether the chart may migrate a database at an upgrade."""
+    rehearsal: bool = False
+    """Whether nothing is promoted that was not rehearsed with the target's release."""
+    approval: bool = False
+    """Whether a person has to approve an image."""
     migration_command: tuple[str, ...] = ()
     """Ends with another status than 0 when the image needs a database migration."""
     openapi_path: str = "/openapi.json"
     """Where the service describes its API; not compared when empty or not there."""
+    require: tuple[str, ...] = REQUIRED_BY_DEFAULT
+    """Globs over :class:`ci.results.CheckId`: a check that they require and that was skipped or
+    had no answer refuses the change, or rolls it back (:func:`ci.results.required`)."""
     standins: StandIns | None = None
     """Of a target the pipeline made itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One line of ``helm history``."""
+
+    number: int
+    status: str
+    chart: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRow:
+    name: str
+    image: str
+    desired: int
+    updated: int
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodRow:
+    name: str
+    phase: str
+    """The phase, or what keeps it from running."""
+    ready: bool
+    restarts: int
+    image: str
+    digest: Digest
+    """:data:`ci.digest.UNKNOWN` until a container has started."""
+    started: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a target runs."""
+
+    target: str
+    release: str
+    namespace: str
+    history: tuple[Revision, ...]
+    deployments: tuple[DeploymentRow, ...]
+    pods: tuple[PodRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -537,6 +560,10 @@ class Preview:
     plan: PlanRecord
     checks: tuple[Check, ...] = ()
     """What else was asked of the target."""
+    target: str = ""
+    unmet: tuple[Check, ...] = ()
+    """Checks that the target requires and that were not made, or will not be: the promotion would
+    be refused for them."""
 
 
 @dataclass(frozen=True, slots=True)

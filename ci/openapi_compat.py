@@ -11,13 +11,27 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ci.model import Check
+from ci.results import (
+    Because,
+    Check,
+    CheckId,
+    Count,
+    Names,
+    Unit,
+    failed,
+    passed,
+    skipped,
+    unknown,
+)
 
 Document = Mapping[str, Any]
+Described = Document | Because | None
+"""A description, or why there is none; ``None``: the service publishes none."""
+SETTING = "service.openapi_path"
+SHOWN = 5
+"""So many breaking changes are kept in a check."""
 LIMIT = 1 << 20
 """Bytes of a description at most, where it is kept: ten times that of a large service."""
-NOT_COMPARED = "not compared: "
-"""How the evidence of a check begins that could find nothing."""
 METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
 
 
@@ -31,18 +45,24 @@ def read(text: str) -> Document | None:
     return found if described else None
 
 
-def check(name: str, old: Document | None, new: Document | None, *, missing: str) -> Check:
-    """Whether clients of the old API can go on. Where there is nothing to compare it is not
-    failed, and its evidence says so with ``missing``."""
-    if old is None or new is None:
-        return Check(name, True, f"{NOT_COMPARED}{missing}")
+def check(id: CheckId, old: Described, new: Described, *, path: str) -> Check:
+    """Whether clients of the old API can go on. Skipped where ``path``, at which services describe
+    their API, is empty; unknown where a description is missing or is no OpenAPI document."""
+    if not path:
+        return skipped(id, SETTING)
+    for described in (old, new):
+        if described is None or isinstance(described, Because):
+            return unknown(id, described or Because.NOT_DESCRIBED)
+    assert isinstance(old, Mapping)
+    assert isinstance(new, Mapping)
     try:
         broken = breaking(old, new)
+        compared = len(old["paths"])
     except (AttributeError, KeyError, TypeError):
-        return Check(name, True, f"{NOT_COMPARED}a description is no OpenAPI document")
-    more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
-    said = "; ".join(broken[:5]) + more
-    return Check(name, not broken, said or f"{len(old['paths'])} paths compared")
+        return unknown(id, Because.NOT_COMPARABLE)
+    if broken:
+        return failed(id, Names(Unit.API_CHANGES, tuple(broken[:SHOWN]), len(broken)))
+    return passed(id, Count(Unit.API_PATHS, compared))
 
 
 def breaking(old: Document, new: Document) -> list[str]:

@@ -109,6 +109,8 @@ class Because(StrEnum):
     """The proof has no such case or document."""
     LOST = "lost"
     """What measured it was lost."""
+    TOO_FEW = "too-few"
+    """Too few measurements to compare."""
     NOT_REACHED = "not-reached"
     """The run ended before it was asked."""
 
@@ -138,6 +140,17 @@ class Unit(StrEnum):
     VALUES = "values"
     BREACHES = "breaches"
     """Limits of the soak that were exceeded."""
+    LOOKS = "looks"
+    """Times at which a release was looked at with an answer to every question."""
+    EVICTED_PODS = "evicted-pods"
+    """By their node; no change did that."""
+    REPLACED_DEPLOYMENTS = "replaced-deployments"
+    """Deployments whose pods were replaced."""
+    REPLICA_SETS = "replica-sets"
+    """``OLD -> NEW``, of a Deployment that made a new one."""
+    DELETED_PODS = "deleted-pods"
+    """Gone, with the pod template and the ReplicaSet the same: deleted by a hook of the chart, by a
+    node drain or by hand."""
 
 
 class Span(StrEnum):
@@ -146,6 +159,8 @@ class Span(StrEnum):
     READY = "ready"
     SOAK = "soak"
     ROLLOUT = "rollout"
+    PULL = "pull"
+    """The slowest node's."""
 
 
 # -- measured values -------------------------------------------------------------------------------
@@ -266,6 +281,7 @@ class QueueState:
     active: int | None = None
     dead_lettered: int | None = None
     dead_letter_reason: str = ""
+    exists: bool = True
     kind: Literal["queue"] = "queue"
 
 
@@ -308,6 +324,71 @@ class Problem:
     kind: Literal["problem"] = "problem"
 
 
+class GapId(StrEnum):
+    """What a rollout that is not complete still lacks."""
+
+    NO_DEPLOYMENT = "no-deployment"
+    NOT_OBSERVED = "not-observed"
+    """The controller has not seen the specification."""
+    NO_CONTAINER = "no-container"
+    """No container of the Deployment runs the image's repository."""
+    OTHER_IMAGE = "other-image"
+    REPLICAS_UPDATED = "replicas-updated"
+    REPLICAS_AVAILABLE = "replicas-available"
+    REPLICAS_PRESENT = "replicas-present"
+    PODS_NEW = "pods-new"
+    PODS_RUNNING = "pods-running"
+    PODS_NOT_READY = "pods-not-ready"
+    PODS_OLD = "pods-old"
+    PODS_OLDER_REPLICASET = "pods-older-replicaset"
+    PODS_TERMINATING = "pods-terminating"
+    OTHER_DIGEST = "other-digest"
+    ROUTES_TO_OLD = "routes-to-old"
+    """The Service's EndpointSlices name pods that are not new."""
+    ROUTES_NOT_TO_NEW = "routes-not-to-new"
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGap:
+    """One thing that a rollout lacks."""
+
+    id: GapId
+    object: str
+    """The Deployment, or of ``routes-…`` the Service."""
+    names: tuple[str, ...] = ()
+    """Of the pods or the container."""
+    count: int | None = None
+    desired: int | None = None
+    value: str = ""
+    """The image or the digest that is there instead; the repository that is missed."""
+    kind: Literal["rollout-gap"] = "rollout-gap"
+
+
+class BreachId(StrEnum):
+    """Which limit of the soak was exceeded."""
+
+    ERROR_PERCENT = "error-percent"
+    """Failed requests of all, in percent."""
+    LATENCY_P95 = "latency-p95"
+    """Seconds within which 95 % of the answers came."""
+    RESTARTS = "restarts"
+    ERROR_LINES = "error-lines"
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A limit of the soak that was exceeded."""
+
+    id: BreachId
+    value: float
+    limit: float
+    before: float | None = None
+    """The same before the change; of error lines their number a minute and pod."""
+    example: str = ""
+    """One of them, in the words of the service or of Kubernetes."""
+    kind: Literal["breach"] = "breach"
+
+
 @dataclass(frozen=True, slots=True)
 class Cure:
     """What removes the cause of a failed check, by a stable name."""
@@ -321,6 +402,8 @@ class CureId(StrEnum):
     """The ServiceAccount is an upgrade hook: ``helm.sh/hook: pre-install`` alone, or none."""
     POD_TEMPLATE_VARIES = "pod-template-varies"
     """Take out of the pod template what differs at every upgrade."""
+    QUERY_WITHOUT_SERIES = "query-without-series"
+    """Let the query give zero where it has no series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +418,20 @@ class RunRef:
     state: ChangeState | None = None
     """Where its target stands; ``None`` where it left nothing that says it."""
     kind: Literal["run"] = "run"
+
+
+@dataclass(frozen=True, slots=True)
+class Recreated:
+    """An object that was deleted, and created again unless ``after`` is empty."""
+
+    object: str
+    """``KIND/NAME``."""
+    before: str
+    """Its UID; as ``after``."""
+    after: str
+    hook: str = ""
+    """The annotation ``helm.sh/hook``, where it is a Helm hook."""
+    kind: Literal["recreated"] = "recreated"
 
 
 Measured = Annotated[
@@ -353,7 +450,10 @@ Measured = Annotated[
     | ExitStatus
     | Problem
     | Cure
-    | RunRef,
+    | RunRef
+    | RolloutGap
+    | Breach
+    | Recreated,
     Discriminator("kind"),
 ]
 
@@ -446,6 +546,10 @@ REQUIRED_BY_DEFAULT = (
 checklist names, too, is shown and not required: who is told is not what makes a change safe."""
 
 
+REQUIRED_IN_REHEARSAL = ("rehearsal.*",)
+"""Of a rehearsal, on top of what its target requires."""
+
+
 def required(id: CheckId, globs: Sequence[str]) -> bool:
     """Whether ``globs`` require a check; the last that matches decides, and one that begins with
     ``!`` takes out."""
@@ -463,6 +567,13 @@ def unmet(checks: Iterable[Check], globs: Sequence[str]) -> tuple[Check, ...]:
         for check in checks
         if check.outcome in (Outcome.SKIPPED, Outcome.UNKNOWN) and required(check.id, globs)
     )
+
+
+def sound(checks: Sequence[Check], globs: Sequence[str]) -> bool:
+    """Whether at least one passed, none failed, and none that ``globs`` require is skipped or
+    unknown."""
+    some, none_failed = any(c.passed for c in checks), not any(c.failed for c in checks)
+    return some and none_failed and not unmet(checks, globs)
 
 
 # -- what became of a change -----------------------------------------------------------------------
@@ -540,6 +651,17 @@ class ProbePlace(StrEnum):
     IN_CLUSTER = "in-cluster"
     API_PROXY = "api-proxy"
     EXTERNAL = "external"
+
+
+class RehearsedStep(StrEnum):
+    """What a rehearsal does to the release, in this order; the subject of each of its checks."""
+
+    UPGRADE = "upgrade"
+    REPEAT = "unchanged-upgrade"
+    """An upgrade that changes nothing."""
+    FAILURE = "failed-upgrade"
+    RETURN = "return"
+    """The rollback to the previous image."""
 
 
 class Phase(StrEnum):

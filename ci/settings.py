@@ -10,6 +10,8 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +29,7 @@ from ci.references import (
     Kubeconfig,
     Reference,
 )
+from ci.results import REQUIRED_BY_DEFAULT, CheckId
 
 DEMO_TARGET = "launch"
 """The default target: a second kind cluster that the pipeline makes itself."""
@@ -211,7 +214,7 @@ class RehearsalSettings(Block):
     """Over the live values: what leads to a cloud that the stand-ins replace, for example."""
 
 
-class RegistryLogin(Block):
+class Login(Block):
     """How to log in to a target's registry: a program whose output is the password (ECR's is
     ``aws ecr get-login-password``), or an environment variable that holds it."""
 
@@ -220,7 +223,7 @@ class RegistryLogin(Block):
     password_env: EnvName = ""
 
 
-class ProbingSettings(Block):
+class Probing(Block):
     """Requests to a target's Service while its release rolls over, and what is forgiven."""
 
     path: Annotated[str, Field(pattern=r"^/[^\s]*$")] = "/readyz"
@@ -238,7 +241,7 @@ class ProbingSettings(Block):
     cluster."""
 
 
-class QuerySettings(Block):
+class Query(Block):
     """A Prometheus query, and what its largest sample must not exceed."""
 
     name: Annotated[str, Field(min_length=1, max_length=80)]
@@ -246,8 +249,8 @@ class QuerySettings(Block):
     limit: Annotated[float, Field(strict=False)]
 
 
-class GatesSettings(Block):
-    """What ends a soak with a rollback; see :class:`ci.model.Gates`."""
+class Gates(Block):
+    """How much worse than the old version the new one may be in a soak; a breach rolls back."""
 
     error_percent: Annotated[float, Field(ge=0, le=100, strict=False)] = 1
     latency_factor: Annotated[float, Field(ge=1, strict=False)] = 3
@@ -256,7 +259,7 @@ class GatesSettings(Block):
     prometheus_url: Annotated[str, Field(pattern=r"^(https?://[^\s@]+)?$")] = ""
     """Without credentials, which would end in logs: a token goes into an environment variable."""
     prometheus_token_env: Annotated[EnvName, Reference(Kind.VARIABLE, Feature.CHANGE)] = ""
-    queries: tuple[QuerySettings, ...] = ()
+    queries: tuple[Query, ...] = ()
 
     @model_validator(mode="after")
     def _asked_somewhere(self) -> Self:
@@ -274,13 +277,13 @@ class TargetSettings(Block):
     release: Name = "launch-inference"
     chart: ExistingFolder = Path("examples/model-engine/chart")
     image_repository: str
-    registry_login: RegistryLogin | None = None
+    registry_login: Login | None = None
     timeout_seconds: Seconds = 600
     """Of ``helm upgrade --wait``; the upgrade plan's is ten minutes."""
-    probing: ProbingSettings = ProbingSettings()
+    probing: Probing = Probing()
     soak_seconds: Annotated[int, Field(ge=0, le=86400)] = 0
     """How long the new version is watched before it is called promoted."""
-    gates: GatesSettings = GatesSettings()
+    gates: Gates = Gates()
     pull_on_nodes: bool = True
     """Whether the target's nodes pull the image before the change."""
     try_surge: bool = True
@@ -303,6 +306,22 @@ class TargetSettings(Block):
     tests on this target."""
     canary_per_second: Annotated[float, Field(ge=0, le=50, strict=False)] = 2
     """Tasks through a canary queue during the change; 0 sends none."""
+    require: tuple[str, ...] = REQUIRED_BY_DEFAULT
+    """Globs over check ids; ``!`` takes out, the last that matches decides. A required check that
+    is skipped or has no answer refuses the change, or rolls it back."""
+
+    @field_validator("require")
+    @classmethod
+    def _of_checks(cls, globs: tuple[str, ...]) -> tuple[str, ...]:
+        """One that names no check would require nothing, and nobody would see it."""
+        known = [id.value for id in CheckId]
+        for glob in globs:
+            name = glob.removeprefix("!")
+            if not any(fnmatchcase(id, name) for id in known):
+                families = dict.fromkeys(f"{id.partition('.')[0]}.*" for id in known)
+                near = get_close_matches(name, [*known, *families], n=3, cutoff=0.0)
+                raise ValueError(f"{glob!r} matches no check; the nearest are {', '.join(near)}")
+        return globs
 
 
 Occasion = Literal["start", "success", "failure", "rollback"]

@@ -14,6 +14,8 @@ from typing import assert_never
 from ci.digest import Digest
 from ci.results import (
     Because,
+    Breach,
+    BreachId,
     CauseId,
     ChangeState,
     ChartRef,
@@ -25,6 +27,7 @@ from ci.results import (
     DifferenceReason,
     Duration,
     ExitStatus,
+    GapId,
     HttpAnswer,
     ImageRef,
     Latency,
@@ -35,8 +38,11 @@ from ci.results import (
     ProbePlace,
     Problem,
     QueueState,
+    Recreated,
+    RehearsedStep,
     Requests,
     RevisionRef,
+    RolloutGap,
     RunRef,
     Sample,
     Span,
@@ -114,17 +120,80 @@ REASONS: Mapping[Because, str] = {
     Because.NOT_ADMITTED: "the cluster does not admit the test pod",
     Because.NOT_OFFERED: "the service has no such API",
     Because.NOT_IN_EVIDENCE: "the proof does not contain it",
+    Because.TOO_FEW: "too few measurements to compare",
     Because.LOST: "its measurements were lost",
     Because.NOT_REACHED: "the run ended before it was checked",
 }
 
 TURNED_OFF = "turned off by {setting}"
+NOT_MET = "not met"
+"""Before the titles of checks that failed, which say what should be."""
+
+REMEDY_UNMET = (
+    "turn the check on, or take it out of `require` in [targets.{target}] of pipeline.toml"
+    ' (for example "!queue.*")'
+)
+
+_CHART = (
+    "promote with the chart that the release was made with; with --chart-change `plan` shows what"
+    " another chart changes, and `promote` takes it"
+)
+REMEDIES: Mapping[CheckId, str] = {
+    CheckId.CHART_UNCHANGED: _CHART,
+    CheckId.REPLICAS_NOT_AUTOSCALED: "the upgrade would reset the replicas: leave them out of the"
+    " chart where a HorizontalPodAutoscaler is, or remove the HorizontalPodAutoscaler",
+    CheckId.PODS_SERVING_BEFORE: "repair the release first: from a broken one there is nothing to"
+    " roll back to",
+    CheckId.API_COMPATIBLE: "keep the old API beside the new one; where no client uses it, turn the"
+    ' comparison off for this change with service.openapi_path = ""',
+    CheckId.MIGRATION_NOT_NEEDED: "no rollback of the image undoes a migration: do it in a change"
+    " of its own that works with both versions, or set allow_migrations = true for the target and"
+    ' take "migration.*" out of its `require`',
+    CheckId.IMAGE_PUBLISHED: "tags must not move: build and prove again, under a new tag",
+    CheckId.IMAGE_PULLABLE: "push the image there, correct the release's pull secrets, or see that"
+    " its registry answers the nodes; the target was not touched",
+    CheckId.CAPACITY_SURGE: "make room, or let old pods go first (maxUnavailable); try_surge ="
+    " false for the target leaves it to the change. The target was not touched",
+}
+"""What to do where a check failed before the change."""
 
 CURES: Mapping[CureId, str] = {
     CureId.HOOK_ANNOTATION: "set the annotation helm.sh/hook: pre-install alone (without"
     " pre-upgrade), or remove it; until then the pods need a restart after every upgrade",
     CureId.POD_TEMPLATE_VARIES: "remove from the pod template what differs at every upgrade"
     " (a revision, a date)",
+    CureId.QUERY_WITHOUT_SERIES: "where no series means zero, write `… or vector(0)`",
+}
+
+GAPS: Mapping[GapId, str] = {
+    GapId.NO_DEPLOYMENT: "{object}: no such Deployment",
+    GapId.NOT_OBSERVED: "{object}: the controller has not seen the change yet",
+    GapId.NO_CONTAINER: "{object}: no container runs {value}",
+    GapId.OTHER_IMAGE: "{object}: container {names} is to run {value}",
+    GapId.REPLICAS_UPDATED: "{object}: {count} of {desired} replicas updated",
+    GapId.REPLICAS_AVAILABLE: "{object}: {count} of {desired} replicas available",
+    GapId.REPLICAS_PRESENT: "{object}: {count} of {desired} replicas present",
+    GapId.PODS_NEW: "{object}: {count} of {desired} pods are new",
+    GapId.PODS_RUNNING: "{object}: {count} of {desired} pods run",
+    GapId.PODS_NOT_READY: "{object}: not ready: {names}",
+    GapId.PODS_OLD: "{object}: old pods not gone: {names}",
+    GapId.PODS_OLDER_REPLICASET: "{object}: pods of an older ReplicaSet still run: {names}",
+    GapId.PODS_TERMINATING: "{object}: pods still terminate: {names}",
+    GapId.OTHER_DIGEST: "{object}: pod {names} runs {value}",
+    GapId.ROUTES_TO_OLD: "Service {object} still routes to {names}",
+    GapId.ROUTES_NOT_TO_NEW: "Service {object} does not route to {names} yet",
+}
+NO_IMAGE_YET = "no image yet"
+
+BREACHES: Mapping[BreachId, str] = {
+    BreachId.ERROR_PERCENT: "{value:.1f} % of the requests failed during the soak,"
+    " {before:.1f} % before the change, limit {limit:.1f} %",
+    BreachId.LATENCY_P95: "95 % of the answers within {seconds} during the soak,"
+    " within {seconds_before} before the change, limit {seconds_limit}",
+    BreachId.RESTARTS: "{value:.0f} container restarts of the new pods during the soak,"
+    " limit {limit:.0f}",
+    BreachId.ERROR_LINES: "{value:.0f} error lines in the new pods' logs; at the previous version's"
+    " rate ({before:.1f} a minute and pod) the limit is {limit:.0f}",
 }
 
 UNITS: Mapping[Unit, tuple[str, str]] = {
@@ -148,12 +217,18 @@ UNITS: Mapping[Unit, tuple[str, str]] = {
     Unit.REASONS: ("reason", "reasons"),
     Unit.VALUES: ("value", "values"),
     Unit.BREACHES: ("limit exceeded", "limits exceeded"),
+    Unit.LOOKS: ("look", "looks"),
+    Unit.EVICTED_PODS: ("evicted pod", "evicted pods"),
+    Unit.REPLACED_DEPLOYMENTS: ("replaced Deployment", "replaced Deployments"),
+    Unit.REPLICA_SETS: ("ReplicaSet", "ReplicaSets"),
+    Unit.DELETED_PODS: ("deleted pod", "deleted pods"),
 }
 
 SPANS: Mapping[Span, str] = {
     Span.READY: "ready within",
     Span.SOAK: "watched for",
     Span.ROLLOUT: "rolled out in",
+    Span.PULL: "pulled within",
 }
 
 OUTCOMES: Mapping[Outcome, str] = {
@@ -176,6 +251,24 @@ PROBE_PLACES: Mapping[ProbePlace, str] = {
     ProbePlace.API_PROXY: "through the Kubernetes API server",
     ProbePlace.EXTERNAL: "from outside the cluster",
 }
+
+REHEARSED_STEPS: Mapping[RehearsedStep, str] = {
+    RehearsedStep.UPGRADE: "in the upgrade",
+    RehearsedStep.REPEAT: "in an upgrade without changes",
+    RehearsedStep.FAILURE: "in a failed upgrade",
+    RehearsedStep.RETURN: "in the return to the previous image",
+}
+
+EVICTED = "evicted by their node, not by the upgrade: {names}"
+REPLACED = "the pods were replaced of {names}"
+NEW_REPLICA_SETS = "a new ReplicaSet: {names}"
+DELETED = (
+    "{names} deleted, with the pod template and the ReplicaSet the same (by a hook of the chart, a"
+    " node drain, or by hand; `kubectl get events` says when)"
+)
+RECREATED = "{object} was deleted and created again (UID {before} -> {after})"
+GONE = "{object} was deleted (UID {before})"
+HOOK = "it is a Helm hook: {hook}"
 
 DIFFERENCE_REASONS: Mapping[DifferenceReason, str] = {
     DifferenceReason.IMAGE: "the image",
@@ -447,6 +540,10 @@ def title(check: Check) -> str:
     name, subject = CHECK_TITLES[check.id], check.subject
     if check.id is CheckId.REQUESTS_ANSWERED and subject in set(ProbePlace):
         subject = PROBE_PLACES[ProbePlace(subject)]
+    elif check.id not in (CheckId.TARGET_PROMOTED, CheckId.SOAK_QUERY) and (
+        subject in set(RehearsedStep)
+    ):
+        subject = REHEARSED_STEPS[RehearsedStep(subject)]
     return f"{name} ({subject})" if subject else name
 
 
@@ -536,10 +633,39 @@ def measured(value: Measured) -> str:
             return f"to fix it: {CURES[id]}"
         case RunRef(id=id, exit_code=None):
             return f"run {id} was killed"
+        case RolloutGap():
+            return _gap(value)
+        case Breach():
+            return _breach(value)
         case RunRef(id=id, exit_code=status):
             return f"run {id}" + (f" ended with exit code {status}" if status else "")
+        case Recreated(object=object, before=before, after=after, hook=hook):
+            text = (RECREATED if after else GONE).format(object=object, before=before, after=after)
+            return f"{text}; {HOOK.format(hook=hook)}" if hook else text
         case _:
             assert_never(value)
+
+
+def _gap(value: RolloutGap) -> str:
+    return GAPS[value.id].format(
+        object=value.object or "the release",
+        names=", ".join(value.names),
+        count=value.count,
+        desired=value.desired,
+        value=value.value or NO_IMAGE_YET,
+    )
+
+
+def _breach(value: Breach) -> str:
+    text = BREACHES[value.id].format(
+        value=value.value,
+        limit=value.limit,
+        before=value.before or 0.0,
+        seconds=seconds(value.value),
+        seconds_before=seconds(value.before or 0.0),
+        seconds_limit=seconds(value.limit),
+    )
+    return f"{text} ({value.example})" if value.example else text
 
 
 def _names(value: Names) -> str:
@@ -549,7 +675,18 @@ def _names(value: Names) -> str:
         shown = "; ".join(value.names)
     if value.of is Unit.LOG_LINES and value.total:
         return f"{count(value.total, value.of)}, the first: {value.names[0] if value.names else ''}"
-    return f"{shown} and {more} more" if more > 0 else shown
+    shown = f"{shown} and {more} more" if more > 0 else shown
+    match value.of:
+        case Unit.EVICTED_PODS:
+            return EVICTED.format(names=shown)
+        case Unit.REPLACED_DEPLOYMENTS:
+            return REPLACED.format(names=shown)
+        case Unit.REPLICA_SETS:
+            return NEW_REPLICA_SETS.format(names=shown)
+        case Unit.DELETED_PODS:
+            return DELETED.format(names=shown)
+        case _:
+            return shown
 
 
 def _answer(value: HttpAnswer) -> str:
@@ -585,7 +722,7 @@ def _tasks(value: Tasks) -> str:
 
 
 def _queue(value: QueueState) -> str:
-    parts = []
+    parts = [] if value.exists else ["there is no such queue"]
     if value.lock_seconds is not None:
         lock = f"lock duration {seconds(value.lock_seconds)}"
         if value.asked_lock_seconds not in (None, value.lock_seconds):

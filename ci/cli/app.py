@@ -450,21 +450,28 @@ def check(
             "--quick", help="Run only lint, type checks and unit tests; needs no cluster."
         ),
     ] = False,
-    matrix: Annotated[
+    failure_injection: Annotated[
         bool | None,
         typer.Option(
-            "--matrix/--no-matrix",
-            help="Run only the failure matrix (promotions that are made to fail on a cluster of "
-            "their own; about 20 minutes), or everything except it.",
+            "--failure-injection/--no-failure-injection",
+            help="Run only the failure-injection tests (promotions that are made to fail on a "
+            "cluster of their own; about 20 minutes), or everything except them.",
         ),
     ] = None,
+    matrix: Annotated[bool | None, typer.Option("--matrix/--no-matrix", hidden=True)] = None,
 ) -> Answer:
-    """Run every check: lint, types, unit tests, a whole run, and promotions that must fail."""
+    """Run every check: lint, types and every kind of test (tests/README.md)."""
+    if matrix is not None:
+        no = "" if matrix else "no-"
+        _deprecated(f"--{no}matrix", f"--{no}failure-injection")
+        failure_injection = matrix if failure_injection is None else failure_injection
 
     def body(session: Session) -> Answer:
         from ci.cli import selftest
 
-        result = selftest.run(session, common.toolchain.value, quick=quick, matrix=matrix)
+        result = selftest.run(
+            session, common.toolchain.value, quick=quick, failure_injection=failure_injection
+        )
         return Answer(result, None if result.passed else typer.Exit(1))
 
     return _quick(common, body, record="test")
@@ -540,6 +547,13 @@ def clean(
     )
 
 
+def _deprecated(old: str, new: str) -> None:
+    """One line on stderr. An old name works for one version."""
+    print(
+        f"warning: {old} is deprecated and goes with the next version: use {new}", file=sys.stderr
+    )
+
+
 def _print(lines: Sequence[str]) -> None:
     for line in lines:
         print(line, flush=True)
@@ -586,6 +600,11 @@ def _refusal(preview: Preview) -> PlanRefused | None:
         return PlanRefused(
             f"the promotion would be refused: {texts.sentence(wrong[0])}",
             remedy="see the checks above",
+        )
+    if preview.unmet:
+        return PlanRefused(
+            f"the promotion would be refused: {texts.unmet(preview.unmet)}",
+            remedy=texts.REMEDY_UNMET.format(target=preview.target),
         )
     return None
 

@@ -16,10 +16,13 @@ from ci.results import Outcome, StepId
 LINTED = ("pipeline.py", "ci", "packages", "tests", "examples", "benchmarks")
 EMULATOR = Path("packages/servicebus-emulator")
 """Its checks run in its own folder, where ``ci`` cannot be imported."""
-FLOW_SECONDS = 3600
+ACCEPTANCE_SECONDS = 3600
 UNIT_SECONDS = 600
-MATRIX_SECONDS = 3600
-MATRIX_WORKERS = "2"
+FAILURE_INJECTION = "failure-injection"
+"""The check, and its table among the reports: with ``.md`` for the terminal, with ``.json`` for the
+run's report."""
+FAILURE_INJECTION_SECONDS = 3600
+FAILURE_INJECTION_WORKERS = "2"
 """With three, two cores reached a load of 25, and requests were lost for that reason alone."""
 
 
@@ -40,23 +43,24 @@ class Check:
 
 
 def checks(
-    python: str, reports: Path, *, quick: bool, matrix: bool | None = None
+    python: str, reports: Path, *, quick: bool, failure_injection: bool | None = None
 ) -> tuple[Check, ...]:
-    """THE list, cheapest first. ``matrix`` true: only the failure matrix; false: everything else;
-    ``None``: both."""
+    """THE list, cheapest first; each test has the name of its kind, see ``tests/README.md``.
+
+    ``failure_injection`` true: only this check; false: everything except it; ``None``: all."""
 
     def tests(name: str, *arguments: str) -> tuple[str, ...]:
         report = f"--junitxml={reports / f'{name}.xml'}"
         return (python, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", report, *arguments)
 
     failures = Check(
-        "matrix",
+        FAILURE_INJECTION,
         "a failed promotion that is not rolled back would break a target",
-        tests("matrix", "-v", "-n", MATRIX_WORKERS, "tests/failure_injection"),
-        MATRIX_SECONDS,
+        tests(FAILURE_INJECTION, "-v", "-n", FAILURE_INJECTION_WORKERS, "tests/failure_injection"),
+        FAILURE_INJECTION_SECONDS,
         counted=True,
     )
-    if matrix:
+    if failure_injection:
         return (failures,)
     lint_imports = str(Path(python).with_name("lint-imports"))
     quick_checks = (
@@ -123,29 +127,31 @@ def checks(
             folder=EMULATOR,
         ),
         Check(
-            "flow",
+            "acceptance",
             "a whole run has to pass, and what must be refused has to be refused",
-            tests("flow", "-v", "tests/acceptance"),
-            FLOW_SECONDS,
+            tests("acceptance", "-v", "tests/acceptance"),
+            ACCEPTANCE_SECONDS,
             counted=True,
         ),
         Check(
-            "parts",
+            "integration",
             "each real component has to work on its own",
-            tests("parts", "-v", "tests/integration"),
+            tests("integration", "-v", "tests/integration"),
             UNIT_SECONDS,
             counted=True,
         ),
-        *((failures,) if matrix is None else ()),
+        *((failures,) if failure_injection is None else ()),
     )
 
 
-def run(session: Session, origin: str, *, quick: bool, matrix: bool | None = None) -> SelfTest:
+def run(
+    session: Session, origin: str, *, quick: bool, failure_injection: bool | None = None
+) -> SelfTest:
     """Run all checks; a failed one does not stop the others."""
     reports = session.folder.below("reports").make()
     cases: list[Case] = []
     outputs: list[tuple[str, str]] = []
-    for check in checks(sys.executable, reports, quick=quick, matrix=matrix):
+    for check in checks(sys.executable, reports, quick=quick, failure_injection=failure_injection):
         more, output = _run(session, check, reports, origin)
         cases += more
         if output is not None:
@@ -154,9 +160,9 @@ def run(session: Session, origin: str, *, quick: bool, matrix: bool | None = Non
         if case.outcome is Outcome.FAILED:
             message = " ".join(case.message.split())[:300]
             session.events.emit("run.failed", f"{case.name}: {message}")
-    table = reports / "matrix.md"
-    matrix_table = table.read_text(encoding="utf-8") if table.is_file() else ""
-    return SelfTest(tuple(cases), tuple(outputs), matrix_table)
+    table = reports / f"{FAILURE_INJECTION}.md"
+    text = table.read_text(encoding="utf-8") if table.is_file() else ""
+    return SelfTest(tuple(cases), tuple(outputs), text)
 
 
 def _run(
@@ -171,13 +177,13 @@ def _run(
                 check.argv,
                 log=check.name,
                 cwd=session.root / check.folder,
-                # Where the acceptance tests' runs put their JUnit reports and the matrix its table,
-                # and where tools come from.
+                # Where the acceptance tests put the JUnit of their own run and failure injection
+                # its table, and where tools come from.
                 env={
                     **check.env,
-                    "FLOW_REPORTS": str(reports),
-                    "FLOW_TOOLCHAIN": origin,
-                    "MATRIX_REPORTS": str(reports),
+                    "ACCEPTANCE_REPORTS": str(reports),
+                    "SELFTEST_TOOLCHAIN": origin,
+                    "FAILURE_INJECTION_REPORTS": str(reports),
                 },
                 timeout=check.timeout,
                 check=False,
@@ -198,7 +204,7 @@ def _run(
 
 
 def _counted(report: Path, check: Check) -> list[Case]:
-    """The cases of a check's JUnit files, with those of the runs that acceptance tests start."""
+    """The cases of a check's JUnit files, those of the acceptance tests' own run included."""
     cases: list[Case] = []
     if check.counted:
         for file in sorted(report.parent.glob(f"{report.stem}*.xml")):

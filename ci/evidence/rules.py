@@ -14,12 +14,14 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
+from ci import texts
 from ci.digest import Digest
 from ci.errors import EvidenceRefused
 from ci.evidence import dsse, statement
 from ci.evidence.keys import PublicKey
 from ci.evidence.statement import Approval, Rehearsed, Subject, TestResult
-from ci.model import Case, Outcome, ReleaseState
+from ci.model import Case, ReleaseState
+from ci.results import Outcome, unmet
 
 T = TypeVar("T")
 
@@ -129,10 +131,11 @@ def rehearsed(
     target: str,
     state: ReleaseState,
     *,
+    require: Sequence[str],
     now: datetime,
 ) -> Rehearsed:
-    """The passed rehearsal of ``wanted`` on ``target``'s release as it is now, in ``state``;
-    or :class:`EvidenceRefused`. The newest decides."""
+    """The passed rehearsal of ``wanted`` on ``target``'s release as it is now, in ``state``, that
+    left no check out which ``require`` names; or :class:`EvidenceRefused`. The newest decides."""
     found, flaws = _read(
         attached, policy.trusted, statement.REHEARSAL, wanted.image, statement.read_rehearsal
     )
@@ -149,7 +152,7 @@ def rehearsed(
             about.append(given)
     newest = max(about, key=lambda given: given.at, default=None)
     if newest is not None:
-        why = _rehearsal_flaw(newest, policy, state, now)
+        why = _rehearsal_flaw(newest, policy, state, require, now)
         if not why:
             return newest
         flaws.append(why)
@@ -161,9 +164,13 @@ def rehearsed(
     )
 
 
-def _rehearsal_flaw(given: Rehearsed, policy: Policy, state: ReleaseState, now: datetime) -> str:
-    failed = [check.name for check in given.checks if not check.ok]
-    if given.result != statement.PASSED:
+def _rehearsal_flaw(
+    given: Rehearsed, policy: Policy, state: ReleaseState, require: Sequence[str], now: datetime
+) -> str:
+    failed = [texts.title(check) for check in given.checks if check.failed]
+    if left_out := unmet(given.checks, (*given.require, *require)):
+        failed.append(texts.unmet(left_out))
+    if given.result != statement.PASSED or left_out:
         return f"failed: {_names(failed) or 'nothing was checked'}"
     if given.state.revision != state.revision:
         return f"is of revision {given.state.revision}, the release is at {state.revision}"
@@ -220,6 +227,8 @@ def _read(
         except _Refusal as refusal:
             if refusal.flaw.came:  # what is no envelope may be anything
                 flaws.append(refusal.brief)
+        except statement.OtherVersion as problem:
+            flaws.append(str(problem))
         except statement.NotUnderstood as problem:
             flaws.append(f"is not understood: {problem}")
     return found, flaws

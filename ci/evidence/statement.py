@@ -17,14 +17,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from ci.digest import Digest
-from ci.model import Case, Check, Outcome, ReleaseState
+from ci.model import Case, ReleaseState
+from ci.results import Check, Outcome, sound
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 APPROVAL = "urn:queue-timeout-gate:approval:v1"
 REHEARSAL = "urn:queue-timeout-gate:rehearsal:v1"
+REHEARSAL_SCHEMA = 2
+"""Version of what a rehearsal's predicate means. Version 1, which did not say so, had its checks by
+titles and sentences."""
 TEST_RUN = "urn:queue-timeout-gate:test-run:v1"
 """The extension field of a test result: the run as we saw it."""
 TAG = "org.opencontainers.image.ref.name"
@@ -35,6 +41,10 @@ PASSED, FAILED = "PASSED", "FAILED"
 
 class NotUnderstood(Exception):
     """The payload is no statement of the expected kind; the message says why."""
+
+
+class OtherVersion(NotUnderstood):
+    """The payload was made by a version of this project that means something else with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,7 @@ class TestResult:
                     "outcome": case.outcome.value,
                     "seconds": case.seconds,
                     **({"message": case.message} if case.message else {}),
+                    **({"shows": list(case.shows)} if case.shows else {}),
                 }
                 for case in self.cases
             ],
@@ -129,6 +140,9 @@ class Approval:
         return _statement(self.subjects, APPROVAL, predicate)
 
 
+_CHECKS = TypeAdapter(tuple[Check, ...])
+
+
 @dataclass(frozen=True, slots=True)
 class Rehearsed:
     """How the change of one target's release went on the gate cluster."""
@@ -140,6 +154,8 @@ class Rehearsed:
     """Of the target's release that was rehearsed."""
     result: str
     checks: tuple[Check, ...]
+    require: tuple[str, ...]
+    """Globs of the checks that must not be skipped or unknown."""
     changes: tuple[str, ...]
     """What was otherwise than on the target."""
     run: str
@@ -147,12 +163,14 @@ class Rehearsed:
 
     def to_json(self) -> bytes:
         predicate = {
+            "schemaVersion": REHEARSAL_SCHEMA,
             "result": self.result,
             "target": self.target,
             "revision": self.state.revision,
             "before": self.state.digest,
             "values": self.state.values,
-            "checks": [{"name": c.name, "ok": c.ok, "evidence": c.evidence} for c in self.checks],
+            "checks": _CHECKS.dump_python(self.checks, mode="json"),
+            "require": list(self.require),
             "changes": list(self.changes),
             "runId": self.run,
             "finishedOn": self.at.isoformat(),
@@ -208,14 +226,17 @@ def read_approval(payload: bytes) -> Approval:
 
 
 def read_rehearsal(payload: bytes) -> Rehearsed:
-    """The verdict of a rehearsal. Raises :class:`NotUnderstood`."""
+    """The verdict of a rehearsal. Raises :class:`NotUnderstood`, and :class:`OtherVersion` for one
+    that another version of this project made."""
     subjects, predicate = _parsed(payload, REHEARSAL)
+    _refuse_other_version(predicate)
     revision = predicate.get("revision")
     if isinstance(revision, bool) or not isinstance(revision, int):
         raise NotUnderstood("its revision is not a number")
-    checks = tuple(_check(_mapping(entry, "a check")) for entry in _list(predicate, "checks"))
+    checks = _checks(_list(predicate, "checks"))
+    require = tuple(_text(entry, "a glob") for entry in _list(predicate, "require"))
     result = _text(predicate.get("result"), "result")
-    if (result == PASSED) != (bool(checks) and all(check.ok for check in checks)):
+    if (result == PASSED) != sound(checks, require):
         raise NotUnderstood("its result is not that of its checks")
     state = ReleaseState(
         revision,
@@ -228,6 +249,7 @@ def read_rehearsal(payload: bytes) -> Rehearsed:
         state=state,
         result=result,
         checks=checks,
+        require=require,
         changes=tuple(_text(entry, "a change") for entry in _list(predicate, "changes")),
         run=_text(predicate.get("runId"), "runId"),
         at=_time(predicate, "finishedOn"),
@@ -301,16 +323,32 @@ def _case(entry: Mapping[str, Any]) -> Case:
     except ValueError:
         raise NotUnderstood("a case has no outcome") from None
     name = _text(entry.get("name"), "a case's name")
-    return Case(name, outcome, float(seconds), str(entry.get("message", "")))
-
-
-def _check(entry: Mapping[str, Any]) -> Check:
-    ok = entry.get("ok")
-    if not isinstance(ok, bool):
-        raise NotUnderstood("a check has no outcome")
-    return Check(
-        _text(entry.get("name"), "a check's name"), ok, _text(entry.get("evidence"), "evidence")
+    shows = _list(entry, "shows") if "shows" in entry else []
+    return Case(
+        name,
+        outcome,
+        float(seconds),
+        str(entry.get("message", "")),
+        tuple(_text(id, "the id of a check") for id in shows),
     )
+
+
+def _checks(entries: list[Any]) -> tuple[Check, ...]:
+    try:
+        return _CHECKS.validate_python(entries)
+    except ValidationError as problem:
+        where = ".".join(str(part) for part in problem.errors()[0]["loc"])
+        raise NotUnderstood(f"its checks are not as they should be (checks.{where})") from None
+
+
+def _refuse_other_version(predicate: Mapping[str, Any]) -> None:
+    version = predicate.get("schemaVersion", 1)
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise NotUnderstood("its schema version is not a number")
+    if version < REHEARSAL_SCHEMA:
+        raise OtherVersion("was made by an older version of this project: rehearse again")
+    if version > REHEARSAL_SCHEMA:
+        raise OtherVersion("was made by a newer version of this project: update this checkout")
 
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:

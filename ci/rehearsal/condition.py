@@ -1,8 +1,8 @@
 """What has to hold after each change, judged from what was seen on the cluster. Pure.
 
 Helm and ``/readyz`` may both be content while the service is broken, so neither is asked. The
-case that teaches it: a ServiceAccount that is a ``pre-upgrade`` hook is deleted and made anew by
-every upgrade. The tokens of pods that run since before name the UID of the one that is gone and
+case that teaches it: a ServiceAccount that is a ``pre-upgrade`` hook is deleted and created again
+by every upgrade. The tokens of pods that run since before name the UID of the one that is gone and
 are answered with 401 from then on; where the upgrade replaces no pod, nothing ever heals that,
 and a rollback, which replaces no pod either, does not.
 """
@@ -13,12 +13,12 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ci import redaction
-from ci.model import Check
+from ci.model import Difference
 from ci.promotion.plan import diff
 from ci.promotion.release import drift
 from ci.promotion.release.manifest import Rendered
@@ -31,12 +31,27 @@ from ci.promotion.release.rollout import (
     restarts_since,
     troubles,
 )
-
-CURE = (
-    "the cure is the annotation helm.sh/hook: pre-install alone (without pre-upgrade), or none;"
-    " until then the pods need a restart after every upgrade"
+from ci.results import (
+    Because,
+    Check,
+    CheckId,
+    Count,
+    Cure,
+    CureId,
+    Measured,
+    Names,
+    Recreated,
+    Unit,
+    failed,
+    passed,
+    unknown,
 )
-UNCHANGED = "nothing changes where nothing was changed"
+
+SHOWN = 10
+"""How many of several names a check keeps."""
+LINE_LENGTH = 200
+"""Of a log line that a check keeps."""
+HOOK = "helm.sh/hook"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +73,16 @@ class Token:
     """Of the ServiceAccount it was made for; empty when it could not be read."""
     pod_made: str
     """When the pod was made, ISO 8601 as the API gives it."""
+    unread: Because = Because.NO_ANSWER
+    """Why there is no ``uid``."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadLog:
+    """A pod whose log could not be read."""
+
+    pod: str
+    because: Because
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +91,19 @@ class Seen:
 
     now: Snapshot
     deployments: tuple[str, ...]
-    accounts: Mapping[str, Object]
-    """ServiceAccounts, live, by name."""
+    accounts: Mapping[str, Object] | Because
+    """ServiceAccounts, live, by name; or why they could not be read."""
     tokens: tuple[Token, ...]
     denials: tuple[str, ...]
     """Log lines that tell of a 401 or a 403, with the pod they are from."""
     objects: Rendered
     """The release's own objects, live."""
+    unread_logs: tuple[UnreadLog, ...] = ()
 
     @property
     def pods(self) -> list[Object]:
         """Those that run on; what terminates or finished is no part of what a change came to."""
         return [pod for name in self.deployments for pod in self.now.live_pods_of(name)]
-
-    @property
-    def uids(self) -> dict[str, str]:
-        return {name: item["metadata"]["uid"] for name, item in self.accounts.items()}
 
 
 def mounts(pods: Iterable[Object]) -> list[Mount]:
@@ -155,9 +177,9 @@ def checks(
     """Everything that has to hold. ``first`` is the release before any change, ``before`` the
     look before this one; with ``change`` an upgrade that changes nothing lies between."""
     found = [
-        no_trouble(before, now),
+        pods_keep_running(before, now),
         accounts_kept(before, now),
-        tokens_valid(now),
+        tokens_accepted(now),
         nothing_denied(first, now),
     ]
     if change is not None:
@@ -165,132 +187,191 @@ def checks(
     return tuple(found)
 
 
-def no_trouble(before: Seen, now: Seen) -> Check:
+def pods_keep_running(before: Seen, now: Seen) -> Check:
     """No pod is unrecoverable, and none restarted since the look before."""
     known = restart_counts(before.pods)
-    wrong = [str(trouble) for trouble in troubles(now.pods)]
-    for pod in now.pods:
-        if since := restarts_since(known, pod):
-            wrong.append(f"pod {pod['metadata']['name']} restarted {_times(since)}")
-    if not now.pods:
-        wrong.append("there is no pod")
-    evidence = "; ".join(wrong) or f"{len(now.pods)} pods of {len(now.deployments)} components"
-    return Check("every component's pods run on", not wrong, evidence)
+    reasons = [str(trouble) for trouble in troubles(now.pods)]
+    restarted = {
+        pod["metadata"]["name"]: since for pod in now.pods if (since := restarts_since(known, pod))
+    }
+    if reasons or restarted or not now.pods:
+        what: list[Measured] = [] if now.pods else [Count(Unit.PODS, 0)]
+        if reasons:
+            what.append(_names(Unit.REASONS, reasons))
+        if restarted:
+            what += [
+                Count(Unit.RESTARTS, sum(restarted.values())),
+                _names(Unit.PODS, list(restarted)),
+            ]
+        return failed(CheckId.PODS_KEEP_RUNNING, *what)
+    return passed(
+        CheckId.PODS_KEEP_RUNNING,
+        Count(Unit.PODS, len(now.pods)),
+        Count(Unit.COMPONENTS, len(now.deployments)),
+    )
 
 
 def accounts_kept(before: Seen, now: Seen) -> Check:
-    """No ServiceAccount was deleted and made anew."""
-    again = drift.recreated(before.uids, now.uids)
-    gone = sorted(set(before.uids) - set(now.uids))
-    if not again and not gone:
-        return Check("ServiceAccounts are kept", True, ", ".join(now.uids))
-    said = [
-        f"ServiceAccount/{name} was deleted and made anew"
-        f" (UID {before.uids[name]} -> {now.uids[name]}){_why_account(now, name)}"
-        for name in again
+    """No ServiceAccount was deleted, or deleted and created again."""
+    if isinstance(before.accounts, Because):
+        return unknown(CheckId.ACCOUNTS_KEPT, before.accounts)
+    if isinstance(now.accounts, Because):
+        return unknown(CheckId.ACCOUNTS_KEPT, now.accounts)
+    was, uids = _uids(before.accounts), _uids(now.accounts)
+    gone = sorted(set(was) - set(uids))
+    deleted = [
+        Recreated(
+            f"ServiceAccount/{name}", was[name], uids.get(name, ""), _hook(now.accounts.get(name))
+        )
+        for name in (*drift.recreated(was, uids), *gone)
     ]
-    said += [f"ServiceAccount/{name} is gone" for name in gone]
-    return Check("ServiceAccounts are kept", False, f"{'; '.join(said)}; {CURE}")
+    if deleted:
+        return failed(CheckId.ACCOUNTS_KEPT, *deleted[:SHOWN], Cure(CureId.HOOK_ANNOTATION))
+    return passed(CheckId.ACCOUNTS_KEPT, _names(Unit.SERVICE_ACCOUNTS, list(uids)))
 
 
-def _why_account(now: Seen, name: str) -> str:
-    annotations = now.accounts[name]["metadata"].get("annotations") or {}
-    hook = annotations.get("helm.sh/hook", "")
-    return f": it is a Helm hook, {hook}" if hook else ""
-
-
-def tokens_valid(now: Seen) -> Check:
+def tokens_accepted(now: Seen) -> Check:
     """Every running pod's token is one of the live ServiceAccount."""
-    refused: dict[str, list[str]] = {}
-    for token in now.tokens:
-        account = now.accounts.get(token.mount.account)
-        if account is None:
-            continue  # may not be read, or gone: that is another rule's finding
-        live = account["metadata"]
-        stale = (
-            token.uid != live["uid"] if token.uid else token.pod_made < live["creationTimestamp"]
+    accounts = now.accounts
+    if not now.tokens:
+        return passed(CheckId.TOKENS_ACCEPTED, Count(Unit.TOKENS, 0))
+    if isinstance(accounts, Because):
+        return unknown(CheckId.TOKENS_ACCEPTED, accounts)
+    stale = [token for token in now.tokens if _stale(token, accounts)]
+    if stale:
+        return failed(
+            CheckId.TOKENS_ACCEPTED,
+            _names(Unit.SERVICE_ACCOUNTS, sorted({token.mount.account for token in stale})),
+            _names(Unit.PODS, sorted({token.mount.pod for token in stale})),
+            Cure(CureId.HOOK_ANNOTATION),
         )
-        if stale:
-            refused.setdefault(token.mount.account, []).append(token.mount.pod)
-    if not refused:
-        said = (
-            f"{len(now.tokens)} tokens of the live ServiceAccounts" if now.tokens else "no tokens"
+    unread = [token for token in now.tokens if not token.uid]
+    if unread:
+        return unknown(
+            CheckId.TOKENS_ACCEPTED,
+            _foremost(token.unread for token in unread),
+            _names(Unit.PODS, sorted({token.mount.pod for token in unread})),
         )
-        return Check("running pods' tokens are accepted", True, said)
-    said = "; ".join(
-        f"the tokens of {', '.join(sorted(set(pods)))} are of a ServiceAccount/{name} that is gone:"
-        " they are answered with 401, and neither Helm nor a rollback repairs that"
-        for name, pods in refused.items()
-    )
-    return Check("running pods' tokens are accepted", False, f"{said}; {CURE}")
+    return passed(CheckId.TOKENS_ACCEPTED, Count(Unit.TOKENS, len(now.tokens)))
+
+
+def _stale(token: Token, accounts: Mapping[str, Object]) -> bool:
+    """Whether the token is of a ServiceAccount that is gone. Where it could not be read, a pod that
+    is older than the ServiceAccount says it, too; a younger one says nothing."""
+    account = accounts.get(token.mount.account)
+    if account is None:
+        return True
+    live = account["metadata"]
+    made = str(live["creationTimestamp"])
+    return bool(token.uid != live["uid"]) if token.uid else token.pod_made < made
 
 
 def nothing_denied(first: Seen, now: Seen) -> Check:
     """No log tells of a 401 or a 403 of a kind that there was not before any change."""
     usual = {_kind_of_line(line) for line in first.denials}
-    new = [line for line in now.denials if _kind_of_line(line) not in usual]
-    name = "no 401 and no 403 in the logs"
-    if not new:
-        return Check(name, True, f"logs of {len(now.pods)} pods read")
-    return Check(name, False, f"{len(new)} lines, first: {new[0][:200]}")
+    new = [line[:LINE_LENGTH] for line in now.denials if _kind_of_line(line) not in usual]
+    if new:
+        return failed(CheckId.LOGS_NOT_DENIED, _names(Unit.LOG_LINES, new))
+    if unread := now.unread_logs:
+        because = _foremost(log.because for log in unread)
+        names = _names(Unit.PODS, [log.pod for log in unread])
+        return unknown(CheckId.LOGS_NOT_DENIED, because, names)
+    return passed(CheckId.LOGS_NOT_DENIED, Count(Unit.PODS, len(now.pods)))
 
 
 def unchanged(before: Seen, now: Seen, change: diff.Change) -> Check:
     """An upgrade that changes nothing replaced no pod, and no object differs by more than the
     release's revision."""
-    wrong: list[str] = []
-    evicted: list[str] = []
-    by_rollout = False
     differences = diff.make(
         change, live=before.objects, same=now.objects, new=now.objects, again=now.objects
     ).differences
+    found: list[_Replaced] = []
+    evicted: list[str] = []
     for name in now.deployments:
         compared = replacement(before.now, now.now, name)
         evicted += compared.evicted
         if compared.replaced:
-            template = [
-                f"{d.path} {d.before} -> {d.after}"
-                for d in differences
-                if d.object == f"Deployment/{name}" and d.path.startswith("spec.template")
-            ]
-            by_rollout |= compared.by_rollout or bool(template)
-            why = "; ".join(template) or _why_replaced(compared)
-            wrong.append(f"the pods of Deployment/{name} were replaced: {why}")
-    differs = [
-        f"{d.object} {d.path} {d.before} -> {d.after}".replace("  ", " ")
-        for d in differences
-        if not d.allowed
-    ]
-    wrong += differs
-    if not wrong:
-        same = f"{len(now.pods) - len(evicted)} pods are the same, and all objects"
+            found.append(_Replaced(name, compared, tuple(_template(name, differences))))
+    fields = [_field(d) for d in differences if not d.allowed]
+    fields += [field for each in found for field in each.fields if field not in fields]
+    if not found and not fields:
+        same: list[Measured] = [Count(Unit.PODS, len(now.pods) - len(evicted))]
         if evicted:
-            same += f"; evicted by their node, not by the upgrade: {', '.join(evicted)}"
-        return Check(UNCHANGED, True, same)
-    evidence = "; ".join(wrong[:4])
-    if by_rollout or differs:
-        evidence += (
-            "; the cure: take out of the pod template what differs at every upgrade (a revision,"
-            " a date)"
-        )
-    return Check(UNCHANGED, False, evidence)
+            same.append(_names(Unit.EVICTED_PODS, evicted))
+        return passed(CheckId.UPGRADE_REPEATABLE, *same)
+    named = {
+        Unit.REPLACED_DEPLOYMENTS: [f"Deployment/{each.deployment}" for each in found],
+        Unit.FIELDS: fields,
+        Unit.REPLICA_SETS: [name for each in found for name in each.replicasets],
+        Unit.DELETED_PODS: [name for each in found for name in each.deleted],
+    }
+    what: list[Measured] = [_names(unit, names) for unit, names in named.items() if names]
+    if fields or any(each.by_rollout for each in found):
+        what.append(Cure(CureId.POD_TEMPLATE_VARIES))
+    return failed(CheckId.UPGRADE_REPEATABLE, *what)
 
 
-def _why_replaced(compared: Replacement) -> str:
-    """Where no difference of the live objects' templates tells."""
-    if compared.replicasets is not None:
-        return f"ReplicaSet {compared.replicasets[0]} -> {compared.replicasets[1]}"
-    if compared.template:
-        return "the Deployment's pod template is another"
-    return (
-        f"{', '.join(compared.gone)} no longer run, and the pod template and the ReplicaSet are"
-        " the same: they were deleted (by a hook of the chart, a node drain, or by hand);"
-        " `kubectl get events` says when"
-    )
+@dataclass(frozen=True, slots=True)
+class _Replaced:
+    """A Deployment whose pods were replaced, and how."""
+
+    deployment: str
+    compared: Replacement
+    template: tuple[str, ...]
+    """What differs in its pod template, by the live objects."""
+
+    @property
+    def by_rollout(self) -> bool:
+        return self.compared.by_rollout or bool(self.template)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        if self.template or not self.compared.template:
+            return self.template
+        return (f"Deployment/{self.deployment} spec.template",)
+
+    @property
+    def replicasets(self) -> tuple[str, ...]:
+        """The old and the new one, where no field says why there is a new one."""
+        pair = self.compared.replicasets
+        return () if pair is None or self.template else (" -> ".join(pair),)
+
+    @property
+    def deleted(self) -> tuple[str, ...]:
+        return () if self.by_rollout else self.compared.gone
 
 
-def _times(number: int) -> str:
-    return "once" if number == 1 else f"{number} times"
+def _template(deployment: str, differences: Iterable[Difference]) -> Iterator[str]:
+    for difference in differences:
+        if difference.object == f"Deployment/{deployment}" and (
+            difference.path.startswith("spec.template")
+        ):
+            yield _field(difference)
+
+
+def _field(difference: Difference) -> str:
+    where = " ".join(filter(None, (difference.object, difference.path)))
+    return f"{where} {difference.before} -> {difference.after}"
+
+
+def _uids(accounts: Mapping[str, Object]) -> dict[str, str]:
+    return {name: str(item["metadata"]["uid"]) for name, item in accounts.items()}
+
+
+def _hook(account: Object | None) -> str:
+    """The account's Helm hook; empty where it is none."""
+    annotations = (account or {"metadata": {}})["metadata"].get("annotations") or {}
+    return str(annotations.get(HOOK, ""))
+
+
+def _names(of: Unit, names: Sequence[str]) -> Names:
+    return Names(of, tuple(names[:SHOWN]), len(names))
+
+
+def _foremost(reasons: Iterable[Because]) -> Because:
+    """One of several: what is forbidden stays so, and somebody can allow it."""
+    found = list(reasons)
+    return Because.FORBIDDEN if Because.FORBIDDEN in found else found[0]
 
 
 # -- live objects, so that two looks can be compared -----------------------------------------------

@@ -1,6 +1,7 @@
 """JUnit XML: read into cases as pytest writes it, and written of a run's checks.
 
-What a passed case measured, if that is worth telling, is its property ``evidence``. Of the four
+What a passed case measured, if that is worth telling, is its property ``evidence``; the ids of the
+checks that it shows are its properties ``shows``. Of the four
 outcomes JUnit knows three: *unknown* is an ``error`` of the type ``unknown``, for as ``skipped`` a
 build server would show it as fine.
 """
@@ -59,7 +60,9 @@ def _case(element: Element) -> Case:
         seconds = float(element.get("time") or 0)
     except ValueError:
         seconds = 0.0
-    return Case(f"{folder}::{name}" if folder else name, outcome, seconds, message)
+    shows = (p.get("value", "") for p in element.iter("property") if p.get("name") == "shows")
+    title = f"{folder}::{name}" if folder else name
+    return Case(title, outcome, seconds, message, tuple(dict.fromkeys(shows)))
 
 
 def render(groups: Iterable[CheckGroup]) -> str:

@@ -28,10 +28,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ci import texts
-from ci.model import Difference, Preview, Rollback, RollbackOutcome, RunRecord, SelfTest
+from ci.model import (
+    Difference,
+    Preview,
+    Rollback,
+    RollbackOutcome,
+    RunRecord,
+    SelfTest,
+    Status,
+)
 from ci.report import signs, views
 from ci.report.signs import GLYPHS, Sign
-from ci.report.status import Status
 from ci.results import Outcome, Phase, Tally
 from ci.run.events import CHANGE, CHECK, Event
 

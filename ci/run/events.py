@@ -90,6 +90,11 @@ class Events:
         self._lock = threading.Lock()
         self.all: list[Event] = []
 
+    @property
+    def began(self) -> float:
+        """When the run began, in seconds on its clock."""
+        return self._started
+
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 

@@ -7,18 +7,22 @@ judged by :mod:`ci.evidence.rules`, also when this very run proved it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from ci import texts
 from ci.digest import Digest
 from ci.errors import EvidenceRefused
 from ci.evidence import dsse, keys, packing, rules, statement
 from ci.evidence.rules import Accepted, Policy, Wanted
 from ci.evidence.statement import Approval, Rehearsed, Subject, TestResult
-from ci.model import Case, Image, Login, Proof, Rehearsal, ReleaseState
+from ci.model import Image, Proof, Rehearsal, ReleaseState
+from ci.results import Tally
 from ci.run.context import Context
+from ci.settings import Login
 from ci.tools import chart as charts
 from ci.tools.registry import Repository, copy_attached, open_repository
 
@@ -119,6 +123,7 @@ def attach_rehearsal(context: Context, source: Source, chart: Path, rehearsal: R
         state=rehearsal.state,
         result=statement.PASSED if rehearsal.passed else statement.FAILED,
         checks=context.programs.redactor.data(rehearsal.checks),
+        require=rehearsal.require,
         changes=context.programs.redactor.data(rehearsal.changes),
         run=context.run_dir.name,
         at=rehearsal.finished,
@@ -131,15 +136,28 @@ def attach_rehearsal(context: Context, source: Source, chart: Path, rehearsal: R
 
 
 def rehearsed(
-    context: Context, source: Source, chart: Path, target: str, state: ReleaseState
+    context: Context,
+    source: Source,
+    chart: Path,
+    target: str,
+    state: ReleaseState,
+    *,
+    require: Sequence[str],
 ) -> Rehearsed:
-    """The passed rehearsal of an image on a target's release in ``state``. Raises
-    :class:`ci.errors.EvidenceRefused`."""
+    """The passed rehearsal of an image on a target's release in ``state``, with every check that
+    ``require`` names. Raises :class:`ci.errors.EvidenceRefused`."""
     wanted = Wanted(source.by_digest, source.digest, chart_subject(chart))
     found = rules.rehearsed(
-        _attached(context, source), wanted, policy(context), target, state, now=datetime.now(UTC)
+        _attached(context, source),
+        wanted,
+        policy(context),
+        target,
+        state,
+        require=require,
+        now=datetime.now(UTC),
     )
-    context.events.note(f"rehearsed for {target} in run {found.run}: {len(found.checks)} checks")
+    counts = texts.tally(Tally.of(check.outcome for check in found.checks))
+    context.events.note(f"rehearsed for {target} in run {found.run}: {counts}")
     return found
 
 
@@ -159,9 +177,7 @@ def stated(context: Context, proof: Proof) -> TestResult:
     described = settings.model_dump(
         mode="json", include={"image", "service", "gate", "prove", "evidence"}
     )
-    cases = tuple(
-        Case(c.name, c.outcome, c.seconds, redactor.text(c.message)[:300]) for c in proof.cases
-    )
+    cases = tuple(replace(case, message=redactor.text(case.message)[:300]) for case in proof.cases)
     image = Subject(proof.image.repository, proof.image.digest.hex, proof.image.tag)
     return TestResult(
         subjects=(image, chart_subject(context.path(settings.gate.chart))),

@@ -61,7 +61,7 @@ def create(context: Context, name: str, pull: Iterable[str] = ()) -> Cluster:
         _configuration(context),
         on_line=see,
     )
-    cluster = _cluster(context, name)
+    cluster = named(context, name)
     _answer_names_early(context, cluster)
     _wait_for_accounts(context, cluster)
     return cluster
@@ -80,7 +80,7 @@ def find(context: Context, name: str) -> Cluster | None:
     if not kind.running(name):
         context.events.note(f"restarting the node of cluster {name}")
         kind.start(name)
-    cluster = _cluster(context, name)
+    cluster = named(context, name)
     try:
         wait_until(
             f"the API server of cluster {name}",
@@ -170,7 +170,8 @@ def _kind(context: Context) -> Kind:
     return Kind(context.tools.kind, context.tools.docker, context.programs)
 
 
-def _cluster(context: Context, name: str) -> Cluster:
+def named(context: Context, name: str) -> Cluster:
+    """The cluster of this name, whether it is there or not."""
     return Cluster(name, context.home.kubeconfig(name), f"kind-{name}", disposable=True)
 
 

@@ -26,6 +26,7 @@ from ci.promotion.release.rollout import (
     troubles,
     unsettled,
 )
+from ci.results import GapId, RolloutGap
 from ci.run.context import Context
 from ci.settings import Settings
 from ci.standins import admission, cloud
@@ -349,7 +350,11 @@ def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -
     watch = Watch()
 
     def rolled_out(now: Snapshot) -> Judgement:
-        return Judgement(unsettled(now, now.deployments) if now.deployments else ("no Deployment",))
+        return Judgement(
+            unsettled(now, now.deployments)
+            if now.deployments
+            else (RolloutGap(GapId.NO_DEPLOYMENT, ""),)
+        )
 
     def look(now: Snapshot, _: Judgement) -> None:
         pod_troubles = troubles(now.pods, forgiven_restarts=FORGIVEN_RESTARTS)

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from ci import redaction
+from ci import redaction, texts
+from ci import standins as manifests
 from ci.errors import (
     Interrupted,
     PipelineError,
@@ -26,9 +27,9 @@ from ci.errors import (
     PromotionFailed,
     RehearsalFailed,
     WaitTimeout,
+    error_summary,
 )
 from ci.model import (
-    Check,
     Cluster,
     Image,
     Promotion,
@@ -55,26 +56,53 @@ from ci.promotion.release.rollout import (
     troubles,
 )
 from ci.promotion.release.session import TargetSession
+from ci.promotion.upgrade.post_upgrade_test import After
 from ci.rehearsal import condition
 from ci.rehearsal.adapt import Adapted, Limits, adapt
-from ci.rehearsal.condition import Mount, Seen, Token
-from ci.results import StepId
+from ci.rehearsal.condition import Mount, Seen, Token, UnreadLog
+from ci.results import (
+    REQUIRED_IN_REHEARSAL,
+    Because,
+    Check,
+    CheckGroup,
+    CheckId,
+    Count,
+    ImageRef,
+    Outcome,
+    Phase,
+    Problem,
+    RehearsedStep,
+    RevisionRef,
+    StepId,
+    Unit,
+    failed,
+    passed,
+    unknown,
+)
 from ci.run.context import Context
+from ci.tools import api, diagnostics
 from ci.tools import chart as charts
-from ci.tools import diagnostics
+from ci.tools.command import Output
 from ci.tools.helm import Revision
 from ci.tools.kube import Kube
 from ci.tools.registry import copy, open_repository
 
 ON_PURPOSE = "made to fail by the rehearsal"
-UPGRADE, AGAIN, FAILURE, RETURN = "upgrade", "unchanged upgrade", "failed upgrade", "return"
-"""The steps, as they stand before the names of their checks."""
+OUTCOMES: Mapping[RehearsedStep, CheckId] = {
+    RehearsedStep.UPGRADE: CheckId.REHEARSAL_PROMOTED,
+    RehearsedStep.REPEAT: CheckId.REHEARSAL_PROMOTED,
+    RehearsedStep.FAILURE: CheckId.REHEARSAL_ROLLED_BACK,
+    RehearsedStep.RETURN: CheckId.REHEARSAL_RETURNED,
+}
+"""How each step has to end, in their order."""
 ACCOUNTS = (
-    "requests during the change",
-    "tasks through the canary queue",
-    "the queue is as the new version was asked for",
+    CheckId.REQUESTS_ANSWERED,
+    CheckId.TASKS_EXECUTED_ONCE,
+    CheckId.QUEUE_LOCK_DURATION,
 )
 """Checks of the promotion that say more than that it succeeded."""
+NOT_REHEARSED = ("!soak.*",)
+"""What a rehearsal leaves to the target: what shows only with time."""
 
 
 class Promote(Protocol):
@@ -85,7 +113,7 @@ class Promote(Protocol):
         session: TargetSession,
         proof: Proof,
         *,
-        after: Callable[[Release], None] | None = None,
+        after: After | None = None,
         force: bool = False,
     ) -> Promotion: ...
 
@@ -97,15 +125,15 @@ class Actors:
     promote: Promote
     roll_back: Callable[[TargetSession, int], Rollback]
     """To a revision."""
-    use: Callable[[Context, Release, str], object] | None = None
+    use: Callable[[Context, Release, str], Proof] | None = None
     """Creates, updates, uses and deletes an endpoint, counts executions and reads its queue at
     the broker; raises when anything is wrong. The text is a label for its files. ``None``: the
     service has nothing of the kind."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The target's release as it is live."""
+class LiveRelease:
+    """The target's release as it is."""
 
     revision: Revision
     state: ReleaseState
@@ -137,23 +165,24 @@ def rehearse(
     target = session.target
     step, namespace = session.events.step, f"rehearsal-{target.name}"[:63].rstrip("-")
     with step(StepId.READ_RELEASE, "what is rehearsed is what the target has"):
-        found = read(session)
+        live = read(session)
     with step(StepId.ADAPT_RELEASE, "replicas, resources and the cloud; nothing else differs"):
-        image = image_here(session, found.image)
-        adapted = fitted(session, found, image, redirect)
+        image = image_here(session, live.image)
+        adapted = fitted(session, live, image, redirect)
     there = replace(
         target,
         cluster=cluster,
         namespace=namespace,
         image_repository=image.repository,
         login=None,
-        deployments=found.deployments,
+        deployments=live.deployments,
         standins=standins,
         servicebus_env="",
-        soak_seconds=0,  # what shows only with time is for the target
+        soak_seconds=0,
+        require=(*target.require, *NOT_REHEARSED),
         probing=replace(target.probing, outside_url=""),  # that way leads to the target
     )
-    here = TargetSession.open(session.context, there)
+    here = TargetSession.open(session.context, there, reach=manifests.reach)
     kube = here.kube
     try:
         with step(StepId.INSTALL_RELEASE, "the target's release, in a namespace of its own"):
@@ -165,33 +194,44 @@ def rehearse(
         finished = Rehearsal(
             target=target.name,
             image=proof.image,
-            before=found.image,
-            state=found.state,
+            before=live.image,
+            state=live.state,
             checks=tuple(stage.checks),
             changes=tuple(str(change) for change in adapted.changes),
             finished=datetime.now(UTC),
+            require=required(target),
         )
         if not finished.passed:
             folder = session.folder.below("evidence", "rehearsal")
             diagnostics.collect(kube, namespace, folder)
             session.events.note(f"evidence kept in {folder.path}")
-        _write_tables(session.context, finished, adapted)
+        _write_table(session.context, adapted)
         return finished
     finally:
         with suppress(PipelineError):
             remove(here.for_cleanup().kube, namespace)
 
 
+def required(target: Target) -> tuple[str, ...]:
+    """Globs of what a rehearsal for the target must not leave unchecked."""
+    return (*target.require, *REQUIRED_IN_REHEARSAL, *NOT_REHEARSED)
+
+
 def refuse_failed(rehearsal: Rehearsal) -> None:
-    """Raise :class:`RehearsalFailed` unless it passed."""
+    """Raise :class:`RehearsalFailed`, with the checks, unless it passed."""
     if rehearsal.passed:
         return
-    first = rehearsal.failed[0]
-    more = len(rehearsal.failed) - 1
-    raise RehearsalFailed(
-        f"the rehearsal for {rehearsal.target} failed: {first.name}: {first.evidence}"
-        + (f" (and {more} more)" if more else "")
-    )
+    refusal = RehearsalFailed(f"the rehearsal for {rehearsal.target} failed: {_why(rehearsal)}")
+    refusal.groups = (CheckGroup(Phase.REHEARSAL, rehearsal.checks),)
+    raise refusal
+
+
+def _why(rehearsal: Rehearsal) -> str:
+    """Why it did not pass, in one line."""
+    if rehearsal.failed:
+        first, more = rehearsal.failed[0], len(rehearsal.failed) - 1
+        return texts.sentence(first) + (f" (and {more} more)" if more else "")
+    return texts.unmet(rehearsal.unmet) if rehearsal.unmet else "nothing was checked"
 
 
 def state_of(session: TargetSession) -> ReleaseState:
@@ -215,7 +255,7 @@ def state(history: Sequence[Revision], image: Image, supplied: Mapping[str, Any]
 # -- what is live -> what is installed here --------------------------------------------------------
 
 
-def read(session: TargetSession) -> Found:
+def read(session: TargetSession) -> LiveRelease:
     """The live release. Raises :class:`PlanRefused` when it is not fit to be changed."""
     target = session.target
     history = reader.find(session)
@@ -234,9 +274,9 @@ def read(session: TargetSession) -> Found:
             remedy="repair the release first: its one image is what a rehearsal begins with",
         )
     session.events.note(
-        f"revision {revision.number}, {revision.chart} ({check.evidence}), {image.by_tag}"
+        f"revision {revision.number}, {revision.chart} ({texts.evidence(check)}), {image.by_tag}"
     )
-    return Found(
+    return LiveRelease(
         revision,
         state(history, image, stored.values),
         image,
@@ -267,20 +307,20 @@ def image_here(session: TargetSession, image: Image) -> Image:
 
 
 def fitted(
-    session: TargetSession, found: Found, image: Image, redirect: Mapping[str, Any]
+    session: TargetSession, live: LiveRelease, image: Image, redirect: Mapping[str, Any]
 ) -> Adapted:
     """The live values as they fit here; each that differs is a note."""
     target = session.target
     described = session.settings.rehearsal
     over = charts.merge(redirect, described.values)
     for dotted in target.repository_values:
-        if reader.value_at(found.every, dotted) not in (None, image.repository):
+        if reader.value_at(live.every, dotted) not in (None, image.repository):
             nested: Any = image.repository
             for part in reversed(dotted.split(".")):
                 nested = {part: nested}
             over = charts.merge(over, nested)
     limits = Limits(described.replicas, described.cpu, described.memory)
-    adapted = adapt(found.supplied, found.every, over, limits)
+    adapted = adapt(live.supplied, live.every, over, limits)
     for change in adapted.changes:
         session.events.note(str(change))
     return adapted
@@ -290,8 +330,8 @@ def install(session: TargetSession, image: Image, adapted: Adapted) -> None:
     """``helm install``, and the wait for every pod; ended at once by one that is unrecoverable."""
     there = session.target
     remedy = (
-        "see the pods' logs in the run's folder; lead what it needs of the cloud to stand-ins with"
-        " rehearsal.values in pipeline.toml"
+        "see the pods' logs in the run's folder; redirect what it needs of the cloud to the"
+        " stand-ins with rehearsal.values in pipeline.toml"
     )
     kube, watch = session.kube, Watch()
 
@@ -299,7 +339,9 @@ def install(session: TargetSession, image: Image, adapted: Adapted) -> None:
         try:
             fail_fast(watch, session.clock.monotonic(), troubles(now.pods))
         except UnrecoverablePod as problem:
-            raise RehearsalFailed(f"it does not come up: {problem}", remedy=remedy) from problem
+            raise RehearsalFailed(
+                f"the live release does not start on the gate cluster: {problem}", remedy=remedy
+            ) from problem
 
     expected = Expected(
         there.deployments, there.gateway, image.repository, image.tag, frozenset({image.digest})
@@ -327,7 +369,8 @@ def install(session: TargetSession, image: Image, adapted: Adapted) -> None:
         folder = session.folder.below("evidence", "rehearsal")
         diagnostics.collect(kube, there.namespace, folder)
         raise RehearsalFailed(
-            f"the live release cannot be rehearsed: {reader.failed_to_text(problem)}", remedy=remedy
+            f"the live release does not start on the gate cluster: {error_summary(problem)}",
+            remedy=remedy,
         ) from problem
 
 
@@ -342,12 +385,12 @@ def remove(kube: Kube, namespace: str, *, wait: bool = False) -> None:
 
 
 class _Over(Exception):
-    """The rest cannot be rehearsed; what was found says why."""
+    """The rest cannot be rehearsed; the checks so far say why."""
 
 
 @dataclass(slots=True)
 class _Stage:
-    """The release on the gate, and what was found so far."""
+    """The release on the gate, and the checks so far."""
 
     session: TargetSession
     """Of the release on the gate cluster."""
@@ -362,108 +405,123 @@ class _Stage:
 
     def perform(self, proof: Proof) -> None:
         step = self.session.events.step
-        with step(StepId.REHEARSAL_BASELINE, "what is usual here is no finding later"):
+        with step(StepId.REHEARSAL_BASELINE, "what is usual here is no failure later"):
             self.look()
         with suppress(_Over):
             with step(StepId.REHEARSE_UPGRADE, "exactly as the target will be upgraded"):
-                self.promote(UPGRADE, proof)
+                self.promote(RehearsedStep.UPGRADE, proof)
             with step(StepId.REHEARSE_REPEAT, "an upgrade that changes nothing breaks nothing"):
-                self.promote(AGAIN, proof)
+                self.promote(RehearsedStep.REPEAT, proof)
             with step(StepId.REHEARSE_FAILURE, "rolled back by the same code, to what it was"):
                 self.fail(proof)
             with step(StepId.REHEARSE_RETURN, "to the image that is live now"):
                 self.go_back()
+        ended = {(check.id, check.subject) for check in self.checks}
+        for rehearsed, id in OUTCOMES.items():
+            if (id, rehearsed.value) not in ended:
+                self.record(rehearsed, unknown(id, Because.NOT_REACHED))
 
-    def promote(self, name: str, proof: Proof) -> None:
-        """A whole promotion. What is found at its end does not roll it back: it shall show."""
+    def promote(self, rehearsed: RehearsedStep, proof: Proof) -> None:
+        """A whole promotion. What fails at its end does not roll it back: it shall show."""
+
+        def examine(release: Release) -> tuple[Check, ...]:
+            self.examine(rehearsed, release)
+            return ()
+
         try:
             promoted = self.actors.promote(
-                self.session.within(self.within(name)),
+                self.session.within(self.within(rehearsed)),
                 proof,
-                after=lambda release: self.examine(name, release),
+                after=examine,
                 force=True,  # also where nothing changes: that is what is rehearsed
             )
         except Interrupted:
             raise
         except PipelineError as problem:
-            self.found(name, Check("the promotion succeeds", False, reader.failed_to_text(problem)))
+            self.record(rehearsed, _failed(CheckId.REHEARSAL_PROMOTED, problem))
             raise _Over from problem
-        accounts = [check for check in promoted.checks if check.name in ACCOUNTS]
-        revisions = f"revision {promoted.from_revision} -> {promoted.to_revision}"
-        self.found(name, Check("the promotion succeeds", True, revisions), *accounts)
+        accounts = [check for check in promoted.checks if check.id in ACCOUNTS]
+        revision = RevisionRef(promoted.to_revision)
+        self.record(rehearsed, passed(CheckId.REHEARSAL_PROMOTED, revision), *accounts)
 
     def fail(self, proof: Proof) -> None:
         """A promotion whose last check fails, and its rollback."""
+        purpose = PromotionFailed(ON_PURPOSE)
 
-        def refuse(_: Release) -> None:
-            raise PromotionFailed(ON_PURPOSE)
+        def refuse(_: Release) -> tuple[Check, ...]:
+            raise purpose
 
-        what = "it is rolled back"
+        rehearsed, id = RehearsedStep.FAILURE, CheckId.REHEARSAL_ROLLED_BACK
         try:
-            self.actors.promote(
-                self.session.within(self.within(FAILURE)), proof, after=refuse, force=True
+            promoted = self.actors.promote(
+                self.session.within(self.within(rehearsed)), proof, after=refuse, force=True
             )
         except Interrupted:
             raise
         except PipelineError as problem:
-            said = reader.failed_to_text(problem)
-            right = isinstance(problem, PromotionFailed) and ON_PURPOSE in said
-            self.found(FAILURE, Check(what, right, said))
-        else:
-            self.found(FAILURE, Check(what, False, "a check failed and nothing was rolled back"))
-        self.judge(FAILURE)
+            rolled_back = isinstance(problem, PromotionFailed) and purpose in _causes(problem)
+            self.record(rehearsed, passed(id) if rolled_back else _failed(id, problem))
+        else:  # a check failed, and nothing was rolled back
+            self.record(rehearsed, failed(id, RevisionRef(promoted.to_revision)))
+        self.examine_state(rehearsed)
 
     def go_back(self) -> None:
         """``rollback`` to the image that was live at the beginning."""
-        what = "the old image serves again"
+        rehearsed, id = RehearsedStep.RETURN, CheckId.REHEARSAL_RETURNED
         try:
-            number = self.actors.roll_back(self.session.within(self.within(RETURN)), 1).revision
+            done = self.actors.roll_back(self.session.within(self.within(rehearsed)), 1)
         except Interrupted:
             raise
         except PipelineError as problem:
-            self.found(RETURN, Check(what, False, reader.failed_to_text(problem)))
+            self.record(rehearsed, _failed(id, problem))
             raise _Over from problem
-        self.found(RETURN, Check(what, True, f"revision {number}, {self.old.by_tag}"))
-        there = self.there
-        self.examine(
-            RETURN, Release(there.cluster, there.namespace, there.release, number, self.old)
-        )
+        old, there = self.old, self.there
+        image = ImageRef(old.repository, old.tag, old.digest)
+        self.record(rehearsed, passed(id, RevisionRef(done.revision), image))
+        release = Release(there.cluster, there.namespace, there.release, done.revision, old)
+        self.examine(rehearsed, release)
 
-    def within(self, name: str) -> Context:
+    def within(self, rehearsed: RehearsedStep) -> Context:
         """The run, with a folder of its own for a change's backups and evidence."""
-        folder = self.session.folder.below("rehearsal", name.replace(" ", "-"))
+        folder = self.session.folder.below("rehearsal", rehearsed.value)
         return replace(self.session.context, run_dir=folder.make())
 
     # -- what came of them --
 
-    def examine(self, name: str, release: Release) -> None:
+    def examine(self, rehearsed: RehearsedStep, release: Release) -> None:
         """Use the service, then look at it."""
-        if self.actors.use is not None:
-            what = "an endpoint is created, updated, used and deleted"
+        id = CheckId.ENDPOINT_USABLE
+        if self.actors.use is None:
+            self.record(rehearsed, unknown(id, Because.NOT_OFFERED))
+        else:
             try:
-                self.actors.use(self.within(name), release, name.replace(" ", "-"))
+                proof = self.actors.use(self.within(rehearsed), release, rehearsed.value)
             except Interrupted:
                 raise
             except PipelineError as problem:
-                self.found(name, Check(what, False, reader.failed_to_text(problem)))
+                self.record(rehearsed, _failed(id, problem))
             else:
-                seen = "each task executed as often as it has to be, its queue as asked for"
-                self.found(name, Check(what, True, seen))
-        self.judge(name)
+                cases = sum(case.outcome is Outcome.PASSED for case in proof.cases)
+                self.record(rehearsed, passed(id, Count(Unit.CASES, cases)))
+        self.examine_state(rehearsed)
 
-    def judge(self, name: str) -> None:
-        before = self.looks[-1]
+    def examine_state(self, rehearsed: RehearsedStep) -> None:
+        """Everything that has to hold of the release as it is now."""
+        before, repeated = self.looks[-1], rehearsed is RehearsedStep.REPEAT
         try:
             now = self.look()
         except WaitTimeout as problem:
-            self.found(name, Check("its pods settle", False, reader.failed_to_text(problem)))
+            self.record(rehearsed, _failed(CheckId.PODS_KEEP_RUNNING, problem))
+            ids = [CheckId.ACCOUNTS_KEPT, CheckId.TOKENS_ACCEPTED, CheckId.LOGS_NOT_DENIED]
+            ids += [CheckId.UPGRADE_REPEATABLE] if repeated else []
+            self.record(rehearsed, *(unknown(id, Because.NOT_REACHED) for id in ids))
             return
         change = None
-        if name == AGAIN:
+        if repeated:
             number = self.latest()
             tag, repository = self.there_image()
             change = diff.Change(tag, tag, repository, repository, number - 1, number)
-        self.found(name, *condition.checks(self.looks[0], before, now, change=change))
+        self.record(rehearsed, *condition.checks(self.looks[0], before, now, change=change))
 
     def there_image(self) -> tuple[str, str]:
         image, _ = reader.running_image(self.there, self.looks[-1].now)
@@ -476,11 +534,23 @@ class _Stage:
         self.looks.append(look(self.session))
         return self.looks[-1]
 
-    def found(self, name: str, *checks: Check) -> None:
-        for check in checks:
-            self.checks.append(replace(check, name=f"{name}: {check.name}"))
-            if not check.ok:
-                self.session.events.note(f"FAILED: {check.name}: {check.evidence}")
+    def record(self, rehearsed: RehearsedStep, *checks: Check) -> None:
+        """Keep checks as ones of this step."""
+        own = tuple(replace(check, subject=rehearsed.value) for check in checks)
+        self.checks += own
+        self.session.events.checked(Phase.REHEARSAL, own)
+
+
+def _failed(id: CheckId, problem: PipelineError) -> Check:
+    return failed(id, Problem(error_summary(problem)))
+
+
+def _causes(problem: BaseException) -> Iterator[BaseException]:
+    """What an error was raised from, the nearest first."""
+    cause = problem.__cause__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
 
 
 # -- looking ---------------------------------------------------------------------------------------
@@ -503,22 +573,40 @@ def look(session: TargetSession) -> Seen:
             pool.submit(_token, kube, there.namespace, mount, made[mount.pod])
             for mount in condition.mounts(pods)
         ]
-        logs = {name: pool.submit(_log, kube, there.namespace, name) for name in made}
-        accounts = kube.objects("serviceaccounts", there.namespace)
+        logs = [pool.submit(_log, kube, there.namespace, pod) for pod in pods]
+        accounts = _accounts(kube, there.namespace)
+        lines = [log.result() for log in logs]
         return Seen(
             now,
             there.deployments,
-            {item["metadata"]["name"]: item for item in accounts},
+            accounts,
             tuple(token.result() for token in tokens),
-            tuple(d for name, log in logs.items() for d in condition.denials(name, log.result())),
+            tuple(line for denials, _ in lines for line in denials),
             condition.comparable(objects.result()),
+            tuple(unread for _, unread in lines if unread is not None),
         )
 
 
-def _log(kube: Kube, namespace: str, pod: str) -> str:
-    return kube.run(
-        "logs", pod, "--all-containers", "--namespace", namespace, check=False, timeout=30
-    ).stdout
+def _accounts(kube: Kube, namespace: str) -> Mapping[str, Any] | Because:
+    """ServiceAccounts by name, or why they cannot be read."""
+    answer = kube.ask("GET", api.path_of("serviceaccounts", namespace))
+    if not answer.ok:
+        return _refusal(answer.code)
+    return {item["metadata"]["name"]: item for item in api.items_of(answer)}
+
+
+def _log(kube: Kube, namespace: str, pod: Mapping[str, Any]) -> tuple[list[str], UnreadLog | None]:
+    """Denials in the logs of a pod's containers; and, where one could not be read, why."""
+    name, spec = pod["metadata"]["name"], pod["spec"]
+    denials: list[str] = []
+    unread = None
+    for container in (*(spec.get("initContainers") or []), *spec["containers"]):
+        answer = kube.logs(name, namespace, container=container["name"])
+        if answer.ok:
+            denials += condition.denials(name, answer.text)
+        else:
+            unread = UnreadLog(name, _refusal(answer.code))
+    return denials, unread
 
 
 def _token(kube: Kube, namespace: str, mount: Mount, made: str) -> Token:
@@ -527,8 +615,19 @@ def _token(kube: Kube, namespace: str, mount: Mount, made: str) -> Token:
         "exec", mount.pod, "--container", mount.container, "--namespace", namespace,
         "--", "cat", mount.path, check=False, timeout=20,
     )  # fmt: skip
-    uid = condition.account_uid(answer.stdout) if answer.status == 0 else ""
-    return Token(mount, uid, made)
+    if answer.status != 0:
+        return Token(mount, "", made, _refusal_of_exec(answer))
+    return Token(mount, condition.account_uid(answer.stdout), made)
+
+
+def _refusal(code: int) -> Because:
+    """Why the API gave no answer, by its HTTP status."""
+    return Because.FORBIDDEN if code in (401, 403) else Because.NO_ANSWER
+
+
+def _refusal_of_exec(answer: Output) -> Because:
+    """The same of ``kubectl exec``, which passes on the API server's words alone."""
+    return Because.FORBIDDEN if "(Forbidden)" in answer.stderr else Because.NO_ANSWER
 
 
 def _objects(session: TargetSession) -> list[dict[str, Any]]:
@@ -553,22 +652,12 @@ def _objects(session: TargetSession) -> list[dict[str, Any]]:
 # -- the report ------------------------------------------------------------------------------------
 
 
-def _write_tables(context: Context, rehearsal: Rehearsal, adapted: Adapted) -> None:
-    """Both tables of the run's report: what was found, and what was otherwise than live."""
-    found = {
-        "title": f"Rehearsal for {rehearsal.target}",
-        "note": f"Its release at revision {rehearsal.state.revision}, from"
-        f" {rehearsal.before.by_tag} to {rehearsal.image.by_tag}, on the gate cluster.",
-        "columns": ["change", "what has to hold", "evidence", "ok"],
-        "rows": [
-            [*check.name.split(": ", 1), check.evidence, check.ok] for check in rehearsal.checks
-        ],
-    }
-    differs = {
-        "title": "What the rehearsal had otherwise than the target",
+def _write_table(context: Context, adapted: Adapted) -> None:
+    """What differs from the target, for the run's report. The checks are in it already."""
+    table = {
+        "title": "How the rehearsed release differs from the target's",
         "note": "Values of the release; all others are the live ones. Secrets are left out.",
-        "columns": ["value", "live", "here", "why"],
+        "columns": ["value", "live", "rehearsed", "why"],
         "rows": [[c.path, c.live, c.here, c.why] for c in adapted.changes],
     }
-    for name, table in (("rehearsal", found), ("rehearsal-values", differs)):
-        context.folder.json(f"tables/{name}.json", table)
+    context.folder.json("tables/rehearsal-values.json", table)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
+from ci import texts
 from ci.digest import UNKNOWN
-from ci.errors import PipelineError, VerifyFailed, WaitTimeout
-from ci.model import Check, Image
+from ci.errors import Interrupted, PipelineError, VerifyFailed, WaitTimeout, error_summary
+from ci.model import DeploymentRow, Image, PodRow, Status, Target
 from ci.promotion.preflight.inspect import SERVING_SECONDS
 from ci.promotion.release import health as health_
 from ci.promotion.release import logs, manifest, reader
@@ -25,9 +28,25 @@ from ci.promotion.release.rollout import (
     troubles,
 )
 from ci.promotion.release.session import TargetSession
-from ci.report.status import DeploymentRow, PodRow, Status
+from ci.results import (
+    Check,
+    CheckId,
+    Count,
+    Measured,
+    Names,
+    Phase,
+    Problem,
+    RevisionRef,
+    Unit,
+    failed,
+    judged,
+    unmet,
+)
 from ci.tools.kube import Kube
 from ci.tools.registry import open_repository
+
+SHOWN = 5
+"""So many pods are named in a check."""
 
 
 def status(session: TargetSession) -> Status:
@@ -95,7 +114,8 @@ def verify(session: TargetSession, image: Image | None = None) -> tuple[Check, .
     """The plan's success criteria, each with its evidence.
 
     ``image`` is what shall run; without it, what the release names. Raises
-    :class:`VerifyFailed` naming every criterion that is not met; each is a note of the run.
+    :class:`VerifyFailed` naming every criterion that is not met, and every one that the target
+    requires and that nobody could check; it carries all checks.
     """
     target = session.target
     kube = session.kube
@@ -112,43 +132,48 @@ def verify(session: TargetSession, image: Image | None = None) -> tuple[Check, .
         repository, tag = target.image_repository, image.tag
         accepted = _accepted(session, image)
     expected = Expected(names, target.gateway, repository, tag, accepted)
-    judged, now = _settled(session, kube, expected, now)
+    rollout, now = _settled(session, kube, expected, now)
     _, digests = reader.running_image(target, now)
     pods = [pod for name in names for pod in now.live_pods_of(name)]
-    unready = [p["metadata"]["name"] for p in pods if not ready(p)]
-    stuck = troubles(pods)
-    checks = [
-        Check(
-            "release is deployed",
-            history[-1].status == "deployed",
-            f"revision {history[-1].number} is {history[-1].status}",
+    latest = history[-1]
+    checks = (
+        judged(
+            CheckId.RELEASE_DEPLOYED,
+            latest.status == "deployed",
+            RevisionRef(latest.number, latest.status, latest.chart),
         ),
-        Check(
-            "all pods are Running and Ready",
-            bool(pods) and not unready and not stuck,
-            "; ".join(map(str, stuck)) or ", ".join(unready) or f"{len(pods)} pods",
-        ),
-        Check(
-            "every pod runs the image",
-            judged.complete and len(digests) == 1,
-            "; ".join(judged.waiting or judged.evidence),
-        ),
+        _pods_ready(pods),
+        judged(CheckId.PODS_RUN_DIGEST, rollout.complete and len(digests) == 1, *rollout.measured),
         *health,
-    ]
-    errors = logs.error_lines(kube, target, pods)
-    checks.append(
-        Check(
-            "no error lines in the logs",
-            not errors,
-            f"{len(errors)} lines, first: {errors[0]}" if errors else f"{len(pods)} pods read",
-        )
+        logs.error_lines(kube, target, pods).check(),
     )
-    for check in checks:
-        session.events.note(f"{'ok' if check.ok else 'FAILED'}: {check.name}: {check.evidence}")
-    failed = [f"{check.name} ({check.evidence})" for check in checks if not check.ok]
-    if failed:
-        raise VerifyFailed(f"{target.release} does not meet its criteria: {'; '.join(failed)}")
-    return tuple(checks)
+    session.events.checked(Phase.AFTER, checks)
+    missing = unmet(checks, target.require)
+    if missing or any(check.failed for check in checks):
+        raise _unmet(target, checks, missing)
+    return checks
+
+
+def _pods_ready(pods: Sequence[Mapping[str, Any]]) -> Check:
+    """Every pod is Running and Ready, and there is one."""
+    stuck = troubles(pods)
+    unready = tuple(str(p["metadata"]["name"]) for p in pods if not ready(p))
+    measured: tuple[Measured, ...] = (Count(Unit.PODS, len(pods)),)
+    if stuck:
+        measured += (Names(Unit.REASONS, tuple(map(str, stuck[:SHOWN])), len(stuck)),)
+    elif unready:
+        measured += (Names(Unit.PODS, unready[:SHOWN], len(unready)),)
+    ok = bool(pods) and not unready and not stuck
+    return judged(CheckId.PODS_READY, ok, *measured)
+
+
+def _unmet(target: Target, checks: tuple[Check, ...], missing: tuple[Check, ...]) -> VerifyFailed:
+    """The error that names every criterion that failed, and those ``missing``."""
+    parts = [texts.sentence(check) for check in checks if check.failed]
+    if missing:
+        parts.append(texts.unmet(missing))
+    error = VerifyFailed(f"{target.release} does not meet its criteria: {'; '.join(parts)}")
+    return error.carrying(Phase.AFTER, *checks)
 
 
 def _settled(
@@ -157,9 +182,9 @@ def _settled(
     """The judgement of ``now``; where all that is wrong is that pods drain (after a change, a
     scale-down or the loss of a node), that of what is there once they have gone."""
     target = session.target
-    judged = judge(now, expected)
-    if judged.complete or not judge(now.without_terminating(), expected).complete:
-        return judged, now
+    rollout = judge(now, expected)
+    if rollout.complete or not judge(now.without_terminating(), expected).complete:
+        return rollout, now
     with suppress(WaitTimeout):
         return reader.wait_complete(
             kube, target, expected, timeout=SERVING_SECONDS, clock=session.clock
@@ -172,8 +197,10 @@ def _answers(session: TargetSession) -> tuple[Check, ...]:
     """Every health path, as a client asks it; one check that failed where there is no way."""
     try:
         return health_.health(session)
+    except Interrupted:
+        raise
     except PipelineError as problem:
-        return (Check("the API answers", False, reader.failed_to_text(problem)),)
+        return (failed(CheckId.API_ANSWERS, Problem(error_summary(problem))),)
 
 
 def _accepted(session: TargetSession, image: Image) -> frozenset[str]:

@@ -6,9 +6,12 @@ the node's disk and dies with the cluster.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ci.model import ServiceBusEndpoints, StandIns
 
 if TYPE_CHECKING:
     from ci.tools.kube import Kube
@@ -27,6 +30,17 @@ MOUNT = "/etc/standins"
 def forwarded(kube: Kube, namespace: str) -> AbstractContextManager[dict[int, int]]:
     """Local ports that lead to Service Bus: :data:`AMQP_PORT`, and 443 for its administration."""
     return kube.port_forward(namespace, f"svc/{SERVICEBUS}", {AMQP_PORT: None, 443: None})
+
+
+@contextmanager
+def reach(kube: Kube, standins: StandIns) -> Iterator[ServiceBusEndpoints]:
+    """The stand-ins' Service Bus, through port-forwards that last as long as the block."""
+    with forwarded(kube, standins.namespace) as ports:
+        amqp, admin = (
+            connection_string(f"localhost:{ports[port]}", standins.servicebus.key)
+            for port in (AMQP_PORT, 443)
+        )
+        yield ServiceBusEndpoints(amqp, admin, standins.servicebus.ca_pem)
 
 
 @dataclass(frozen=True, slots=True)

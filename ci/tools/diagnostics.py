@@ -1,17 +1,18 @@
-"""What a namespace looks like when something went wrong, kept before a rollback or a teardown
-destroys it. The one collector, for the gate, the rehearsal and a target.
+"""The state of a namespace after a failure, collected before a rollback or a teardown destroys it.
+The only collector, for the gate, the rehearsal and a target.
 
-Best effort on purpose: a part that cannot be had says why in its file, none takes longer than
-20 s, and nothing here fails what it explains. All of it goes through the run's folder, and so
-through redaction: objects are redacted by their structure, texts by names and shapes. The Secrets
-that the pods use are read first, where that is allowed, so that their values are hidden also
-where a service prints them; they are kept nowhere.
+Best effort on purpose: the file of a part that cannot be read says why, no part takes longer than
+20 s, and a failure here never hides the failure that is diagnosed. Everything is written through
+the run's folder and thus redacted: objects by their structure, texts by names and shapes. The
+Secrets that the pods use are read first, where that is allowed, so that their values are also
+removed from logs; they are not stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -23,13 +24,24 @@ from ci.tools.helm import Helm
 from ci.tools.kube import Kube
 
 LOG_LINES = 2000
-"""Of each container, the newest."""
+"""Newest lines of each container's log."""
 PART_SECONDS = 20
 LIST_SECONDS = 15.0
-KINDS = ("deployments", "replicasets", "services", "endpointslices", "pods")
+KINDS = ("deployments", "replicasets", "services", "endpointslices", "pods", "events")
 
 Object = Mapping[str, Any]
 Part = Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was collected, for whoever looks for the cause: objects as the API has them, secrets
+    included. Empty where they could not be read."""
+
+    pods: Sequence[Object] = ()
+    events: Sequence[Object] = ()
+    logs: Mapping[tuple[str, str, bool], str] = field(default_factory=dict)
+    """Of containers, by pod, container, and whether it is of the one before a restart."""
 
 
 def collect(
@@ -41,16 +53,18 @@ def collect(
     release: str = "",
     of: Callable[[Object], bool] = lambda pod: True,
     more: Mapping[str, Part] | None = None,
-) -> int:
-    """Write what is worth knowing of ``namespace`` into ``folder``; the number of files.
+) -> Collected:
+    """Write the diagnostics of ``namespace`` into ``folder``.
 
-    ``of`` says which pods' logs are wanted; with ``helm``, also the history and the supplied
-    values of ``release``. ``more`` are further parts by the names of their files.
+    ``of`` selects the pods whose logs are collected; with ``helm``, the history and the supplied
+    values of ``release`` are added. ``more`` are further parts by the names of their files.
     """
     kube = kube.for_cleanup()
     listed = _listed(kube, namespace)
-    found = listed["pods"]
-    pods = [] if isinstance(found, PipelineError) else [pod for pod in found if of(pod)]
+    every = {kind: [] if isinstance(found, PipelineError) else found
+             for kind, found in listed.items()}  # fmt: skip
+    pods = [pod for pod in every["pods"] if of(pod)]
+    logs: dict[tuple[str, str, bool], str] = {}
     learn(kube, namespace, folder.redactor, pods)
     scope = ("--namespace", namespace, "--request-timeout=15s")
 
@@ -74,29 +88,29 @@ def collect(
         parts |= _of_release(helm.for_cleanup(), release, namespace, folder.redactor)
     parts |= more or {}
     for pod in pods:
-        parts |= _logs(kube, namespace, pod)
+        parts |= _logs(kube, namespace, pod, logs)
 
     def write(name: str, take: Part) -> None:
         try:
             content = take()
         except (PipelineError, OSError, ValueError) as problem:
-            content = f"could not be taken: {problem}\n"
+            content = f"could not be collected: {problem}\n"
         folder.text(name, content)
 
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="diagnostics") as pool:
         for job in [pool.submit(write, name, take) for name, take in parts.items()]:
             job.result()
-    return len(parts)
+    return Collected(every["pods"], every["events"], logs)
 
 
 def learn(kube: Kube, namespace: str, redactor: Redactor, pods: Iterable[Object]) -> None:
-    """Let ``redactor`` know the values of the Secrets that the pods use, as far as they may be
-    read: one that is printed by a service looks like any other word."""
+    """Register the values of the Secrets that the pods use with ``redactor``, as far as they may be
+    read; in a log, such a value may look like any other word."""
     for name in sorted({name for pod in pods for name in secrets_of(pod)}):
         try:
             secret = kube.read("secrets", name, namespace)
         except PipelineError:
-            continue  # not for us to read: names and shapes have to do
+            continue  # no right to read it: redaction relies on names and shapes
         if secret is not None:
             redactor.tree({"kind": "Secret", **secret})
 
@@ -117,7 +131,7 @@ def secrets_of(pod: Object) -> Iterator[str]:
 
 
 def tail(kube: Kube, namespace: str, pod: str, lines: int = 8) -> str:
-    """The last log lines of a pod, of its previous container when it just restarted; redacted."""
+    """The last log lines of a pod, or of its previous container if it just restarted; redacted."""
     kube = kube.for_cleanup()
     for words in (("--previous",), ()):
         answer = kube.run(
@@ -170,8 +184,11 @@ def _of_release(helm: Helm, release: str, namespace: str, redactor: Redactor) ->
     return {"helm-history.txt": history, "helm-values.yaml": values}
 
 
-def _logs(kube: Kube, namespace: str, pod: Object) -> dict[str, Part]:
-    """Of each container, and of the one before it where it was restarted."""
+def _logs(
+    kube: Kube, namespace: str, pod: Object, read: dict[tuple[str, str, bool], str]
+) -> dict[str, Part]:
+    """Of each container, and of the one before it where it was restarted. What was ``read`` is
+    kept, too."""
     name = pod["metadata"]["name"]
     states = (pod.get("status") or {}).get("containerStatuses") or []
     restarted = {state["name"] for state in states if state.get("restartCount")}
@@ -184,6 +201,7 @@ def _logs(kube: Kube, namespace: str, pod: Object) -> dict[str, Part]:
             )  # fmt: skip
             if not answer.ok:
                 raise CommandFailed(answer.problem)
+            read[name, container, previous] = answer.text
             return answer.text
 
         return take

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ci.model import Cluster, Image, Preview, Proof, Release, Result
-from ci.report.status import Status
+from ci.model import Cluster, Image, Preview, Proof, Release, Result, Status
 from ci.results import Check, CheckGroup, Phase, StepId
 from ci.run.context import Context
 from ci.run.scheduler import Flow, Pending
@@ -27,7 +26,7 @@ def run(context: Context, options: Options) -> Result:
     """Build, prove on a fresh cluster, promote what was proven, verify."""
     attest.check_keys(context)
     gate = context.settings.gate
-    environments.check_target_name(context, options.target)
+    chosen = environments.resolve(context, options.target)
     with (
         context.home.lock("gate", f"the {gate.name} cluster"),
         Flow(context.events, context.programs) as flow,
@@ -72,14 +71,15 @@ def run(context: Context, options: Options) -> Result:
             "a target that cannot be reached would be noticed only after the tests",
             environments.find_target,
             context,
-            options.target,
+            chosen,
             emulator,
         )
         gate_cluster = cluster_ready.result()
         release, proven = prove_on(flow, context, gate_cluster, emulator, image)
         session = looked_up.result()
-        if environments.wants_rehearsal(context, options.target):
-            flow.step(
+        rehearsed: tuple[CheckGroup, ...] = ()
+        if chosen.rehearsal:
+            rehearsal = flow.step(
                 StepId.REHEARSE,
                 "a chart or image that breaks this release would break the target",
                 handoffs.rehearse,
@@ -88,6 +88,7 @@ def run(context: Context, options: Options) -> Result:
                 emulator.result(),
                 proven,
             )
+            rehearsed = (CheckGroup(Phase.REHEARSAL, rehearsal.checks),)
         if not options.keep_cluster:
             flow.beside(
                 StepId.DELETE_GATE_CLUSTER,
@@ -101,7 +102,8 @@ def run(context: Context, options: Options) -> Result:
             "an image without valid signed evidence must not be promoted",
             handoffs.evidence,
             context,
-            handoffs.source(context, release.image.by_digest, options.target),
+            handoffs.source(context, release.image.by_digest, chosen),
+            chosen,
             options,
         )
         promoted = flow.step(
@@ -119,7 +121,7 @@ def run(context: Context, options: Options) -> Result:
             session,
             promoted.after,
         )
-        return Result(release.image, proof, promoted, live(checks))
+        return Result(release.image, proof, promoted, (*rehearsed, *live(checks)))
 
 
 def prove_on(
@@ -263,8 +265,8 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
     """Rehearse a proven image on the gate cluster, with a target's live release. Changes no
     target. A promotion to a target that requires a rehearsal checks for the signed verdict."""
     attest.check_keys(context)
-    environments.check_target_name(context, options.target)
-    source = handoffs.source(context, image, options.target)
+    target = environments.resolve(context, options.target, chart_change=options.chart_change)
+    source = handoffs.source(context, image, target)
     with (
         context.home.lock("gate", f"the {context.settings.gate.name} cluster"),
         Flow(context.events, context.programs) as flow,
@@ -281,7 +283,7 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
             attest.verified,
             context,
             source,
-            environments.chart_of(context, options.target),
+            target.chart,
         )
         emulator = flow.beside(
             StepId.BUILD_EMULATOR,
@@ -294,7 +296,7 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
             "the cluster and its release must exist and be reachable",
             environments.found_target,
             context,
-            options.target,
+            target,
         )
         gate_cluster = flow.step(
             StepId.GATE_CLUSTER,
@@ -304,7 +306,7 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
             context,
             options,
         )
-        rehearsed = flow.step(
+        rehearsal = flow.step(
             StepId.REHEARSE,
             "a chart or image that breaks this release would break the target",
             handoffs.rehearse,
@@ -313,14 +315,14 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
             emulator.result(),
             proof,
         )
-        return Result(proof.image, proof, groups=(CheckGroup(Phase.REHEARSAL, rehearsed.checks),))
+        return Result(proof.image, proof, groups=(CheckGroup(Phase.REHEARSAL, rehearsal.checks),))
 
 
 def promote_only(context: Context, options: Options, image: str) -> Result:
     """Promote an image that was proven on any machine; ``image`` is REPOSITORY@DIGEST or
     ``last``."""
-    environments.check_target_name(context, options.target)
-    source = handoffs.source(context, image, options.target)
+    target = environments.resolve(context, options.target, chart_change=options.chart_change)
+    source = handoffs.source(context, image, target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
             StepId.VERIFY_EVIDENCE,
@@ -328,6 +330,7 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
             handoffs.evidence,
             context,
             source,
+            target,
             options,
         )
         session = flow.step(
@@ -335,9 +338,8 @@ def promote_only(context: Context, options: Options, image: str) -> Result:
             "the cluster and its release must exist and be reachable",
             environments.found_target,
             context,
-            options.target,
+            target,
         )
-        session = session.of(replace(session.target, chart_change=options.chart_change))
         promoted = flow.step(
             StepId.PROMOTE,
             "any change besides the image would deploy what was not proven",
@@ -372,8 +374,8 @@ def promote_to(
 
 def plan(context: Context, options: Options, image: str) -> Preview:
     """What promoting a proven image would change on a target. Changes nothing."""
-    environments.check_target_name(context, options.target)
-    source = handoffs.source(context, image, options.target)
+    target = environments.resolve(context, options.target, chart_change=options.chart_change)
+    source = handoffs.source(context, image, target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
             StepId.VERIFY_EVIDENCE,
@@ -381,16 +383,15 @@ def plan(context: Context, options: Options, image: str) -> Preview:
             attest.verified,
             context,
             source,
-            environments.chart_of(context, options.target),
+            target.chart,
         )
         session = flow.step(
             StepId.LOOK_UP_TARGET,
             "the cluster and its release must exist and be reachable",
             environments.found_target,
             context,
-            options.target,
+            target,
         )
-        session = session.of(replace(session.target, chart_change=options.chart_change))
         preview = flow.step(
             StepId.PLAN,
             "rendered elsewhere, or without the live values, a change could be missed",
@@ -403,8 +404,8 @@ def plan(context: Context, options: Options, image: str) -> Preview:
 
 def approve_only(context: Context, options: Options, image: str) -> Result:
     """Approve a proven image for a target, for a later promotion on any machine."""
-    environments.check_target_name(context, options.target)
-    source = handoffs.source(context, image, options.target)
+    target = environments.resolve(context, options.target, chart_change=options.chart_change)
+    source = handoffs.source(context, image, target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
             StepId.VERIFY_EVIDENCE,
@@ -412,7 +413,7 @@ def approve_only(context: Context, options: Options, image: str) -> Result:
             attest.verified,
             context,
             source,
-            environments.chart_of(context, options.target),
+            target.chart,
         )
         flow.step(
             StepId.APPROVE,
@@ -428,14 +429,14 @@ def approve_only(context: Context, options: Options, image: str) -> Result:
 
 def verify_only(context: Context, options: Options) -> Result:
     """Check the success criteria on a target's live release."""
-    environments.check_target_name(context, options.target)
+    target = environments.resolve(context, options.target)
     with Flow(context.events, context.programs) as flow:
         session = flow.step(
             StepId.LOOK_UP_TARGET,
             "the cluster and its release must exist and be reachable",
             environments.found_target,
             context,
-            options.target,
+            target,
         )
         checks = flow.step(
             StepId.VERIFY,
@@ -451,14 +452,14 @@ def roll_back(
 ) -> Result:
     """Return a target to an earlier revision; ``dry_run`` only shows which one, and what would
     change."""
-    environments.check_target_name(context, options.target)
+    target = environments.resolve(context, options.target)
     with Flow(context.events, context.programs) as flow:
         session = flow.step(
             StepId.LOOK_UP_TARGET,
             "the cluster and its release must exist and be reachable",
             environments.found_target,
             context,
-            options.target,
+            target,
         )
         result = flow.step(
             StepId.ROLLBACK,
@@ -473,5 +474,5 @@ def roll_back(
 
 def status(context: Context, options: Options) -> Status:
     """What a target runs. Changes nothing."""
-    environments.check_target_name(context, options.target)
-    return verification.status(environments.found_target(context, options.target))
+    target = environments.resolve(context, options.target)
+    return verification.status(environments.found_target(context, target))

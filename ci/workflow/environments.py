@@ -7,10 +7,11 @@ is described by a block of ``pipeline.toml`` and must exist already, or the run 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
+from ci import standins as manifests
 from ci.errors import SettingsError
-from ci.model import Cluster, Gates, Image, Login, Probing, Query, StandIns, Target
+from ci.model import Cluster, Image, StandIns, Target
 from ci.promotion.release.session import TargetSession
 from ci.results import StepId
 from ci.run.context import Context
@@ -76,21 +77,29 @@ def quietly_delete(context: Context, name: str) -> None:
 # -- targets --------------------------------------------------------------------------------------
 
 
-def check_target_name(context: Context, name: str) -> None:
-    """Raises :class:`SettingsError` for a target that no block describes."""
+def resolve(context: Context, name: str, *, chart_change: bool = False) -> Target:
+    """The target of this name as the settings describe it, without asking any cluster; everything
+    that a command needs to know of it, looked up once.
+
+    Raises :class:`SettingsError` for a target that no block describes.
+    """
+    described = context.settings.targets.get(name)
+    if described is not None:
+        return replace(real_target(context, name, described), chart_change=chart_change)
+    if name == DEMO_TARGET:
+        return replace(demo_target(context), chart_change=chart_change)
     known = [DEMO_TARGET, *context.settings.targets]
-    if name not in known:
-        raise SettingsError(
-            f"unknown target {name!r}; known targets: {', '.join(known)}",
-            remedy=f"add a [targets.{name}] block to pipeline.toml, or name another with --target",
-        )
+    raise SettingsError(
+        f"unknown target {name!r}; known targets: {', '.join(known)}",
+        remedy=f"add a [targets.{name}] block to pipeline.toml, or name another with --target",
+    )
 
 
-def find_target(context: Context, name: str, emulator: Pending[Image]) -> TargetSession:
+def find_target(context: Context, target: Target, emulator: Pending[Image]) -> TargetSession:
     """A session with the target and its release; the demonstration target is created when it is
     missing."""
-    if name != DEMO_TARGET:
-        return found_target(context, name)
+    if target.name != DEMO_TARGET:
+        return found_target(context, target)
     demo_cluster = cluster.ensure(context, DEMO_TARGET, wanted_images(context))
     standins = deploy.standins(context, demo_cluster, emulator.result())
     if not deploy.installed(context, demo_cluster, DEMO_NAMESPACE, DEMO_RELEASE):
@@ -107,16 +116,15 @@ def find_target(context: Context, name: str, emulator: Pending[Image]) -> Target
         )
     else:
         deploy.settled(context, demo_cluster, DEMO_NAMESPACE)
-    return TargetSession.open(context, demo_target(context, demo_cluster, standins))
+    return _with_standins(context, target, demo_cluster, standins)
 
 
-def found_target(context: Context, name: str) -> TargetSession:
+def found_target(context: Context, target: Target) -> TargetSession:
     """A session with a target that exists. Raises :class:`SettingsError` for the demonstration
     target before its first run, and :class:`ci.errors.TargetNotFound` for another target whose
     cluster, namespace or release does not exist."""
-    described = context.settings.targets.get(name)
-    if described is not None:
-        session = TargetSession.open(context, real_target(context, name, described))
+    if target.name != DEMO_TARGET:
+        session = TargetSession.open(context, target)
         verification.status(session)
         return session
     demo_cluster = cluster.find(context, DEMO_TARGET)
@@ -130,14 +138,21 @@ def found_target(context: Context, name: str) -> TargetSession:
         standins = deploy.prepare_standins(context, demo_cluster)
     else:
         standins = deploy.standins(context, demo_cluster, emulator)
-    return TargetSession.open(context, demo_target(context, demo_cluster, standins))
+    return _with_standins(context, target, demo_cluster, standins)
 
 
-def demo_target(context: Context, demo_cluster: Cluster, standins: StandIns) -> Target:
+def _with_standins(
+    context: Context, target: Target, demo_cluster: Cluster, standins: StandIns
+) -> TargetSession:
+    there = replace(target, cluster=demo_cluster, standins=standins)
+    return TargetSession.open(context, there, reach=manifests.reach)
+
+
+def demo_target(context: Context) -> Target:
     service = context.settings.service
     return Target(
         name=DEMO_TARGET,
-        cluster=demo_cluster,
+        cluster=cluster.named(context, DEMO_TARGET),
         namespace=DEMO_NAMESPACE,
         release=DEMO_RELEASE,
         chart=context.path(context.settings.gate.chart),
@@ -149,7 +164,7 @@ def demo_target(context: Context, demo_cluster: Cluster, standins: StandIns) -> 
         tag_value=service.tag_value,
         repository_values=(service.repository_value,),
         openapi_path=service.openapi_path,
-        standins=standins,
+        rehearsal=context.settings.rehearsal.required,
     )
 
 
@@ -174,10 +189,10 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         deployments=service.deployments,
         tag_value=service.tag_value,
         repository_values=described.repository_values or (service.repository_value,),
-        login=login_of(described),
-        probing=Probing(**described.probing.model_dump()),
+        login=described.registry_login,
+        probing=described.probing,
         soak_seconds=described.soak_seconds,
-        gates=gates_of(described),
+        gates=described.gates,
         servicebus_env=described.servicebus_connection_string_env,
         canary_per_second=described.canary_per_second,
         pull_on_nodes=described.pull_on_nodes,
@@ -185,28 +200,11 @@ def real_target(context: Context, name: str, described: TargetSettings) -> Targe
         allow_migrations=described.allow_migrations,
         migration_command=described.migration_command,
         openapi_path=service.openapi_path,
+        require=described.require,
+        rehearsal=(
+            context.settings.rehearsal.required
+            if described.rehearsal is None
+            else described.rehearsal
+        ),
+        approval=described.approval,
     )
-
-
-def wants_rehearsal(context: Context, name: str) -> bool:
-    """Whether a promotion to this target requires a rehearsal with its release."""
-    described = context.settings.targets.get(name)
-    setting = described.rehearsal if described is not None else None
-    return context.settings.rehearsal.required if setting is None else setting
-
-
-def chart_of(context: Context, name: str) -> Path:
-    """The chart that a target is promoted with."""
-    described = context.settings.targets.get(name)
-    return context.path(described.chart if described else context.settings.gate.chart)
-
-
-def gates_of(described: TargetSettings) -> Gates:
-    gates = described.gates
-    queries = tuple(Query(**query.model_dump()) for query in gates.queries)
-    return Gates(**gates.model_dump(exclude={"queries"}), queries=queries)
-
-
-def login_of(described: TargetSettings) -> Login | None:
-    login = described.registry_login
-    return Login(login.username, login.password_command, login.password_env) if login else None

@@ -8,11 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 from ci.digest import Digest
-from ci.errors import EvidenceRefused, PipelineError, SettingsError
-from ci.model import Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns
+from ci.errors import EvidenceRefused, PipelineError, ProofFailed, SettingsError
+from ci.model import Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns, Target
 from ci.promotion.release.session import TargetSession
+from ci.promotion.upgrade.post_upgrade_test import After
+from ci.results import (
+    Check,
+    CheckGroup,
+    CheckId,
+    Count,
+    Measured,
+    Names,
+    Outcome,
+    Phase,
+    Problem,
+    Unit,
+    failed,
+    passed,
+    skipped,
+)
 from ci.run.context import Context
 from ci.run.scheduler import Pending
 from ci.settings import Options
@@ -20,7 +37,8 @@ from ci.stages import attest, build, deploy, prove
 from ci.stages import promote as promotion
 from ci.stages import rehearse as rehearsing
 from ci.workflow import notifications
-from ci.workflow.environments import chart_of, login_of, wants_rehearsal
+
+SERVICE_BUS_SETTING = "servicebus_connection_string_env"
 
 
 def latest_or_built(context: Context) -> Image:
@@ -54,8 +72,8 @@ def rehearse(session: TargetSession, here: Cluster, emulator: Image, proof: Proo
     try:
         standins = deploy.standins(context, here, emulator, namespace=place)
         actors = rehearsing.Actors(
-            promote=promotion.promote,
-            roll_back=promotion.rollback,
+            promote=partial(promotion.promote, recorded=False),
+            roll_back=partial(promotion.rollback, recorded=False),
             use=lambda inside, release, label: prove.prove(
                 inside, lambda: release, standins, select=prove.QUICK, label=label
             ),
@@ -76,8 +94,8 @@ def rehearse(session: TargetSession, here: Cluster, emulator: Image, proof: Proo
             deploy.remove_overlay(context, here)  # it leads to stand-ins that go
         with suppress(PipelineError):
             rehearsing.remove(context.kube(here).for_cleanup(), place)
-    wanted = source(context, proof.image.by_digest, target.name)
-    attest.attach_rehearsal(context, wanted, chart_of(context, target.name), found)
+    wanted = source(context, proof.image.by_digest, target)
+    attest.attach_rehearsal(context, wanted, target.chart, found)
     rehearsing.refuse_failed(found)
     return found
 
@@ -89,12 +107,19 @@ def unrehearsed(
     image with the target's release as it is now is attached to the image. Raised at once, unless
     the target runs the image already: what changes nothing needs no rehearsal."""
     context, target = session.context, session.target
-    if not wants_rehearsal(context, target.name):
+    if not target.rehearsal:
         return None
-    wanted = source(context, proof.image.by_digest, target.name)
+    wanted = source(context, proof.image.by_digest, target)
     state = rehearsing.state_of(session)
     try:
-        attest.rehearsed(context, wanted, chart_of(context, target.name), target.name, state)
+        attest.rehearsed(
+            context,
+            wanted,
+            target.chart,
+            target.name,
+            state,
+            require=rehearsing.required(target),
+        )
     except EvidenceRefused as refusal:
         if force or state.digest != proof.image.digest:
             raise
@@ -109,7 +134,7 @@ def promote(session: TargetSession, proof: Proof, *, force: bool = False) -> Pro
     refusal = unrehearsed(session, proof, force=force)
 
     with ExitStack() as held:
-        done = held.enter_context(notifications.told(session, proof.image))
+        done = held.enter_context(notifications.notifying(session, proof.image))
         promoted = promotion.promote(
             session,
             proof,
@@ -127,10 +152,10 @@ def promote(session: TargetSession, proof: Proof, *, force: bool = False) -> Pro
 
 
 @contextmanager
-def tests_of(session: TargetSession) -> Iterator[Callable[[Release], None]]:
+def tests_of(session: TargetSession) -> Iterator[After]:
     """The queue-timeout flow on the target, as a promotion calls it; its program starts now, and
     the way to its Service Bus is opened, for that takes seconds. Where no setting names the
-    target's Service Bus, a note says so instead. Raises :class:`ci.errors.SettingsError` where
+    target's Service Bus, the check is skipped. Raises :class:`ci.errors.SettingsError` where
     one does and the variable is not set."""
     context, target = session.context, session.target
     connection = session.env.get(target.servicebus_env, "")
@@ -141,15 +166,26 @@ def tests_of(session: TargetSession) -> Iterator[Callable[[Release], None]]:
             remedy=f"export {target.servicebus_env}",
         )
     if target.standins is None and not connection:
-        yield lambda _: context.events.note(
-            "no Service Bus access for the target: the queue-timeout flow is not run there "
-            "(servicebus_connection_string_env)"
-        )
+        yield lambda _: (skipped(CheckId.QUEUE_TIMEOUTS, SERVICE_BUS_SETTING),)
         return
     patience = target.timeout_seconds + prove.RELEASE_SECONDS
 
-    def after(release: Release) -> None:
-        tests.prove(release, target.standins, servicebus=connection)
+    def after(release: Release) -> tuple[Check, ...]:
+        wanting: list[Proof] = []
+        try:
+            proof = tests.prove(
+                release, target.standins, servicebus=connection, on_failure=wanting.append
+            )
+        except ProofFailed as problem:
+            names = tuple(case.name for proof in wanting for case in proof.failed)
+            what: Measured = (
+                Names(Unit.CASES, names, len(names)) if names else Problem(str(problem))
+            )
+            check = failed(CheckId.QUEUE_TIMEOUTS, what)
+            problem.groups += (CheckGroup(Phase.DURING, (check,)),)
+            raise
+        cases = sum(case.outcome is Outcome.PASSED for case in proof.cases)
+        return (passed(CheckId.QUEUE_TIMEOUTS, Count(Unit.CASES, cases)),)
 
     with prove.started(
         context,
@@ -179,15 +215,14 @@ def attested(context: Context, proof: Proof) -> None:
     prove.record(context, proof)
 
 
-def evidence(context: Context, wanted: attest.Source, options: Options) -> Proof:
+def evidence(context: Context, wanted: attest.Source, target: Target, options: Options) -> Proof:
     """The proof that allows a promotion, from the registry; approved where the target asks for
     it. Raises :class:`ci.errors.EvidenceRefused`."""
-    proof = attest.verified(context, wanted, chart_of(context, options.target))
+    proof = attest.verified(context, wanted, target.chart)
     if options.approve:
-        attest.approve(context, wanted, options.target, options.approve)
-    described = context.settings.targets.get(options.target)
-    if described is not None and described.approval:
-        attest.approved(context, wanted, options.target)
+        attest.approve(context, wanted, target.name, options.approve)
+    if target.approval:
+        attest.approved(context, wanted, target.name)
     return proof
 
 
@@ -197,7 +232,7 @@ def named(context: Context, image: str) -> str:
     return prove.last(context).by_digest if image == "last" else image
 
 
-def source(context: Context, image: str, target: str) -> attest.Source:
+def source(context: Context, image: str, target: Target) -> attest.Source:
     """Where the image that a person named is looked for: REPOSITORY@DIGEST, or ``last``.
 
     Raises :class:`ci.errors.SettingsError` for what is no such name, and what :func:`named`
@@ -210,10 +245,7 @@ def source(context: Context, image: str, target: str) -> attest.Source:
             f"{image!r} is not an image by digest",
             remedy="give REPOSITORY@sha256:…, or `last` for what this checkout proved last",
         )
-    described = context.settings.targets.get(target)
-    login = None
-    if described is not None:
-        same = described.image_repository.partition("/")[0] == repository.partition("/")[0]
-        login = login_of(described) if same else None
+    same = target.image_repository.partition("/")[0] == repository.partition("/")[0]
+    login = target.login if same else None
     host, slash, path = repository.rpartition("/")
     return attest.Source(f"{host}{slash}{path.partition(':')[0]}", named_digest, login)

@@ -1,7 +1,7 @@
-"""Tells people how a promotion goes: at its start, its success, its failure, its rollback.
+"""Notifications about a promotion: of its start, its success, its failure, its rollback.
 
-Notices are sent beside the promotion, in their order. One that cannot be sent is a note of the
-run, and changes nothing of how it ends.
+They are sent beside the promotion, in their order. One that cannot be sent is a note of the run,
+and changes nothing of how it ends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
-from ci.errors import CommandFailed, PipelineError, PromotionFailed
+from ci.errors import CommandFailed, PipelineError, PromotionFailed, RollbackFailed
 from ci.model import Image, Promotion
 from ci.promotion.release.session import TargetSession
 from ci.run.context import Context
@@ -20,7 +20,7 @@ from ci.tools.command import Programs
 from ci.tools.notify import Kind, send
 
 LAST_SECONDS = 15.0
-"""How long the end of a promotion waits for notices that are still under way."""
+"""How long the end of a promotion waits for notifications that are still under way."""
 
 KINDS: dict[Occasion, Kind] = {
     "start": "info",
@@ -30,94 +30,103 @@ KINDS: dict[Occasion, Kind] = {
 }
 
 
-class Notices:
+class Notifier:
     """Sends while in the ``with`` block; at its end waits a while for what is under way."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="notices")
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="notify")
         self._sent: list[Future[None]] = []
 
-    def __enter__(self) -> Notices:
+    def __enter__(self) -> Notifier:
         return self
 
     def __exit__(self, *problem: object) -> None:
         late = wait(self._sent, timeout=LAST_SECONDS).not_done
         if late:
-            self._context.events.note(f"{len(late)} notifications were still under way")
+            self._context.events.note(
+                f"{len(late)} notifications were not sent within {LAST_SECONDS:g} s"
+            )
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def tell(self, occasion: Occasion, title: str, body: str) -> None:
-        """Send to everyone who wants to hear of such an occasion."""
+    def notify(self, occasion: Occasion, title: str, body: str) -> None:
+        """Send to every recipient of such an occasion."""
         title, body = (self._context.programs.redact(each) for each in (title, body))
-        inherited = contextvars.copy_context()  # notes belong to the step that told
-        for number, whom in enumerate(self._context.settings.notify, 1):
-            if occasion in whom.on:
-                job = self._pool.submit(inherited.copy().run, self._one, number, whom, occasion,
-                                        title, body)  # fmt: skip
+        inherited = contextvars.copy_context()  # notes belong to the step that sends
+        for number, recipient in enumerate(self._context.settings.notify, 1):
+            if occasion in recipient.on:
+                job = self._pool.submit(inherited.copy().run, self._one, number, recipient,
+                                        occasion, title, body)  # fmt: skip
                 self._sent.append(job)
 
-    def _one(self, number: int, whom: Notify, occasion: Occasion, title: str, body: str) -> None:
-        url, problem = address(self._context, whom)
+    def _one(
+        self, number: int, recipient: Notify, occasion: Occasion, title: str, body: str
+    ) -> None:
+        url, problem = address(self._context, recipient)
         if url:
             problem = send(url, title=title, body=body, kind=KINDS[occasion])
         how = f"was not sent: {problem}" if problem else "was sent"
         self._context.events.note(f"notification {number} ({occasion}) {how}")
 
 
-def address(context: Context, whom: Notify) -> tuple[str, str]:
+def address(context: Context, recipient: Notify) -> tuple[str, str]:
     """The address, and why there is none. It is a secret: it holds tokens."""
-    if whom.url_env:
-        found = context.programs.env.get(whom.url_env, "")
-        problem = "" if found else f"the environment has no {whom.url_env}"
+    if recipient.url_env:
+        url = context.programs.env.get(recipient.url_env, "")
+        problem = "" if url else f"the environment has no {recipient.url_env}"
     else:
-        # Without a log: the output is the address. After Ctrl-C people are still told.
+        # Without a log: the output is the address. Not cancelled: it is also sent after Ctrl-C.
         silent = Programs(env=context.programs.env, redactor=context.programs.redactor)
+        command = recipient.url_command
         try:
-            said = silent.run(whom.url_command, timeout=30, check=False)
+            answer = silent.run(command, timeout=30, check=False)
         except CommandFailed as failure:
             return "", str(failure)
-        found = said.stdout.strip()
-        bad = said.status != 0 or not found
-        problem = f"{whom.url_command[0]} ended with {said.status}" if bad else ""
-    context.programs.hide(found)
-    return ("", problem) if problem else (found, "")
+        url = answer.stdout.strip()
+        bad = answer.status != 0 or not url
+        problem = f"{command[0]} ended with status {answer.status}" if bad else ""
+    context.programs.hide(url)
+    return ("", problem) if problem else (url, "")
 
 
 @contextmanager
-def told(session: TargetSession, image: Image) -> Iterator[list[Promotion]]:
-    """Tell of the promotion in the block, which appends what it made to the list."""
-    context, target = session.context, session.target
+def notifying(session: TargetSession, image: Image) -> Iterator[list[Promotion]]:
+    """Notify of the promotion in the block, which appends what it made to the list."""
+    target = session.target
     what = f"{target.release} in {target.namespace} ({target.name})"
     done: list[Promotion] = []
-    with Notices(context) as notices:
-        notices.tell("start", f"Promoting {what}", f"to {image.by_digest}\ntag {image.tag}")
+    with Notifier(session.context) as notifier:
+        notifier.notify("start", f"Promoting {what}", f"to {image.by_digest}\ntag {image.tag}")
         try:
             yield done
         except PromotionFailed as problem:
-            notices.tell("rollback", f"Rolled back: {what}", _of(problem))
+            notifier.notify("rollback", f"Rolled back: {what}", _of(problem))
+            raise
+        except RollbackFailed as problem:
+            notifier.notify("failure", f"Act now, the rollback failed: {what}", _of(problem))
             raise
         except PipelineError as problem:
-            notices.tell("failure", f"Not promoted: {what}", _of(problem))
+            notifier.notify("failure", f"Not promoted: {what}", _of(problem))
             raise
         except BaseException as problem:
-            notices.tell("failure", f"Not promoted: {what}", type(problem).__name__)
+            notifier.notify("failure", f"Not promoted: {what}", type(problem).__name__)
             raise
-        for moved in done:
-            if not moved.changed:
-                notices.tell(
-                    "success",
-                    f"Already served: {what}",
-                    f"revision {moved.to_revision}, {moved.after.tag}, verified; nothing was"
-                    f" changed\n{moved.after.by_digest}",
-                )
-                continue
-            notices.tell(
-                "success",
-                f"Promoted {what}",
-                f"revision {moved.from_revision} -> {moved.to_revision}, {moved.before.tag} ->"
-                f" {moved.after.tag}\n{moved.after.by_digest}",
-            )
+        for promotion in done:
+            notifier.notify("success", *_success(promotion, what))
+
+
+def _success(promotion: Promotion, what: str) -> tuple[str, str]:
+    """Title and body."""
+    before, after = promotion.before, promotion.after
+    if not promotion.changed:
+        return f"Already served: {what}", (
+            f"revision {promotion.to_revision}, {after.tag}, verified; nothing was changed\n"
+            f"{after.by_digest}"
+        )
+    return f"Promoted {what}", (
+        f"revision {promotion.from_revision} -> {promotion.to_revision}, {before.tag} ->"
+        f" {after.tag}\n{after.by_digest}"
+    )
 
 
 def _of(problem: PipelineError) -> str:

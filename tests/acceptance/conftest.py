@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "model-engine"
 OURS = "_QUEUE_TIMEOUT_GATE_"
-PYTHON = os.environ.get("FLOW_PYTHON", sys.executable)
+PYTHON = os.environ.get("ACCEPTANCE_PYTHON", sys.executable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Pipeline:
             file = self._folder / "pipeline.toml"
             file.write_text(settings, encoding="utf-8")
             command += ["--config", str(file)]
-        if origin := os.environ.get("FLOW_TOOLCHAIN"):
+        if origin := os.environ.get("SELFTEST_TOOLCHAIN"):
             command += ["--toolchain", origin]
         return Running(tuple(command), env or {})
 

@@ -46,8 +46,8 @@ def test_what_is_proven_is_promoted(pipeline: Pipeline) -> None:
         "quick-rollback.sh",
     } <= backups
     assert not list(ended.run_dir.glob("target-*.json")), "a file with a key was left behind"
-    if reports := os.environ.get("FLOW_REPORTS"):
-        shutil.copy(ended.run_dir / "junit.xml", Path(reports) / "flow-e2e.xml")
+    if reports := os.environ.get("ACCEPTANCE_REPORTS"):
+        shutil.copy(ended.run_dir / "junit.xml", Path(reports) / "acceptance-e2e.xml")
 
 
 def test_verify_finds_the_criteria_met(pipeline: Pipeline) -> None:

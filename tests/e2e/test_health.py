@@ -19,7 +19,10 @@ CLIENTS, REQUESTS = 4, 100
 """Clients that ask the API, each as fast as it answers, and how often each asks."""
 
 
-def test_every_health_path_answers_within_a_second(gateway: Gateway, target: Target) -> None:
+def test_every_health_path_answers_within_a_second(
+    gateway: Gateway, target: Target, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("shows", "health.proven")
     for path in target.health_paths:
         answer = gateway.http.get(path, timeout=LIMIT)
         assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text}"
@@ -30,6 +33,7 @@ def test_readiness_answers_within_a_second_under_load(
 ) -> None:
     """A gateway that is slow to say that it is ready is taken out of the Service when it is needed
     most. Beside these clients the rest of the suite is load, too."""
+    record_property("shows", "health.under-load")
     path = next((p for p in target.health_paths if "ready" in p), target.health_paths[-1])
     done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The chart of the matrix, made wrong in one way."""
+"""The chart of the service, made wrong in one way."""
 
 from __future__ import annotations
 

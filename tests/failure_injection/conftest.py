@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import pytest
 
+from ci.cli.selftest import FAILURE_INJECTION
 from ci.cli.session import Origin
 from ci.run import state as homes
 from ci.run.context import Context
@@ -45,7 +46,6 @@ from tests.failure_injection.rig import (
     write,
 )
 
-NAME = "matrix"
 RIG = pytest.StashKey[Rig]()
 CONTEXT = pytest.StashKey[Context]()
 WEIGHTS = (
@@ -65,10 +65,10 @@ STANDING = pytest.StashKey[Standing]()
 
 def folder() -> Path:
     """Where the table goes: the reports of the run that these tests are part of. What the cases
-    leave is in its folder ``matrix``."""
-    if given := os.environ.get("MATRIX_REPORTS"):
+    leave is below it, in a folder with the name of the check."""
+    if given := os.environ.get("FAILURE_INJECTION_REPORTS"):
         return Path(given).absolute()
-    return ROOT / "runs" / NAME
+    return ROOT / "runs" / FAILURE_INJECTION
 
 
 def _worker(config: pytest.Config) -> dict[str, Any] | None:
@@ -84,7 +84,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     if config.option.collectonly:
         return
-    out = folder() / NAME
+    out = folder() / FAILURE_INJECTION
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     cancel = threading.Event()
@@ -92,7 +92,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     programs = Programs(env=os.environ, logs=out / "logs", cancel=cancel)
     events = Events(clock, path=out / "events.jsonl")
     home = homes.Home(homes.path(os.environ))
-    origin = cast(Origin, os.environ.get("FLOW_TOOLCHAIN", "auto"))
+    origin = cast(Origin, os.environ.get("SELFTEST_TOOLCHAIN", "auto"))
     tools = obtain(home.folder, programs, clock, events, os.environ, origin)
     # Its own, so that cases can name a registry of theirs to the node.
     tools = replace(tools, node_certs_dir=services.node_certs(out / CERTS))
@@ -100,11 +100,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config.stash[CONTEXT] = context
     made = images.publish(tools.registry, programs)
     try:
-        here = clusters.create(context, NAME)
+        here = clusters.create(context, FAILURE_INJECTION)
         _ready(context.kube(here))
         weigh(HEAVIER)
     except BaseException:
-        clusters.delete(context, NAME)
+        clusters.delete(context, FAILURE_INJECTION)
         raise
     config.stash[RIG] = Rig(tools, here, made, out)
 
@@ -146,8 +146,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``MATRIX_KILLS=5``: every kill that often, see ``kills.py``."""
-    times = int(os.environ.get("MATRIX_KILLS", "1"))
+    """``FAILURE_INJECTION_KILLS=5``: every kill that often, see ``kills.py``."""
+    times = int(os.environ.get("FAILURE_INJECTION_KILLS", "1"))
     if times > 1 and metafunc.function.__name__.startswith("test_killed"):
         metafunc.fixturenames.append("again")
         metafunc.parametrize("again", range(times))
@@ -173,14 +173,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     table(context.run_dir, folder())
     weigh(1)
     # Helpers of promotions that a case killed: this kubeconfig is of this cluster only.
-    kill(processes(str(context.home.kubeconfig(NAME))))
-    clusters.delete(context, NAME)
+    kill(processes(str(context.home.kubeconfig(FAILURE_INJECTION))))
+    clusters.delete(context, FAILURE_INJECTION)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     context = config.stash.get(CONTEXT, None)
     if context is not None:
-        terminalreporter.write_line((folder() / "matrix.md").read_text(encoding="utf-8"))
+        terminalreporter.write_line(
+            (folder() / f"{FAILURE_INJECTION}.md").read_text(encoding="utf-8")
+        )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""The versions of the matrix's service, put together from the Python base image without a build:
+"""The versions of the service, put together from the Python base image without a build:
 one layer with the program, one configuration per version. Content decides the digests, so that a
 second run finds everything in the registry."""
 

@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from ci.cli.selftest import MATRIX_WORKERS
+from ci.cli.selftest import FAILURE_INJECTION, FAILURE_INJECTION_WORKERS
 from ci.errors import PlanRefused
 from ci.promotion.release import lease
 from ci.results import StepId
@@ -230,14 +230,19 @@ def main() -> None:
     begun = time.monotonic()
     ended = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-n", MATRIX_WORKERS),
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v"),
+            *("-n", FAILURE_INJECTION_WORKERS),
             *("-k", given.only, "tests/failure_injection/test_kills.py"),
         ],
         cwd=ROOT,
-        env={**os.environ, "MATRIX_KILLS": str(given.times), "MATRIX_REPORTS": str(reports)},
+        env={
+            **os.environ,
+            "FAILURE_INJECTION_KILLS": str(given.times),
+            "FAILURE_INJECTION_REPORTS": str(reports),
+        },
         check=False,
     )
-    files = sorted((reports / "matrix" / FOLDER).glob("*.jsonl"))
+    files = sorted((reports / FAILURE_INJECTION / FOLDER).glob("*.jsonl"))
     lines = [line for file in files for line in file.read_text("utf-8").splitlines()]
     with RECORD.open("a", encoding="utf-8") as sink:
         sink.writelines(f"{line}\n" for line in lines)

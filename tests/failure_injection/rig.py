@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ci.cli.selftest import FAILURE_INJECTION
 from ci.errors import CommandFailed, PipelineError
 from ci.model import (
     Case,
@@ -54,7 +55,7 @@ PASSWORD = "swordfish-of-the-matrix"
 WITNESS = "witness"
 WITNESS_RATE = 10.0
 WITNESS_SECONDS = 3600
-"""No cluster of the matrix lasts longer."""
+"""No cluster of these tests lasts longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,8 +427,8 @@ COLUMNS = ("case", "expected end", "seen end", "failed requests", "seconds", "ok
 
 
 def table(folder: Path, into: Path) -> str:
-    """The rows that the workers wrote: ``matrix.json``, as the run's report takes it, and
-    ``matrix.md``. Those that failed come first."""
+    """The rows that the workers wrote: as JSON, which the run's report takes, and as Markdown.
+    Those that failed come first."""
     found = [json.loads(p.read_text("utf-8")) for p in sorted((folder / "rows").glob("*.json"))]
     found.sort(key=lambda row: row["passed"])
     rows = [
@@ -441,11 +442,13 @@ def table(folder: Path, into: Path) -> str:
         "rows": rows,
         "causes": {row["case"]: row["cause"] for row in found},
     }
-    (into / "matrix.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    (into / f"{FAILURE_INJECTION}.json").write_text(
+        json.dumps(described, indent=1), encoding="utf-8"
+    )
     lines = [COLUMNS, ["---"] * len(COLUMNS)]
     lines += [[*cells, "yes" if passed else "NO"] for *cells, passed in rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    (into / "matrix.md").write_text(text, encoding="utf-8")
+    (into / f"{FAILURE_INJECTION}.md").write_text(text, encoding="utf-8")
     return text
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from ci.errors import PromotionFailed
-from ci.model import Image, Probing, Promotion, StandIns
+from ci.model import Image, Promotion, StandIns
 from ci.promotion.probes.canary import LOCK_AFTER, broker
 from ci.run.context import Context
+from ci.settings import Probing
 from ci.stages import build, deploy
 from ci.workflow.environments import PREVIOUS_TAG
 from tests.failure_injection import images

@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from ci.errors import Locked, PlanRefused, PromotionFailed, ProofFailed, RollbackFailed
-from ci.model import Probing, Release, RollbackOutcome
+from ci.model import Release, RollbackOutcome
 from ci.results import StepId
 from ci.run.context import Context
 from ci.run.events import Event
+from ci.settings import Probing
 from tests.failure_injection.charts import account_that_is_an_upgrade_hook, add, copied, replace
 from tests.failure_injection.rig import RELEASE, Place, at_step, kill, processes, proof, until
 

@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from ci.errors import PlanRefused, PromotionFailed, RollbackFailed
-from ci.model import Cluster, Image, Probing, Registry
+from ci.model import Cluster, Image, Registry
 from ci.results import StepId
+from ci.settings import Probing
 from tests.failure_injection.link import Link
 from tests.failure_injection.rig import CERTS, Place, Rig, at_step, until
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import tomllib
@@ -10,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import yaml
 from pydantic import BaseModel
 
 from ci.cli import app, selftest
 from ci.errors import PipelineError
-from ci.settings import Notify, QuerySettings, RegistryLogin, Settings, TargetSettings, Wave
+from ci.settings import Login, Notify, Query, Settings, TargetSettings, Wave
 
 ROOT = Path(__file__).resolve().parents[2]
 SKIPPED = {".git", "runs", "node_modules", ".venv", ".mypy_cache", ".hypothesis", ".pytest_cache"}
+PATH = re.compile(r"(?<![\w./-])(?:ci|packages|benchmarks|tests|examples|\.ci)/[\w./-]*[\w/-]")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 OTHER_WAYS = {"url_command", "password_env"}
+HISTORY = Path("CHANGELOG.md")
+"""It may name what is gone."""
+PLACEHOLDERS = {"ci/stages/VERB.py", "ci/tools/TOOL.py", "ci/toolchain/sources/MODULE/go.mod"}
 OTHER_CODES = {0, 2}
 """Done, and wrong use of the command line: no error of ours ends with them."""
 
@@ -79,7 +86,7 @@ def broken(page: Path, root: Path = ROOT) -> list[str]:
 def rows(page: str, heading: str) -> list[list[str]]:
     """The cells of the first table below a heading, without its head."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    below = f"\n{text}".split(f"\n{heading}\n", 1)[1]
+    below = f"\n{text}".split(f"\n{heading}", 1)[1]
     table = re.search(r"^\|.*\n\|[-| ]+\|\n((?:\|.*\n)+)", below, flags=re.MULTILINE)
     assert table, f"{page} has no table below {heading}"
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
@@ -108,6 +115,44 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
         "also-gone.md",
         "no.svg",
         "../outside.md",
+    ]
+
+
+def missing(page: Path, root: Path = ROOT) -> list[str]:
+    """The paths of the checkout that a page names, and that are not there. A path starts at the
+    checkout, at the page's folder, at the package that the page is in, or where its line goes with
+    ``env -C``."""
+    starts = [root, root / page.parent]
+    if page.parts[0] == "packages":
+        starts.append(root.joinpath(*page.parts[:2]))
+    gone = []
+    for line in (root / page).read_text(encoding="utf-8").splitlines():
+        there = [*starts, *(root / folder for folder in re.findall(r"env -C (\S+)", line))]
+        for path in re.findall(PATH, line):
+            if path not in PLACEHOLDERS and not any((start / path).exists() for start in there):
+                gone.append(path)
+    return gone
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page != HISTORY], ids=str)
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
+    assert missing(page) == []
+
+
+def test_a_path_that_is_gone_is_seen(tmp_path: Path) -> None:
+    package = tmp_path / "packages" / "one"
+    (package / "tests").mkdir(parents=True)
+    (tmp_path / "ci" / "tests" / "there").mkdir(parents=True)
+    (package / "README.md").write_text(
+        "`ci`, `ci/`, `tests/`, `ci/gone.py`, `tests/gone.py::test_x`, `pytest tests/too -q`,\n"
+        "`x.ci/no` and `ci/stages/VERB.py`\n\n```sh\npytest tests/fenced/x.py\n```\n"
+        "env -C ci pytest tests/there\n"
+    )
+    assert missing(Path("packages/one/README.md"), tmp_path) == [
+        "ci/gone.py",
+        "tests/gone.py",
+        "tests/too",
+        "tests/fenced/x.py",
     ]
 
 
@@ -157,10 +202,60 @@ def test_every_command_is_in_the_table_and_no_other() -> None:
     assert sorted(listed) == sorted(known)
 
 
+def test_every_option_is_explained_where_its_command_is() -> None:
+    """In the command's row, or below the table where several commands have it; and no other is."""
+    page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    below = page.split("\nEvery command has ", 1)[1].split("\n## ", 1)[0]
+    common = set(re.findall(OPTION, below))
+    group: Any = typer.main.get_command(app.app)
+    explained, known = {}, {}
+    for row in rows("docs/commands.md", "# Commands"):
+        (name,) = re.findall(r"^`([a-z]+)", row[0])
+        explained[name] = set(re.findall(OPTION, " ".join(row))) | common
+    for name, command in group.commands.items():
+        options = [each for each in command.params if not each.hidden and each.name != "help"]
+        names = {word for each in options for word in (*each.opts, *each.secondary_opts)}
+        known[name] = {word for word in names if word.startswith("--")}
+    assert known.keys() == explained.keys()
+    for name, words in known.items():
+        assert words - explained[name] == set(), f"options of {name} that its row lacks"
+        assert explained[name] - common - words == set(), f"{name} has no such option"
+
+
 def test_the_readme_has_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(r"^python3 pipeline\.py +#", text, flags=re.MULTILINE)
     assert re.search(r"^python3 pipeline\.py test +#", text, flags=re.MULTILINE)
+
+
+def test_every_kind_of_test_is_in_its_table_and_runs_under_its_name() -> None:
+    emulator = selftest.EMULATOR / "tests"
+    listed = {
+        (Path(os.path.normpath(Path("tests") / path)), kind.replace("_", "-"))
+        for heading in ("# Tests", "The emulator's package has its own, in")
+        for first, *_ in rows("tests/README.md", heading)
+        for kind, path in re.findall(r"\[`(\w+)`\]\((\S+)\)", first)
+    }
+    there = {
+        kind.relative_to(ROOT)
+        for above in (ROOT / "tests", ROOT / emulator)
+        for kind in above.iterdir()
+        if any(kind.glob("**/*.py"))
+    }
+    assert {folder for folder, _ in listed} == there
+    names = {
+        check.folder / word.removesuffix("/run.py"): check.name
+        for check in selftest.checks("python", Path("/r"), quick=False)
+        for word in check.argv
+        if word.startswith("tests/")
+    }
+    # prove runs the end-to-end tests, and both unit checks cannot have one name.
+    del names[emulator / "unit"]
+    assert names == {
+        folder: kind
+        for folder, kind in listed
+        if folder not in (Path("tests/e2e"), emulator / "unit", emulator / "fuzz")
+    }
 
 
 # -- settings -------------------------------------------------------------------------------------
@@ -204,8 +299,8 @@ def test_the_example_explains_every_key() -> None:
     blocks: list[tuple[type[BaseModel], Any]] = [
         (Settings, shown),
         (TargetSettings, target),
-        (RegistryLogin, target["registry_login"]),
-        (QuerySettings, target["gates"]["queries"][0]),
+        (Login, target["registry_login"]),
+        (Query, target["gates"]["queries"][0]),
         (Notify, shown["notify"][0]),
         (Wave, shown["waves"]["all"]),
     ]

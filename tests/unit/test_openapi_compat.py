@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ci.openapi_compat import NOT_COMPARED, breaking, check, read
+from ci.openapi_compat import Described, breaking, check, read
+from ci.results import Because, CheckId, Count, Names, Outcome, Unit
 
 OLD: dict[str, Any] = {
     "paths": {
@@ -125,21 +126,43 @@ def test_documents_that_say_nothing_are_compared() -> None:
     assert breaking({"paths": {"/a": {"get": {}}}}, {"paths": {"/a": {"get": {}}}}) == []
 
 
-def test_a_check_names_what_breaks_and_says_when_nothing_was_compared() -> None:
-    assert check("api", OLD, OLD, missing="").evidence == f"{len(OLD['paths'])} paths compared"
-    broken = check("api", OLD, changed("paths|/tasks"), missing="")
-    assert not broken.ok
-    assert broken.evidence.startswith("/tasks is gone")
-    for old, new in ((None, OLD), (OLD, None)):
-        unknown = check("api", old, new, missing="turned off")
-        assert unknown.ok
-        assert unknown.evidence == f"{NOT_COMPARED}turned off"
+ID = CheckId.API_COMPATIBLE
+PATH = "/openapi.json"
 
 
-@pytest.mark.parametrize("paths", [{"/a": 3}, {"/a": {"get": {"parameters": [{}]}}}])
-def test_what_is_no_openapi_is_not_compared(paths: dict[str, Any]) -> None:
-    found = check("api", {"paths": paths}, {"paths": paths}, missing="")
-    assert found.evidence == f"{NOT_COMPARED}a description is no OpenAPI document"
+def test_a_check_counts_what_was_compared_and_names_what_breaks() -> None:
+    same = check(ID, OLD, OLD, path=PATH)
+    assert (same.outcome, same.measured) == (Outcome.PASSED, (Count(Unit.API_PATHS, 1),))
+    broken = check(ID, OLD, changed("paths|/tasks"), path=PATH)
+    assert broken.outcome is Outcome.FAILED
+    assert broken.measured == (Names(Unit.API_CHANGES, ("/tasks is gone",), 1),)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "because"),
+    [
+        (None, OLD, Because.NOT_DESCRIBED),
+        (OLD, None, Because.NOT_DESCRIBED),
+        (OLD, Because.NOT_IN_EVIDENCE, Because.NOT_IN_EVIDENCE),
+        (Because.FORBIDDEN, OLD, Because.FORBIDDEN),
+        ({"paths": {"/a": 3}}, {"paths": {"/a": 3}}, Because.NOT_COMPARABLE),
+        (
+            {"paths": {"/a": {"get": {"parameters": [{}]}}}},
+            {"paths": {"/a": {"get": {"parameters": [{}]}}}},
+            Because.NOT_COMPARABLE,
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_unknown(
+    old: Described, new: Described, because: Because
+) -> None:
+    made = check(ID, old, new, path=PATH)
+    assert (made.id, made.outcome, made.because) == (ID, Outcome.UNKNOWN, because)
+
+
+def test_what_is_turned_off_is_skipped_by_its_setting() -> None:
+    made = check(ID, OLD, OLD, path="")
+    assert (made.outcome, made.setting) == (Outcome.SKIPPED, "service.openapi_path")
 
 
 @pytest.mark.parametrize("text", ["", "ok", "[]", "3", '{"paths": []}', "{}", "[" * 100_000])

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from ci.cli import app, session
 from ci.errors import PipelineError, SettingsError, TargetNotFound
 from ci.model import Target
+from ci.promotion.release.session import TargetSession
 from ci.references import Kind, reference_of
 from ci.run.context import Context
 from ci.settings import USES, Block, Settings, check_references, parse
@@ -361,7 +362,8 @@ def test_the_test_on_a_target_is_not_left_out_in_silence() -> None:
         programs = SimpleNamespace(env=env)
         context = cast(Context, SimpleNamespace(programs=programs))
         described = cast(Target, SimpleNamespace(name="prod", standins=None, servicebus_env="BUS"))
-        with handoffs.tests_of(context, described):
+        session = cast(TargetSession, SimpleNamespace(context=context, target=described, env=env))
+        with handoffs.tests_of(session):
             yield
 
     with pytest.raises(SettingsError, match="BUS is not set"), asked({}):

@@ -201,7 +201,7 @@ def test_every_id_has_a_text(name: str) -> None:
     table: Mapping[Enum, object] = getattr(texts, name)
     ids = type(next(iter(table)))
     missing = set(ids) - set(table)
-    assert not missing or name == "CHECKLIST"
+    assert not missing or name in ("CHECKLIST", "REMEDIES"), "these are of some checks only"
 
 
 def test_every_verdict_has_a_tone() -> None:

@@ -28,13 +28,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
-from ci import redaction
-from ci.model import Changed, Check
+from ci import redaction, texts
+from ci.model import Changed, Difference, PlanRecord
 from ci.promotion.release.manifest import Key, Rendered
+from ci.results import ChartRef, ImageRef
+from ci.results import DifferenceReason as Reason
 
 Path = tuple[str, ...]
 
@@ -52,68 +54,56 @@ class Change:
     new_repository: str
     old_revision: int
     new_revision: int
-    chart: str = ""
-    """``OLD -> NEW`` where the chart is changed on purpose."""
+    chart: ChartRef | None = None
+    """Where the chart is changed on purpose."""
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One field that differs. ``reason`` says why it is allowed or why it is refused."""
-
-    object: str
-    """For example ``Deployment/model-engine``; hooks end in `` (hook)``."""
-    path: str
-    """For example ``spec.template.spec.containers[model-engine].image``; empty for the whole."""
-    before: str
-    after: str
-    allowed: bool
-    reason: str
-
-    def __str__(self) -> str:
-        where = f"{self.object} {self.path}".strip()
-        return f"{where}: {self.before} -> {self.after} ({self.reason})"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Every difference the upgrade would make."""
-
-    change: Change
-    differences: tuple[Difference, ...]
-    checks: tuple[Check, ...] = ()
-    """What else was asked of the target, without changing anything."""
-
-    @property
-    def refused(self) -> tuple[Difference, ...]:
-        return tuple(d for d in self.differences if not d.allowed)
-
-    @property
-    def text(self) -> str:
-        """The whole plan, a line per difference."""
-        lines = [
-            f"revision {self.change.old_revision} -> {self.change.new_revision}",
-            f"image {self.change.old_repository}:{self.change.old_tag}"
-            f" -> {self.change.new_repository}:{self.change.new_tag}",
-            *([f"chart {self.change.chart}"] if self.change.chart else []),
-            *(f"{'  ' if d.allowed else '! '}{d}" for d in self.differences),
-        ]
-        return "\n".join(lines) + "\n"
-
-
-def make(change: Change, *, live: Rendered, same: Rendered, new: Rendered, again: Rendered) -> Plan:
-    """The plan of an upgrade. See the table above for the four renderings."""
+def make(
+    change: Change, *, live: Rendered, same: Rendered, new: Rendered, again: Rendered
+) -> PlanRecord:
+    """The plan of an upgrade: what is refused comes first. See the table above for the four
+    renderings."""
     found: list[Difference] = []
-    random: set[tuple[str, str]] = set()
+    random: set[tuple[str, str, bool]] = set()
     for difference in _compare(new, again, _never(change)):
-        random.add((difference.object, difference.path))
+        random.add(_place(difference))
         found.append(difference)
-    for difference in _compare(live, same, (_by_chart if change.chart else _by_revision)(change)):
-        if (difference.object, difference.path) not in random:
-            found.append(difference)
-    for difference in _compare(same, new, _by_tag(change)):
-        if (difference.object, difference.path) not in random:
-            found.append(difference)
-    return Plan(change, tuple(sorted(found, key=lambda d: (d.allowed, d.object, d.path))))
+    for left, right, rule in (
+        (live, same, (_by_chart if change.chart else _by_revision)(change)),
+        (same, new, _by_tag(change)),
+    ):
+        found += [d for d in _compare(left, right, rule) if _place(d) not in random]
+    return PlanRecord(
+        ImageRef(change.old_repository, change.old_tag),
+        ImageRef(change.new_repository, change.new_tag),
+        change.old_revision,
+        change.new_revision,
+        tuple(sorted(found, key=lambda d: (d.allowed, d.object, d.hook, d.path))),
+        change.chart,
+    )
+
+
+def text(plan: PlanRecord) -> str:
+    """The whole plan for people, a line per difference."""
+    lines = [
+        f"revision {plan.from_revision} -> {plan.to_revision}",
+        f"image {texts.measured(plan.before)} -> {texts.measured(plan.after)}",
+        *([f"chart {texts.measured(plan.chart)}"] if plan.chart else []),
+        *(f"{'  ' if d.allowed else '! '}{line(d)}" for d in plan.differences),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def line(difference: Difference) -> str:
+    """One difference for people."""
+    hook = " (hook)" if difference.hook else ""
+    where = f"{difference.object}{hook} {difference.path}".strip()
+    why = texts.DIFFERENCE_REASONS[difference.reason]
+    return f"{where}: {difference.before} -> {difference.after} ({why})"
+
+
+def _place(difference: Difference) -> tuple[str, str, bool]:
+    return difference.object, difference.path, difference.hook
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Changed, ...]:
@@ -126,7 +116,7 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change
 
 # -- the rules: each answers whether a difference is allowed, and why or why not ----------------
 
-Verdict = tuple[bool, str]
+Verdict = tuple[bool, Reason]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,28 +130,28 @@ class _Rule:
         """What an object of this name may be called on the other side."""
         return None
 
-    missing = "the object exists on one side only"
-    whole = False
+    missing: ClassVar[Reason] = Reason.ONE_SIDE_ONLY
+    whole: ClassVar[bool] = False
     """Whether an object may come and go; one that comes is then shown in full."""
 
 
 class _never(_Rule):
-    missing = "not deterministic: two renderings differ"
+    missing = Reason.NOT_DETERMINISTIC
 
     def field(self, kind: str, path: Path, before: Any, after: Any) -> Verdict:
-        return False, "not deterministic: two renderings differ"
+        return False, Reason.NOT_DETERMINISTIC
 
 
 class _by_revision(_Rule):
-    missing = "not of the image: the chart or the values differ from the live release"
+    missing = Reason.CHART_OR_VALUES
 
     def field(self, kind: str, path: Path, before: Any, after: Any) -> Verdict:
         old, new = str(self.change.old_revision), str(self.change.new_revision)
         if kind != "Secret" and isinstance(before, str) and isinstance(after, str):
             if (before, after) == (old, new) and (_is_label(path) or _is_env(path)):
-                return True, "the release's revision"
+                return True, Reason.REVISION
             if _replaced(before, after, rf"(?<=[-_./]v|.[-_./]){old}(?![0-9A-Za-z])", new):
-                return True, "the release's revision"
+                return True, Reason.REVISION
         return False, self.missing
 
     def renamed(self, name: str) -> str | None:
@@ -170,7 +160,7 @@ class _by_revision(_Rule):
 
 
 class _by_chart(_by_revision):
-    missing = "the chart, changed on purpose"
+    missing = Reason.CHART
     whole = True
 
     def field(self, kind: str, path: Path, before: Any, after: Any) -> Verdict:
@@ -179,29 +169,29 @@ class _by_chart(_by_revision):
 
 
 class _by_tag(_Rule):
-    missing = "the object depends on the tag"
+    missing = Reason.OBJECT_FROM_TAG
 
     def field(self, kind: str, path: Path, before: Any, after: Any) -> Verdict:
         change = self.change
         if not (isinstance(before, str) and isinstance(after, str)):
-            return False, "not of the image"
+            return False, Reason.NOT_FROM_IMAGE
         if _is_image(path):
             if after == f"{change.new_repository}:{change.new_tag}":
                 if before == f"{change.old_repository}:{change.old_tag}":
-                    return True, "the image"
-                return False, "another image than the release's is replaced"
-            return False, "not the proven image"
+                    return True, Reason.IMAGE
+                return False, Reason.OTHER_IMAGE
+            return False, Reason.NOT_PROVEN_IMAGE
         pattern = rf"(?<![0-9A-Za-z]){re.escape(change.old_tag)}(?![0-9A-Za-z])"
         if _is_label(path) or _is_env(path):
             if _replaced(before, after, pattern, change.new_tag):
-                return True, "the tag"
+                return True, Reason.TAG
             if (
                 path[-2] == "annotations"
                 and "checksum" in path[-1]
                 and all(re.fullmatch(r"[0-9a-f]{32,128}", value) for value in (before, after))
             ):
-                return True, "a checksum of what the tag is in"
-        return False, "not of the image"
+                return True, Reason.TAG_CHECKSUM
+        return False, Reason.NOT_FROM_IMAGE
 
 
 def _replaced(before: str, after: str, pattern: str, instead: str) -> bool:
@@ -242,15 +232,16 @@ def _is_env(path: Path) -> bool:
 
 
 def _compare(left: Rendered, right: Rendered, rule: _Rule) -> Iterator[Difference]:
-    yield from _compare_objects(left.objects, right.objects, rule, "")
-    yield from _compare_objects(left.hooks, right.hooks, rule, " (hook)")
+    yield from _compare_objects(left.objects, right.objects, rule, hook=False)
+    yield from _compare_objects(left.hooks, right.hooks, rule, hook=True)
 
 
 def _compare_objects(
     left: Mapping[Key, Mapping[str, Any]],
     right: Mapping[Key, Mapping[str, Any]],
     rule: _Rule,
-    suffix: str,
+    *,
+    hook: bool,
 ) -> Iterator[Difference]:
     pairs: dict[Key, Key] = {}
     for key in left:
@@ -261,9 +252,9 @@ def _compare_objects(
                 other = (*key[:3], renamed)
         pairs[key] = other
     for key, other in pairs.items():
-        title = f"{key[1]}/{key[3]}{suffix}"
+        title = f"{key[1]}/{key[3]}"
         if other not in right:
-            yield Difference(title, "", "present", "absent", rule.whole, rule.missing)
+            yield Difference(title, "", "present", "absent", rule.whole, rule.missing, hook)
             continue
         for path, before, after in _leaves((), left[key], right[other]):
             allowed, reason = rule.field(key[1], path, before, after)
@@ -274,15 +265,16 @@ def _compare_objects(
                 _shown(key[1], path, after),
                 allowed,
                 reason,
+                hook,
             )
     for key in right:
         if key in pairs.values():
             continue
-        title = f"{key[1]}/{key[3]}{suffix}"
-        yield Difference(title, "", "absent", "present", rule.whole, rule.missing)
+        title = f"{key[1]}/{key[3]}"
+        yield Difference(title, "", "absent", "present", rule.whole, rule.missing, hook)
         for path, value in _values((), right[key]) if rule.whole else ():
             shown = _shown(key[1], path, value)
-            yield Difference(title, _dotted(path), "absent", shown, True, rule.missing)
+            yield Difference(title, _dotted(path), "absent", shown, True, rule.missing, hook)
 
 
 def _leaves(path: Path, left: Any, right: Any) -> Iterator[tuple[Path, Any, Any]]:
@@ -344,7 +336,7 @@ def _shown(kind: str, path: Path, value: Any) -> str:
         return redaction.HIDDEN
     name = path[-2] if _is_env(path) else (path[-1] if path else "")
     value = redaction.tree(value, name=name)
-    text = (
+    shown = (
         value
         if isinstance(value, str)
         else yaml.safe_dump(value, default_flow_style=True, width=10_000)
@@ -352,5 +344,5 @@ def _shown(kind: str, path: Path, value: Any) -> str:
         .strip()
     )
     # A multi-line value (a ConfigMap's file) may hold anything: named, never printed whole.
-    text = redaction.text(" ".join(text.split()))
-    return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
+    shown = redaction.text(" ".join(shown.split()))
+    return shown if len(shown) <= 120 else f"{shown[:100]}… ({len(shown)} characters)"

@@ -6,16 +6,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ci.errors import PlanRefused
-from ci.model import Image
+from ci.model import Image, PlanRecord
 from ci.promotion.plan import diff
 from ci.promotion.plan.values import sets_of
 from ci.promotion.release import history as history_
 from ci.promotion.release import manifest, reader
 from ci.promotion.release.baseline import Before
 from ci.promotion.release.session import TargetSession
+from ci.report import files
+from ci.results import ChartRef
 from ci.run.context import Context
 from ci.tools import chart as charts
 from ci.tools.helm import Revision
@@ -58,7 +60,7 @@ def make_plan(
     history: list[Revision],
     same: Future[Made],
     made: Future[Made],
-) -> diff.Plan:
+) -> PlanRecord:
     """Compare what the upgrade would make with what is live. ``same`` is the one that sets
     nothing, ``made`` the one that is meant."""
     target = session.target
@@ -74,7 +76,7 @@ def make_plan(
     ours = charts.chart_name(charts.metadata(session.path(target.chart)))
     new = made.result()
 
-    def compared(again: Made) -> diff.Plan:
+    def compared(again: Made) -> PlanRecord:
         plans = [
             diff.make(
                 diff.Change(
@@ -84,7 +86,7 @@ def make_plan(
                     new_repository=image.repository,
                     old_revision=rendered,
                     new_revision=new.number,
-                    chart=f"{before.revision.chart} -> {ours}" if target.chart_change else "",
+                    chart=ChartRef(before.revision.chart, ours) if target.chart_change else None,
                 ),
                 live=before.rendered,
                 same=same.result().rendered,
@@ -100,16 +102,22 @@ def make_plan(
     # refused in any case, and a second rendering only says why. Another chart excuses that.
     if planned.refused or target.chart_change:
         planned = compared(again=render(session, sets))
-    return planned
+    return replace(
+        planned,
+        before=replace(planned.before, digest=before.image.digest),
+        after=replace(planned.after, digest=image.digest),
+        from_revision=before.revision.number,
+    )
 
 
-def refuse_more_than_the_image(context: Context, planned: diff.Plan) -> None:
+def refuse_more_than_the_image(context: Context, planned: PlanRecord) -> None:
     """Write the plan down, and raise :class:`PlanRefused` when it does more than it may."""
-    path = context.folder.text("plan.txt", planned.text)
+    files.write(context.folder, planned)
+    path = context.folder.text("plan.txt", diff.text(planned))
     for difference in planned.refused:
-        context.events.note(f"refused: {difference}")
+        context.events.note(f"refused: {diff.line(difference)}")
     if planned.refused:
-        shown = "; ".join(str(d) for d in planned.refused[:3])
+        shown = "; ".join(map(diff.line, planned.refused[:3]))
         more = len(planned.refused) - 3
         raise PlanRefused(
             "the upgrade would change more than the image: "
@@ -117,5 +125,5 @@ def refuse_more_than_the_image(context: Context, planned: diff.Plan) -> None:
             + (f"; and {more} more" if more > 0 else ""),
             remedy=f"see {path}; make that change in a release of its own",
         )
-    why = "from the tag or the chart" if planned.change.chart else "from the tag"
+    why = "from the tag or the chart" if planned.chart else "from the tag"
     context.events.note(f"{len(planned.differences)} fields would change, all {why}")

@@ -11,10 +11,12 @@ from typing import Any
 
 from ci.errors import PlanRefused, WaitTimeout
 from ci.model import Image, Target
+from ci.promotion.preflight.checklist import image_ref, names, refusal
 from ci.promotion.release import pods as pods_
 from ci.promotion.release.pods import Trial
 from ci.promotion.release.rollout import Watch, troubles
 from ci.promotion.release.session import TargetSession
+from ci.results import CheckId, Duration, Measured, Problem, Span, Unit, failed
 
 PULLING = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
@@ -71,7 +73,7 @@ def rejected(pod: Mapping[str, Any]) -> str:
 class Pull(Trial):
     """Begins beside the next steps; :meth:`check` waits for the nodes."""
 
-    name = "image can be pulled on the target's nodes"
+    id = CheckId.IMAGE_PULLABLE
 
     def __init__(
         self,
@@ -81,15 +83,15 @@ class Pull(Trial):
         pods: Sequence[Mapping[str, Any]],
     ) -> None:
         target = session.target
-        self._image = image
+        self._image = image_ref(image)
         self._nodes = sorted(
             {str(p["spec"]["nodeName"]) for p in pods if p["spec"].get("nodeName")}
         )
         made = [manifest(target, gateway, image, node) for node in self._nodes]
-        off = "" if target.pull_on_nodes else "turned off (pull_on_nodes)"
-        super().__init__(session, pods_.PULL, made, untried=off)
+        off = "" if target.pull_on_nodes else "pull_on_nodes"
+        super().__init__(session, pods_.PULL, made, setting=off)
 
-    def _watched(self) -> str:
+    def _watched(self) -> tuple[Measured, ...]:
         begun, watch, took = self._clock.monotonic(), Watch(), dict[str, float]()
 
         def seen(now: float, pods: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -98,21 +100,18 @@ class Pull(Trial):
                     took.setdefault(pod["metadata"]["name"], now - begun)
             trouble = watch.see(now, [t for t in troubles(pods) if t.reason in PULLING])
             if trouble is not None:
-                raise PlanRefused(
-                    f"a node of the target cannot pull {self._image.by_digest}: {trouble}",
-                    remedy="push it there, or correct the release's pull secrets; the target was"
-                    " not touched",
-                )
+                raise self._refused(f"{trouble.reason}: {trouble.message}")
             return set(took)
 
-        wanted = f"{len(self._names)} nodes to pull {self._image.by_digest}"
+        wanted = f"{len(self._names)} nodes to pull {self._image.repository}@{self._image.digest}"
         try:
             self._wait(wanted, seen, self._target.timeout_seconds)
         except WaitTimeout as problem:
-            raise PlanRefused(
-                f"the target's nodes do not get the image: {problem}",
-                remedy="see that its registry answers the nodes, and how fast; the target was not"
-                " touched",
-            ) from problem
-        seconds = ", ".join(f"{each:.1f} s" for each in took.values())
-        return f"by digest on {', '.join(self._nodes)} in {seconds}"
+            raise self._refused(str(problem)) from problem
+        slowest = max(took.values(), default=0.0)
+        return self._image, names(Unit.NODES, self._nodes), Duration(Span.PULL, slowest)
+
+    def _refused(self, problem: str) -> PlanRefused:
+        return refusal(
+            failed(self.id, self._image, names(Unit.NODES, self._nodes), Problem(problem))
+        )

@@ -6,14 +6,29 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from ci.errors import PlanRefused, ProofFailed, WaitTimeout
-from ci.model import Check, Image, Proof, Target
+from ci.model import Image, Proof, Target
 from ci.promotion.preflight import rules
+from ci.promotion.preflight.checklist import image_ref, names, refusal
 from ci.promotion.release import drift, health, lease, manifest, reader
 from ci.promotion.release import history as history_
 from ci.promotion.release.baseline import Before
 from ci.promotion.release.history import rollback_command
-from ci.promotion.release.rollout import Expected, judge
+from ci.promotion.release.rollout import Expected, Judgement, Snapshot, judge
 from ci.promotion.release.session import TargetSession
+from ci.results import (
+    Because,
+    Check,
+    CheckId,
+    Count,
+    ImageRef,
+    Measured,
+    Problem,
+    RevisionRef,
+    Unit,
+    failed,
+    passed,
+    unknown,
+)
 from ci.tools import chart as charts
 from ci.tools.helm import Revision
 from ci.tools.registry import copy, open_repository
@@ -27,9 +42,9 @@ def refuse_unproven(proof: Proof) -> None:
     if proof.passed:
         return
     if proof.failed:
-        names = ", ".join(case.name for case in proof.failed[:3])
+        first = ", ".join(case.name for case in proof.failed[:3])
         more = f" and {len(proof.failed) - 3} more" if len(proof.failed) > 3 else ""
-        raise ProofFailed(f"the proof of {proof.image.by_tag} failed: {names}{more}")
+        raise ProofFailed(f"the proof of {proof.image.by_tag} failed: {first}{more}")
     raise ProofFailed(f"nothing was proven about {proof.image.by_tag}: no test case passed")
 
 
@@ -53,10 +68,8 @@ def proven_image(session: TargetSession, proof: Proof) -> tuple[Image, frozenset
                 copy(here, there, image)
             found = there.digest(image.tag)
         if found != image.digest:
-            raise PlanRefused(
-                f"{image.by_tag} is {found or 'not in the registry'}, proven was {image.digest}",
-                remedy="tags must not move: build and prove again, under a new tag",
-            )
+            other = [ImageRef(image.repository, image.tag, found)] if found else []
+            raise refusal(failed(CheckId.IMAGE_PUBLISHED, image_ref(image), *other))
         return image, there.equivalents(image.digest)
 
 
@@ -64,8 +77,7 @@ def inspect(session: TargetSession, history: list[Revision]) -> Before:
     """Read the release, and refuse one that is not fit to be changed."""
     target = session.target
     revision = history_.deployed_revision(history, rollback=rollback_command(target))
-    chart = session.path(target.chart)
-    metadata = charts.metadata(chart)
+    metadata = charts.metadata(session.path(target.chart))
     if not target.chart_change:
         rules.same_chart(revision.chart, metadata)
     kube, helm = session.kube, session.helm
@@ -76,72 +88,102 @@ def inspect(session: TargetSession, history: list[Revision]) -> Before:
         openapi_ = pool.submit(health.openapi, kube, target)
         now = reader.snapshot(kube, target.namespace)
         stored = stored_.result()
-        values, rendered = stored.values, stored.rendered
-        present = reader.present(kube, target, rendered)
-        hpas, accounts = hpas_.result(), accounts_.result()
-        api = openapi_.result()
-    checks = [Check("latest revision is the deployed one", True, f"revision {revision.number}")]
-    if target.chart_change:
-        ours = charts.chart_name(metadata)
-        checks.append(
-            rules.chart_changed(stored.chart, chart, values, was=revision.chart, now=ours)
-        )
-    else:
-        checks.append(Check("chart is the live one", True, revision.chart))
-        checks.append(rules.chart_is_live(stored.chart, chart, values))
-    scaled = rules.autoscaled(hpas, list(rendered.objects.values()))
-    if scaled:
-        raise PlanRefused(
-            f"the chart sets the replicas of {', '.join(scaled)}, an autoscaler does, too:"
-            " the upgrade would reset them",
-            remedy="leave replicas out of the chart where an HPA is, or remove the HPA",
-        )
-    checks.append(Check("no autoscaler is overruled", True, f"{len(hpas)} HPAs in the namespace"))
-    checks.append(as_released(target, revision, rendered, present))
+        present = reader.present(kube, target, stored.rendered)
+        hpas, accounts, api = hpas_.result(), accounts_.result(), openapi_.result()
+    rendered = stored.rendered
+    checks = [
+        passed(CheckId.RELEASE_LATEST_DEPLOYED, revision_ref(revision)),
+        _chart(session, stored, revision.chart, charts.chart_name(metadata)),
+        rules.not_autoscaled(hpas, list(rendered.objects.values())),
+        as_released(target, revision, rendered, present),
+    ]
     deployments = reader.deployments_of(target, rendered.objects)
-    asked, _ = reader.running_image(target, now)
-    expected = Expected(deployments, target.gateway, asked.repository, asked.tag, frozenset())
-    judged = judge(now, expected)
-    try:
-        if not judged.complete:  # pods of a change just before this one may still be ending
-            judged, now = reader.wait_complete(
-                kube, target, expected, timeout=SERVING_SECONDS, clock=session.clock
-            )
-    except WaitTimeout as problem:
-        raise PlanRefused(
-            f"the release does not serve as it should: {reader.failed_to_text(problem)}",
-            remedy="repair it first: from a broken release there is nothing to roll back to",
-        ) from problem
+    serving, now = _serving(session, deployments, now)
     image, digests = reader.running_image(target, now)
     if len(digests) > 1:
-        raise PlanRefused(
-            f"the release's pods run {len(digests)} different digests of {image.by_tag}",
-            remedy="its tag was moved: restart the Deployments, so that all run the same",
+        moved = (ImageRef(image.repository, image.tag, digest) for digest in sorted(digests))
+        raise refusal(
+            failed(CheckId.PODS_SERVING_BEFORE, *moved),
+            remedy="its tag was moved: restart the Deployments, so that all run the same digest",
         )
-    checks.append(Check("every pod serves before the change", True, "; ".join(judged.evidence)))
+    checks.append(serving)
     return Before(
-        revision, image, digests, deployments, rendered, now, values, accounts, api, tuple(checks)
+        revision,
+        image,
+        digests,
+        deployments,
+        rendered,
+        now,
+        stored.values,
+        accounts,
+        api,
+        tuple(checks),
     )
+
+
+def revision_ref(revision: Revision) -> RevisionRef:
+    return RevisionRef(revision.number, revision.status, revision.chart)
+
+
+def _chart(session: TargetSession, stored: reader.Stored, was: str, now: str) -> Check:
+    """The chart that the release was made with, or another one on purpose."""
+    target, folder = session.target, session.path(session.target.chart)
+    if target.chart_change:
+        return rules.chart_changed(stored.chart, folder, stored.values, was=was, now=now)
+    return rules.chart_is_live(stored.chart, folder, stored.values, chart=was)
+
+
+def _serving(
+    session: TargetSession, deployments: tuple[str, ...], now: Snapshot
+) -> tuple[Check, Snapshot]:
+    """Whether every pod serves; pods of a change just before this one may still be ending. Raises
+    :class:`PlanRefused`."""
+    target = session.target
+    asked, _ = reader.running_image(target, now)
+    expected = Expected(deployments, target.gateway, asked.repository, asked.tag, frozenset())
+    seen = [judge(now, expected)]
+
+    def look(_: Snapshot, judged: Judgement) -> None:
+        seen.append(judged)
+
+    if not seen[-1].complete:
+        try:
+            _, now = reader.wait_complete(
+                session.kube,
+                target,
+                expected,
+                timeout=SERVING_SECONDS,
+                clock=session.clock,
+                look=look,
+            )
+        except WaitTimeout as problem:
+            raise refusal(failed(CheckId.PODS_SERVING_BEFORE, *seen[-1].measured)) from problem
+    return passed(CheckId.PODS_SERVING_BEFORE, *seen[-1].measured), now
 
 
 def as_released(
     target: Target, revision: Revision, rendered: manifest.Rendered, present: reader.Present
 ) -> Check:
-    """Raise :class:`PlanRefused` when somebody changed a live object of the release by hand: the
-    upgrade would take that back. What controllers write is named and no reason to refuse."""
+    """Whether live objects are as released; unknown where some could not be read. What controllers
+    write is named and no reason to refuse. Raises :class:`PlanRefused` when somebody changed one by
+    hand: the upgrade would take that back."""
+    id = CheckId.OBJECTS_AS_RELEASED
     drifted, written = changed_since(rendered, present)
     if drifted:
-        raise PlanRefused(
-            f"live objects were changed by hand since the release: {'; '.join(drifted[:4])}",
+        raise refusal(
+            failed(id, names(Unit.FIELDS, drifted)),
             remedy="put the change into the release's values, or undo it with"
             f" `{rollback_command(target)} --revision {revision.number}`",
         )
-    said = f"{len(present.objects)} objects"
-    if present.unread:
-        said += f"; {len(present.unread)} were not read ({present.why})"
+    measured: list[Measured] = [Count(Unit.OBJECTS, len(present.objects))]
     if written:
-        said += f"; written by controllers: {', '.join(written[:4])}"
-    return Check("live objects are as released", True, said)
+        measured.append(names(Unit.FIELDS, written))
+    if not present.unread:
+        return passed(id, *measured)
+    unread = sorted(f"{kind}/{name}" for _, kind, _, name in present.unread)
+    elsewhere = all(key[2] not in ("", target.namespace) for key in present.unread)
+    because = Because.NO_ANSWER if elsewhere else Because.FORBIDDEN
+    return unknown(id, because, *measured, names(Unit.OBJECTS, unread), Problem(present.why))
 
 
 def changed_since(

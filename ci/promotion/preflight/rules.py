@@ -10,12 +10,23 @@ from typing import Any
 import yaml
 
 from ci.errors import PlanRefused
-from ci.model import Check
+from ci.promotion.preflight.checklist import names, refusal
+from ci.results import (
+    Because,
+    ChartRef,
+    Check,
+    CheckId,
+    Count,
+    Names,
+    Unit,
+    failed,
+    passed,
+    unknown,
+)
 from ci.tools.chart import chart_name
 from ci.tools.helm import Revision
 
 Values = Mapping[str, Any]
-ON_PURPOSE = "with --chart-change `plan` shows what another chart changes, and `promote` takes it"
 
 
 def unfinished(journal: Mapping[str, str], latest: Revision, *, rollback: str) -> None:
@@ -36,10 +47,16 @@ def same_chart(live: str, metadata: Mapping[str, Any]) -> None:
     """Refuse another chart than the live one: ``--reuse-values`` would hide its new defaults."""
     ours = chart_name(metadata)
     if ours != live:
-        raise PlanRefused(
-            f"the live release is of chart {live}, the chart here is {ours}",
-            remedy=f"promote with the chart the release was made of; {ON_PURPOSE}",
-        )
+        raise refusal(failed(CheckId.CHART_UNCHANGED, ChartRef(live, ours)))
+
+
+def not_autoscaled(
+    hpas: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]]
+) -> Check:
+    """Raises :class:`PlanRefused` where the upgrade would reset what an autoscaler has set."""
+    if scaled := autoscaled(hpas, objects):
+        raise refusal(failed(CheckId.REPLICAS_NOT_AUTOSCALED, names(Unit.COMPONENTS, scaled)))
+    return passed(CheckId.REPLICAS_NOT_AUTOSCALED, Count(Unit.AUTOSCALERS, len(hpas)))
 
 
 def autoscaled(
@@ -63,8 +80,8 @@ def autoscaled(
 
 
 def chart_differences(live: Mapping[str, Any], folder: Path, overridden: Values) -> list[str]:
-    """What of the stored chart differs from the folder: templates by their bytes, defaults
-    by value.
+    """What of the stored chart differs from the folder: templates and CRDs by their names,
+    compared by their bytes, defaults as ``values.yaml: PATH``, compared by value.
 
     A default that the release overrides (``overridden``: its user-supplied values) has no
     effect, and Helm itself rewrites it in the stored chart at every ``--reuse-values``; it is
@@ -76,37 +93,33 @@ def chart_differences(live: Mapping[str, Any], folder: Path, overridden: Values)
     for entry in [*(live.get("templates") or []), *crds]:
         path = folder / str(entry["name"])
         content = base64.b64decode(entry.get("data") or "")
-        if not path.is_file():
-            found.append(f"{entry['name']} is missing here")
-        elif path.read_bytes().removeprefix(b"\xef\xbb\xbf") != content:
-            found.append(f"{entry['name']} differs")
+        here = path.read_bytes().removeprefix(b"\xef\xbb\xbf") if path.is_file() else None
+        if here != content:
+            found.append(str(entry["name"]))
     known = {str(entry["name"]) for entry in crds}
-    here = {p.relative_to(folder).as_posix() for p in folder.glob("crds/**/*.yaml")}
-    found += [f"{n} is not in it: an upgrade installs no CRD" for n in sorted(here - known)]
+    present = {p.relative_to(folder).as_posix() for p in folder.glob("crds/**/*.yaml")}
+    found += sorted(present - known)
     defaults = folder / "values.yaml"
     ours = yaml.safe_load(defaults.read_text(encoding="utf-8")) if defaults.is_file() else {}
     found += [
-        f"values.yaml: {'.'.join(path)} differs"
+        f"values.yaml: {'.'.join(path)}"
         for path in _differing((), live.get("values") or {}, ours or {}, overridden)
     ]
     return found
 
 
-def chart_is_live(live: Mapping[str, Any] | None, folder: Path, overridden: Values) -> Check:
-    """The chart in ``folder`` is the stored one, as far as that can be read (``None``: it cannot).
-    Raises :class:`PlanRefused`."""
-    name = "chart content is the live one"
+def chart_is_live(
+    live: Mapping[str, Any] | None, folder: Path, overridden: Values, *, chart: str = ""
+) -> Check:
+    """The chart in ``folder`` is the stored one; unknown where that cannot be read (``None``):
+    then it was compared by version (``chart``) and rendering only. Raises :class:`PlanRefused`."""
+    id, name = CheckId.CHART_UNCHANGED, ChartRef(chart, chart)
     if live is None:
-        return Check(
-            name, True, "its stored chart cannot be read; compared by version and rendering"
-        )
+        return unknown(id, Because.NO_ANSWER, name)
     differing = chart_differences(live, folder, overridden)
     if differing:
-        raise PlanRefused(
-            f"the chart is not the live release's: {'; '.join(differing[:4])}",
-            remedy=f"promote with the chart the release was made of; {ON_PURPOSE}",
-        )
-    return Check(name, True, "templates byte by byte, defaults by value")
+        raise refusal(failed(id, names(Unit.FILES, differing)))
+    return passed(id, name)
 
 
 def chart_changed(
@@ -114,10 +127,8 @@ def chart_changed(
 ) -> Check:
     """What is otherwise in the chart that is taken on purpose."""
     differing = chart_differences(live, folder, overridden) if live is not None else []
-    said = "; ".join(differing) or (
-        "the stored chart cannot be read" if live is None else "nothing differs"
-    )
-    return Check("the chart is changed on purpose", True, f"{was} -> {now}: {said}")
+    shown = (Names(Unit.FILES, tuple(differing), len(differing)),) if differing else ()
+    return passed(CheckId.CHART_CHANGE_INTENDED, ChartRef(was, now), *shown)
 
 
 def _differing(
@@ -133,6 +144,3 @@ def _differing(
             yield from _differing(here, one, other, above)
         elif above is ... and one != other and not (one in (..., None) and other in (..., None)):
             yield here
-
-
-# -- drift: what somebody changed by hand ----------------------------------------------------------

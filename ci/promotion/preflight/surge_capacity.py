@@ -1,4 +1,4 @@
-"""Room for the pods that a roll-over adds, tried before the change.
+"""Room for the pods that a rollout adds, tried before the change.
 
 What a cluster has room for is not computed here: its own scheduler is asked, by a short-lived pod
 for each Deployment that needs one more before it may end an old one. It asks for what the live
@@ -14,10 +14,12 @@ from typing import Any
 
 from ci.errors import PlanRefused
 from ci.model import Target
+from ci.promotion.preflight.checklist import refusal
 from ci.promotion.release import pods as pods_
 from ci.promotion.release.pods import Trial
 from ci.promotion.release.rollout import Snapshot, Watch, unscheduled
 from ci.promotion.release.session import TargetSession
+from ci.results import Check, CheckId, Count, Measured, Problem, Unit, failed, passed
 
 PATIENCE_SECONDS = 30
 """As long as a new pod may stay without a node in the change itself."""
@@ -28,7 +30,7 @@ PLACEMENT = (
 
 
 def needs_room(deployment: Mapping[str, Any]) -> bool:
-    """Whether a roll-over adds a pod before it ends one: it may make none unavailable."""
+    """Whether a rollout adds a pod before it ends one: it may make none unavailable."""
     spec = deployment["spec"]
     replicas = int(spec.get("replicas", 1))
     strategy = spec.get("strategy") or {}
@@ -64,7 +66,7 @@ def manifest(target: Target, deployment: Mapping[str, Any]) -> dict[str, Any]:
 class Surge(Trial):
     """Begins beside the next steps; :meth:`check` waits for the scheduler."""
 
-    name = "room for the pods that the roll-over adds"
+    id = CheckId.CAPACITY_SURGE
 
     def __init__(self, session: TargetSession, deployments: tuple[str, ...], now: Snapshot) -> None:
         target = session.target
@@ -73,30 +75,30 @@ class Surge(Trial):
             for name in deployments
             if needs_room(now.deployments[name])
         ]
-        off = "turned off (try_surge)" if pods else "the roll-over adds no pod"
-        tried = pods and target.try_surge
-        super().__init__(session, pods_.SURGE, pods, untried="" if tried else off)
+        super().__init__(
+            session, pods_.SURGE, pods, setting="" if target.try_surge else "try_surge"
+        )
 
-    def _not_admitted(self, why: str) -> str:
-        if "exceeded quota" in why:
-            raise self._no_room(why)
-        return super()._not_admitted(why)
+    def _without_pods(self) -> Check:
+        """The rollout adds no pod before it ends one."""
+        return passed(self.id, Count(Unit.PODS, 0))
 
-    def _watched(self) -> str:
+    def _not_admitted(self, problem: str) -> Check:
+        if "exceeded quota" in problem:  # the API server's own words
+            raise self._no_room(problem)
+        return super()._not_admitted(problem)
+
+    def _watched(self) -> tuple[Measured, ...]:
         watch = Watch(patience=PATIENCE_SECONDS)
 
         def seen(now: float, pods: Sequence[Mapping[str, Any]]) -> set[str]:
             trouble = watch.see(now, [t for pod in pods for t in unscheduled(pod)])
             if trouble is not None:
-                raise self._no_room(str(trouble))
+                raise self._no_room(trouble.message or trouble.reason)
             return {pod["metadata"]["name"] for pod in pods if pod["spec"].get("nodeName")}
 
         self._wait(f"nodes for {len(self._names)} pods", seen, 2 * PATIENCE_SECONDS)
-        return f"nodes for {len(self._names)} more pods, as the scheduler says"
+        return (Count(Unit.PODS, len(self._names)),)
 
-    def _no_room(self, why: str) -> PlanRefused:
-        return PlanRefused(
-            f"there is no room for the pods that the roll-over adds: {why}",
-            remedy="make room, or let old pods go first (maxUnavailable); try_surge = false for"
-            " the target leaves it to the change. The target was not touched",
-        )
+    def _no_room(self, problem: str) -> PlanRefused:
+        return refusal(failed(self.id, Count(Unit.PODS, len(self._names)), Problem(problem)))

@@ -7,17 +7,38 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
-from ci.errors import CommandFailed, PipelineError, PlanRefused, PromotionFailed, WaitTimeout
-from ci.model import Check, Target
+from ci import texts
+from ci.errors import (
+    CommandFailed,
+    PipelineError,
+    PlanRefused,
+    PromotionFailed,
+    WaitTimeout,
+    error_summary,
+)
+from ci.model import ProbesRecord, Target
 from ci.promotion.probes import api_proxy
 from ci.promotion.probes.canary import Canary
 from ci.promotion.probes.in_cluster import InsideProber
-from ci.promotion.probes.prober import Counting, Prober
-from ci.promotion.release import reader
+from ci.promotion.probes.prober import Account, Counting, Prober
 from ci.promotion.release.baseline import Before
+from ci.promotion.release.failure import failure
 from ci.promotion.release.session import TargetSession
+from ci.report import files
+from ci.results import (
+    Because,
+    Check,
+    CheckId,
+    Phase,
+    ProbePlace,
+    failed,
+    judged,
+    skipped,
+    unknown,
+)
 from ci.tools.wait import wait_until
 
+SETTING = "probing.per_second"
 BASELINE_PROBES = 5
 """Answers the prober must have before the upgrade may begin."""
 
@@ -37,7 +58,7 @@ def probing_inside(session: TargetSession, before: Before) -> Iterator[InsidePro
             before.image.by_tag,
         )
     except CommandFailed as problem:
-        session.events.note(f"no prober inside the cluster: {reader.failed_to_text(problem)}")
+        session.events.note(f"no prober inside the cluster: {error_summary(problem)}")
         yield None
         return
     try:
@@ -75,15 +96,17 @@ def steady(
     if target.probing.per_second <= 0:
         return ()
     within = _within(session, inside, held)
-    if outside is None:
-        return (within,)
-    wait_for_answers(
-        session,
-        outside,
-        PlanRefused,
-        remedy="repair the way in, or mend its address (probing.outside_url)",
-    )
-    return within, outside
+    probers = (within,) if outside is None else (within, outside)
+    # However the promotion ends, before the probers go.
+    held.callback(record, session, probers)
+    if outside is not None:
+        wait_for_answers(
+            session,
+            outside,
+            PlanRefused,
+            remedy="repair the way in, or mend its address (probing.outside_url)",
+        )
+    return probers
 
 
 def _within(session: TargetSession, inside: InsideProber | None, held: ExitStack) -> Counting:
@@ -94,7 +117,7 @@ def _within(session: TargetSession, inside: InsideProber | None, held: ExitStack
             return inside
         except (CommandFailed, WaitTimeout) as problem:
             session.events.note(
-                f"no answers to the prober inside the cluster ({reader.failed_to_text(problem)}):"
+                f"no answers to the prober inside the cluster ({error_summary(problem)}):"
                 " probing through the API server"
             )
     prober = held.enter_context(
@@ -103,6 +126,9 @@ def _within(session: TargetSession, inside: InsideProber | None, held: ExitStack
             per_second=target.probing.per_second,
             timeout=target.probing.timeout_seconds,
             clock=session.for_cleanup().clock,
+            place=ProbePlace.API_PROXY,
+            began=session.events.began,
+            allowed_failures=target.probing.allowed_failures,
         )
     )
     wait_for_answers(session, prober, PlanRefused)
@@ -123,15 +149,18 @@ def wait_for_answers(
     def answered() -> bool:
         now = prober.account()
         if now is not None and now.failed:
-            raise error(
-                f"{target.probing.path} does not answer steadily before the change,"
-                f" {prober.where}: {now.problems[0][0]}",
+            check = failed(CheckId.REQUESTS_ANSWERED, now.requests(), subject=prober.place)
+            raise failure(
+                error,
+                Phase.BEFORE,
+                (check,),
+                context=f"{target.probing.path} does not answer steadily before the change",
                 remedy=remedy,
             )
         return now is not None and now.answered >= BASELINE_PROBES
 
     wait_until(
-        f"{BASELINE_PROBES} answers of {target.probing.path} {prober.where}",
+        f"{BASELINE_PROBES} answers of {target.probing.path} {texts.PROBE_PLACES[prober.place]}",
         answered,
         timeout=target.probing.timeout_seconds + 15,
         clock=session.clock,
@@ -151,16 +180,28 @@ def count_probes(target: Target, probers: Sequence[Counting]) -> tuple[Check, ..
     """The account of every request. Raises :class:`PromotionFailed` when too many failed, or
     when a prober was lost, so that nobody knows."""
     if not probers:
-        return (Check("requests during the change", True, "not probed: turned off"),)
-    checks = []
-    for prober in probers:
-        final = prober.stop()
-        if final is None:
-            raise PromotionFailed(
-                f"the prober {prober.where} was lost: nobody knows whether requests were"
-            )
-        if final.failed > target.probing.allowed_failures:
-            raise PromotionFailed(f"requests were lost during the change: {final}, {prober.where}")
-        name = f"{prober.what} during the change"
-        checks.append(Check(name, True, f"{final}, {prober.where}"))
-    return tuple(checks)
+        return (skipped(CheckId.REQUESTS_ANSWERED, SETTING),)
+    checks = tuple(account_of(target, prober.place, prober.stop()) for prober in probers)
+    if not all(check.passed for check in checks):
+        raise failure(PromotionFailed, Phase.DURING, checks)
+    return checks
+
+
+def account_of(target: Target, place: ProbePlace, account: Account | None) -> Check:
+    """What became of a prober's requests; unknown where there is no account of them."""
+    if account is None:
+        return unknown(CheckId.REQUESTS_ANSWERED, Because.LOST, subject=place)
+    allowed = target.probing.allowed_failures
+    ok = account.failed <= allowed
+    return judged(CheckId.REQUESTS_ANSWERED, ok, account.requests(allowed), subject=place)
+
+
+def record(session: TargetSession, probers: Sequence[Counting]) -> None:
+    """Write ``probes.json``: what each prober sent and got, over time. Stops those that still
+    send. What cannot be read or written is noted: it changes no verdict."""
+    try:
+        for prober in probers:
+            prober.stop()
+        files.write(session.folder, ProbesRecord(tuple(prober.series() for prober in probers)))
+    except (PipelineError, OSError) as problem:
+        session.events.note(f"no requests over time were written: {error_summary(problem)}")

@@ -11,14 +11,14 @@ from ci.tools.kube import Kube
 
 def sender(kube: Kube, target: Target) -> Send:
     """Sends one probe through the API server, which picks a pod of the Service each time (a
-    port-forward stays with one pod and would prove nothing about a roll-over)."""
+    port-forward stays with one pod and would prove nothing about a rollout)."""
     where, seconds = service_path(target, target.probing.path), target.probing.timeout_seconds
 
     def send() -> str:
         answer = kube.ask("GET", where, timeout=seconds)
         if 0 < answer.code < 400:
             return ""
-        said = redaction.text(" ".join(answer.text.split()))[:160]
-        return f"HTTP {answer.code}: {said}" if answer.code else said
+        body = redaction.text(" ".join(answer.text.split()))[:160]
+        return f"HTTP {answer.code}: {body}" if answer.code else body
 
     return send

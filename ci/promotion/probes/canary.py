@@ -2,7 +2,7 @@
 
 The canary is an endpoint of the service's own API, made for one promotion: its queue is on the
 release's Service Bus, and the release's own workers consume it, old and new ones during the
-roll-over. Tasks are sent at a steady rate; at the end each must have been executed once: a
+rollout. Tasks are sent at a steady rate; at the end each must have been executed once: a
 delivery that a stopping worker hands back unfinished (``abandoned``) is none. After the change
 the new version is asked for another lock duration, and Service Bus itself is asked whether the
 queue has it, whether it is empty, and what it could not deliver.
@@ -17,17 +17,31 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from tempfile import NamedTemporaryFile
 from typing import Any, Protocol
 
-from ci import standins as manifests
-from ci.errors import PipelineError, PlanRefused, PromotionFailed, WaitTimeout
-from ci.model import Check, Target
+from ci import redaction
+from ci.errors import PipelineError, PlanRefused, PromotionFailed, WaitTimeout, error_summary
+from ci.model import ServiceBusEndpoints, Target
 from ci.promotion.probes.prober import Prober
 from ci.promotion.release import health
+from ci.promotion.release.failure import failure
 from ci.promotion.release.session import TargetSession
+from ci.results import (
+    Because,
+    Check,
+    CheckId,
+    Phase,
+    Problem,
+    QueueState,
+    Tasks,
+    failed,
+    judged,
+    skipped,
+    unknown,
+)
+from ci.tools.api import Answer
 from ci.tools.kube import Kube
 from ci.tools.wait import wait_until
 
@@ -41,35 +55,11 @@ FIRST_TASKS = 1
 """Tasks that must have been executed before the change."""
 SETTLE_SECONDS = LOCK_AFTER + 15
 """How long the last tasks may take: a lock that was left behind has run out by then."""
-UNKNOWN = "no Service Bus access for the target (servicebus_connection_string_env)"
+RATE_SETTING, ACCESS_SETTING = "canary_per_second", "servicebus_connection_string_env"
+CHECKS = (CheckId.TASKS_EXECUTED_ONCE, CheckId.QUEUE_LOCK_DURATION)
 
 
 # -- the account. Pure. ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """All tasks of a time: accepted = once + lost + twice."""
-
-    once: int
-    lost: tuple[str, ...]
-    """Identifiers; never executed to the end, as far as the service knows."""
-    twice: tuple[str, ...]
-    refused: int = 0
-    """Tasks that the service did not accept; its clients were told so."""
-    why: str = ""
-    """Of the refusals."""
-
-    @property
-    def accepted(self) -> int:
-        return self.once + len(self.lost) + len(self.twice)
-
-    def __str__(self) -> str:
-        refused = f", {self.refused} not accepted ({self.why})" if self.refused else ""
-        return (
-            f"{self.accepted} sent, {self.once} executed once, {len(self.lost)} lost,"
-            f" {len(self.twice)} processed twice{refused}"
-        )
 
 
 def executions(task: Mapping[str, Any]) -> list[str]:
@@ -84,8 +74,12 @@ def settled(task: Mapping[str, Any]) -> bool:
     return done and "running" not in executions(task)
 
 
-def tally(tasks: Mapping[str, Mapping[str, Any] | None], refused: int = 0, why: str = "") -> Tally:
-    """Sum up tasks by their identifiers; ``None`` for one that the service does not know."""
+def tally(
+    tasks: Mapping[str, Mapping[str, Any] | None], refused: int = 0, problem: str = ""
+) -> Tasks:
+    """Sum up tasks by their identifiers; ``None`` for one that the service does not know. Lost is
+    a task that was never executed to its end. ``refused`` were not accepted, and ``problem`` says
+    why."""
     once, lost, twice = 0, [], []
     for name, task in tasks.items():
         outcomes = executions(task) if task is not None else []
@@ -95,39 +89,23 @@ def tally(tasks: Mapping[str, Mapping[str, Any] | None], refused: int = 0, why: 
             twice.append(name)
         else:
             once += 1
-    return Tally(once, tuple(lost), tuple(twice), refused, why)
-
-
-def breaches(found: Tally, tasks: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
-    """What must not be, in plain words, with one task as the example."""
-
-    def example(name: str) -> str:
+    example = problem
+    for name in (lost + twice)[:1]:
         task = tasks[name]
-        return ", ".join(executions(task)) or str(task["status"]) if task else "unknown"
-
-    said = []
-    if found.lost:
-        said.append(f"{len(found.lost)} tasks were lost ({example(found.lost[0])})")
-    if found.twice:
-        said.append(
-            f"{len(found.twice)} tasks were processed twice ({example(found.twice[0])}): the lock"
-            " does not keep a second consumer away during the roll-over"
-        )
-    if found.refused:
-        said.append(f"{found.refused} tasks were not accepted ({found.why})")
-    return said
+        example = (", ".join(executions(task)) or str(task["status"])) if task else ""
+    return Tasks(once, len(lost), len(twice), refused, example)
 
 
 # -- the broker -----------------------------------------------------------------------------------
 
 
-class Silent(Exception):
+class BrokerUnavailable(Exception):
     """Service Bus does not answer as it should; the message says how. Never leaves the promotion's
     account of its tasks."""
 
 
 class Queues(Protocol):
-    """What Service Bus itself says of queues. Raises :class:`Silent`."""
+    """What Service Bus itself says of queues. Raises :class:`BrokerUnavailable`."""
 
     def lock_duration(self, name: str) -> timedelta | None:
         """``None`` for a queue that is not there."""
@@ -150,26 +128,25 @@ def broker(session: TargetSession, *, during_cleanup: bool = False) -> Iterator[
     from ci.promotion.probes.servicebus_admin import Broker
 
     with ExitStack() as held:
+        options: dict[str, Any] = {}
         if target.standins is None:
-            connection = admin = session.programs.env[target.servicebus_env]
+            connection = session.programs.env[target.servicebus_env]
             session.programs.hide(connection)
-            options: dict[str, Any] = {}
+            endpoints = ServiceBusEndpoints(connection, connection)
+        elif session.reach is None:
+            raise PipelineError("a session of a target with stand-ins has no way to them")
         else:
-            access = target.standins
-            kube = session.context.kube(access.cluster)
+            kube = session.context.kube(target.standins.cluster)
             kube = kube.for_cleanup() if during_cleanup else kube
-            ports = held.enter_context(manifests.forwarded(kube, access.namespace))
+            endpoints = held.enter_context(session.reach(kube, target.standins))
+        if endpoints.ca_pem:
             authority = held.enter_context(NamedTemporaryFile(suffix=".pem"))
-            authority.write(access.servicebus.ca_pem)
+            authority.write(endpoints.ca_pem)
             authority.flush()
-            connection, admin = (
-                manifests.connection_string(f"localhost:{ports[port]}", access.servicebus.key)
-                for port in (manifests.AMQP_PORT, 443)
-            )
             options = {"connection_verify": authority.name}
-        found = Broker(connection, admin, options)
-        held.callback(found.close)
-        yield found
+        opened = Broker(endpoints.amqp, endpoints.admin, options)
+        held.callback(opened.close)
+        yield opened
 
 
 # -- the canary -----------------------------------------------------------------------------------
@@ -177,6 +154,21 @@ def broker(session: TargetSession, *, during_cleanup: bool = False) -> Iterator[
 
 class Refused(Exception):
     """The service answered otherwise than expected. Never leaves this module."""
+
+    def __init__(self, message: str, answer: Answer) -> None:
+        super().__init__(message)
+        self.by_service = bool(answer.code) and not _of_kubernetes(answer)
+        """Whether the service itself answered, and not the API server for it."""
+        self.not_offered = self.by_service and answer.code in (404, 405, 501)
+        """Whether the service has no such API."""
+
+
+def _of_kubernetes(answer: Answer) -> bool:
+    try:
+        body = answer.object()
+    except ValueError:
+        return False
+    return isinstance(body, dict) and body.get("kind") == "Status"
 
 
 class Service:
@@ -192,9 +184,9 @@ class Service:
         seconds = self._target.probing.timeout_seconds
         answer = self._kube.ask(method, where, body=body, timeout=seconds)
         if answer.code != expected:
-            said = " ".join(answer.text.split())[:160]
-            by_it = f"{method} {path} answered {answer.code}: " if answer.code else ""
-            raise Refused(by_it + said)
+            body = redaction.text(" ".join(answer.text.split())[:160])
+            status = f"HTTP {answer.code}: " if answer.code else ""
+            raise Refused(f"{method} {path}: {status}{body}", answer)
         return json.loads(answer.text)
 
     def task(self, id: str) -> Mapping[str, Any] | None:
@@ -208,8 +200,8 @@ class Service:
 class Canary:
     """Begins beside the next steps; sends until :meth:`account` is asked for.
 
-    Does nothing, and says why, where the target's Service Bus is not known or the service has no
-    such API.
+    Sends nothing where it is turned off, where the target's Service Bus is not known and where the
+    service has no such API: its checks are skipped or unknown then.
     """
 
     def __init__(self, session: TargetSession) -> None:
@@ -223,6 +215,8 @@ class Canary:
         self._ids: list[str] = []
         self._prober: Prober | None = None
         self._absent = absent(session)
+        self._refusals: list[str] = []
+        """Of tasks, by the service itself."""
         self._problem: PipelineError | None = None
         self._thread = threading.Thread(target=self._begin, name="canary", daemon=True)
 
@@ -257,7 +251,8 @@ class Canary:
             # What :func:`broker` needs at the end, beside the steps that wait for programs.
             importlib.import_module("ci.promotion.probes.servicebus_admin")
         except Refused as problem:
-            self._absent = f"the service has no such API: {problem}"
+            because = Because.NOT_OFFERED if problem.not_offered else Because.NO_ANSWER
+            self._absent = tuple(unknown(id, because, Problem(str(problem))) for id in CHECKS)
         except PipelineError as problem:
             self._problem = problem
 
@@ -294,13 +289,18 @@ class Canary:
         try:
             id = self._service.call("POST", path, 202, {"seconds": TASK_SECONDS})["task_id"]
         except Refused as problem:
+            # A request that got no answer at all may have been the API server's failure: whether
+            # requests are lost is the prober's account.
+            if problem.by_service:
+                self._refusals.append(str(problem))
             return str(problem)
         self._ids.append(str(id))
         return ""
 
-    def steady(self) -> None:
-        """Wait until tasks are executed. Raises :class:`PlanRefused` when they are not before
-        the change: there would be nothing to compare with."""
+    def steady(self) -> tuple[Check, ...]:
+        """Wait until tasks are executed; the checks that are known now to be skipped or unknown.
+        Raises :class:`PlanRefused` when none is executed before the change: there would be nothing
+        to compare with."""
         if not self._absent:
             self._thread.join()
         if self._problem is not None:
@@ -309,8 +309,7 @@ class Canary:
                 remedy="repair the service's queues, or turn the canary off (canary_per_second)",
             ) from self._problem
         if self._absent:
-            self._session.events.note(f"no canary queue: {self._absent}")
-            return
+            return self._absent
 
         def executed() -> bool:
             done = [id for id in self._ids[:FIRST_TASKS] if settled(self._service.task(id) or {})]
@@ -330,34 +329,26 @@ class Canary:
                 f"the service does not execute tasks before the change: {problem}",
                 remedy="repair its workers, or turn the canary off (canary_per_second)",
             ) from problem
+        return ()
 
     def account(self) -> tuple[Check, ...]:
         """Every task, and the queue itself. Raises :class:`PromotionFailed` with what was lost,
         processed twice or ignored."""
         if self._absent or self._prober is None:
-            return (Check("tasks through the canary queue", True, f"not sent: {self._absent}"),)
-        sent = self._prober.stop()
+            return self._absent
+        self._prober.stop()
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="canary") as pool:
             lock_ = pool.submit(self._new_lock)
             with broker(self._session) as bus:
                 tasks = self._settled()
-                lock = lock_.result()
-                asked = self._asked(bus)
-        # A request that got no answer at all may have been the API server's failure: whether
-        # requests are lost is the prober's account.
-        answered = [(why, n) for why, n in sent.problems if why.startswith("POST ")]
-        own = [(why, n) for why, n in answered if '"kind":"Status"' not in why]
-        found = tally(tasks, sum(n for _, n in own), own[0][0] if own else "")
-        said = breaches(found, tasks) + asked
-        if said or lock:
-            raise PromotionFailed("; ".join([*said, *([lock] if lock else [])]))
-        return (
-            Check("tasks through the canary queue", True, str(found)),
-            Check("the queue is as the new version was asked for", True, self._evidence()),
-        )
-
-    def _evidence(self) -> str:
-        return f"{self._queue}: empty, no dead letters, lock duration {LOCK_AFTER} s"
+                refused = lock_.result()
+                queue = self._queue_check(bus, refused)
+        sums = tally(tasks, len(self._refusals), next(iter(self._refusals), ""))
+        once = not (sums.lost or sums.twice or sums.refused)
+        checks = (judged(CheckId.TASKS_EXECUTED_ONCE, once, sums), queue)
+        if not all(check.passed for check in checks):
+            raise failure(PromotionFailed, Phase.DURING, checks)
+        return checks
 
     def _new_lock(self) -> str:
         """Ask the new version for another lock duration; what is wrong with its answer."""
@@ -366,7 +357,7 @@ class Canary:
             self._service.call("PUT", f"{ENDPOINTS}/{self._name}", 202, asked)
             self._wait_ready()
         except (Refused, PipelineError) as problem:
-            return f"the new version cannot change a queue's lock duration: {problem}"
+            return error_summary(problem)
         return ""
 
     def _settled(self) -> dict[str, Mapping[str, Any] | None]:
@@ -389,35 +380,30 @@ class Canary:
             )
         return tasks
 
-    def _asked(self, bus: Queues) -> list[str]:
-        """What Service Bus says of the queue that must not be."""
+    def _queue_check(self, bus: Queues, refused: str) -> Check:
+        """The queue as Service Bus has it; ``refused`` is why the new version did not change its
+        lock duration."""
+        id, asked = CheckId.QUEUE_LOCK_DURATION, float(LOCK_AFTER)
         try:
             lock = bus.lock_duration(self._queue)
             if lock is None:
-                return [f"the canary's queue {self._queue} is gone"]
-            said = []
-            if lock != timedelta(seconds=LOCK_AFTER):
-                said.append(
-                    f"the new version ignores the lock duration: {LOCK_AFTER} s were asked for,"
-                    f" the queue has {lock}"
-                )
+                return failed(id, QueueState(self._queue, None, asked, exists=False))
             active, dead = bus.messages(self._queue)
-            if active or dead:
-                why = f" ({bus.undelivered(self._queue)})" if dead else ""
-                said.append(
-                    f"the canary's queue still holds {active} messages and {dead} dead letters{why}"
-                )
-            return said
-        except Silent as problem:
-            return [f"Service Bus does not answer: {problem}"]
+            why = bus.undelivered(self._queue) if dead else ""
+        except BrokerUnavailable as problem:
+            return unknown(id, Because.NO_ANSWER, Problem(str(problem)))
+        state = QueueState(self._queue, lock.total_seconds(), asked, active, dead, why)
+        ok = not refused and state.lock_seconds == asked and not active and not dead
+        return judged(id, ok, state, *([Problem(refused)] if refused else []))
 
 
-def absent(session: TargetSession) -> str:
-    """Why there is no canary; empty when there is one."""
-    target = session.target
-    if target.canary_per_second <= 0:
-        return "turned off"
-    return "" if known(session) else UNKNOWN
+def absent(session: TargetSession) -> tuple[Check, ...]:
+    """The checks that are skipped where no canary is sent; none where one is."""
+    if session.target.canary_per_second <= 0:
+        return tuple(skipped(id, RATE_SETTING) for id in CHECKS)
+    if not known(session):
+        return tuple(skipped(id, ACCESS_SETTING) for id in CHECKS)
+    return ()
 
 
 def known(session: TargetSession) -> bool:
@@ -430,9 +416,9 @@ def queue_states(session: TargetSession) -> str:
     """How every queue is now, for what is kept when a promotion fails. Raises
     :class:`ci.errors.PipelineError`."""
     if not known(session):
-        return UNKNOWN + "\n"
-    with broker(session, during_cleanup=True) as bus:
-        try:
+        return f"no Service Bus access for the target ({ACCESS_SETTING})\n"
+    try:
+        with broker(session, during_cleanup=True) as bus:
             return "\n".join(bus.states()) + "\n"
-        except Silent as problem:
-            return f"Service Bus does not answer: {problem}\n"
+    except BrokerUnavailable as problem:
+        return f"Service Bus does not answer: {problem}\n"

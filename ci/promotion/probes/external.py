@@ -8,6 +8,7 @@ import httpx
 from ci.model import Target
 from ci.promotion.probes.prober import Prober
 from ci.promotion.release.session import TargetSession
+from ci.results import ProbePlace
 
 
 def prober(session: TargetSession, client: httpx.Client) -> Prober:
@@ -26,9 +27,17 @@ def prober(session: TargetSession, client: httpx.Client) -> Prober:
         per_second=probing.per_second,
         timeout=probing.timeout_seconds,
         clock=session.for_cleanup().clock,
-        where=f"from outside, {probing.outside_url}",
-        what="requests from outside",
+        place=ProbePlace.EXTERNAL,
+        url=bare(probing.outside_url),
+        began=session.events.began,
+        allowed_failures=probing.allowed_failures,
     )
+
+
+def bare(url: str) -> str:
+    """A URL without credentials, query and fragment."""
+    found = httpx.URL(url)
+    return str(found.copy_with(userinfo=b"", query=None, fragment=None))
 
 
 def client(target: Target) -> httpx.Client:

@@ -59,6 +59,7 @@ def one() -> None:
 def report() -> None:
     with lock:
         line = {
+            "at": round(time.monotonic() - begun, 3),  # seconds since the prober began
             "sent": sent,
             "answered": answered,
             "failed": failed,

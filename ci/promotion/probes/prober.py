@@ -16,6 +16,9 @@ from itertools import accumulate
 from types import TracebackType
 from typing import Protocol
 
+from ci.model import ProbeSeries
+from ci.promotion.probes.series import Buckets
+from ci.results import ProbePlace, Requests
 from ci.tools.wait import Clock
 
 Send = Callable[[], str]
@@ -32,8 +35,10 @@ class Sample:
 
 
 BUCKETS = 64
+SHOWN = 5
+"""So many reasons of failures are kept in a check."""
 REASONS = 50
-"""So many reasons of failures are told apart."""
+"""So many reasons of failures are counted apart."""
 
 
 def bucket(seconds: float) -> int:
@@ -65,15 +70,17 @@ class Account:
     took: tuple[int, ...] = field(default=(0,) * BUCKETS)
     """Answers by how long they took: how many in each :func:`bucket`."""
 
-    def __str__(self) -> str:
-        why = f" ({self.problems[0][0]})" if self.problems else ""
-        under_way = self.sent - self.answered - self.failed
-        rest = f", {under_way} under way" if under_way else ""
-        return (
-            f"{self.sent} sent, {self.answered} answered, {self.failed} failed{why}{rest};"
-            f" longest gap"
-            f" {self.longest_gap:.2f} s, median {self.median * 1000:.0f} ms,"
-            f" slowest {self.slowest * 1000:.0f} ms"
+    def requests(self, allowed_failures: int = 0) -> Requests:
+        """The same as a measured value of a check."""
+        return Requests(
+            self.sent,
+            self.answered,
+            self.failed,
+            self.longest_gap,
+            self.median,
+            self.slowest,
+            self.problems[:SHOWN],
+            allowed_failures,
         )
 
 
@@ -133,19 +140,18 @@ class Counting(Protocol):
     """What sends requests, wherever it does."""
 
     @property
-    def where(self) -> str:
-        """By which way."""
-
-    @property
-    def what(self) -> str:
-        """What is sent, in the names of its checks."""
+    def place(self) -> ProbePlace:
+        """From where, and by which way."""
 
     def account(self) -> Account | None:
         """What has become of the requests; ``None`` while nothing is known. May raise
         :class:`ci.errors.CommandFailed`."""
 
     def stop(self) -> Account | None:
-        """The final account; ``None`` when it is lost."""
+        """The final account; ``None`` when it is lost. May be called again."""
+
+    def series(self) -> ProbeSeries:
+        """The final account and the requests over time, once it has stopped."""
 
 
 class Prober:
@@ -158,10 +164,14 @@ class Prober:
         per_second: float,
         timeout: float,
         clock: Clock,
-        where: str = "through the API server",
-        what: str = "requests",
+        place: ProbePlace = ProbePlace.API_PROXY,
+        url: str = "",
+        began: float = 0.0,
+        allowed_failures: int = 0,
     ) -> None:
-        self.where, self.what = where, what
+        """``began`` is when the run did, in seconds on ``clock``; ``url`` is for the record."""
+        self.place = place
+        self._url, self._began, self._allowed = url, began, allowed_failures
         self._send = send
         self._interval = 1.0 / per_second
         self._timeout = timeout
@@ -172,6 +182,8 @@ class Prober:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._tally = Tally(clock.monotonic())
+        self._buckets = Buckets()
+        self._final: Account | None = None
         self._sent = 0
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
 
@@ -193,29 +205,45 @@ class Prober:
         self._stop.set()
         self._thread.join(self._timeout + 1)
         self._pool.shutdown(wait=True)
-        return self.account()
+        if self._final is None:  # what passes after the last answer is no gap between answers
+            self._final = self.account()
+        return self._final
 
     def account(self) -> Account:
         with self._lock:
             return self._tally.account(sent=self._sent, ended=self._clock.monotonic())
 
+    def series(self) -> ProbeSeries:
+        with self._lock:
+            buckets, width = self._buckets.all(), self._buckets.width
+        final = (self._final or self.account()).requests(self._allowed)
+        return ProbeSeries(self.place, final, buckets, width, self._url)
+
     def _run(self) -> None:
         due = self._clock.monotonic()
         while not self._stop.is_set():
+            sent = self._clock.monotonic()
             with self._lock:
                 self._sent += 1
-            self._pool.submit(self._one)
+                self._buckets.add(sent - self._began, sent=1)
+            self._pool.submit(self._one, sent)
             due += self._interval
             # Behind by more than a second (the machine slept): go on from now, do not burst.
             now = self._clock.monotonic()
             due = due if now - due < 1.0 else now
             self._stop.wait(max(0.0, due - now))
 
-    def _one(self) -> None:
+    def _one(self, due: float) -> None:
         sent = self._clock.monotonic()
         try:
             problem = self._send()
         except Exception as raised:  # a sender never ends the prober; it is a failed request
             problem = f"{type(raised).__name__}: {raised}"
         with self._lock:
-            self._tally.add(Sample(sent, self._clock.monotonic(), problem))
+            ended = self._clock.monotonic()
+            self._tally.add(Sample(sent, ended, problem))
+            at = due - self._began
+            if problem:
+                self._buckets.add(at, failed=1)
+            else:
+                self._buckets.add(at, answered=1, slowest=ended - sent)

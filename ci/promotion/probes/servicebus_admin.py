@@ -12,7 +12,7 @@ from azure.servicebus import ServiceBusClient, ServiceBusSubQueue
 from azure.servicebus.exceptions import ServiceBusError
 from azure.servicebus.management import ServiceBusAdministrationClient
 
-from ci.promotion.probes.canary import Silent
+from ci.promotion.probes.canary import BrokerUnavailable
 
 
 class Broker:
@@ -35,7 +35,7 @@ class Broker:
             except ResourceNotFoundError:
                 return None
         if not isinstance(found, timedelta):
-            raise Silent(f"the lock duration of {name} is {found}")
+            raise BrokerUnavailable(f"the lock duration of {name} is {found}")
         return found
 
     def messages(self, name: str) -> tuple[int, int]:
@@ -70,4 +70,4 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except (AzureError, ServiceBusError) as problem:
-        raise Silent(" ".join(str(problem).split())[:200]) from problem
+        raise BrokerUnavailable(" ".join(str(problem).split())[:200]) from problem

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ci.model import Check, Image, Target
-from ci.openapi_compat import Document
+from ci.model import Image, Target
+from ci.openapi_compat import Described
 from ci.promotion.release import manifest
 from ci.promotion.release.rollout import Expected, Snapshot
+from ci.results import Because, Check
 from ci.tools.helm import Revision
 
 
@@ -24,10 +25,10 @@ class Before:
     rendered: manifest.Rendered
     snapshot: Snapshot
     values: dict[str, Any]
-    accounts: dict[str, str]
-    """UID of every ServiceAccount, by name."""
-    openapi: Document | None
-    """How the service describes its API, where it does."""
+    accounts: dict[str, str] | Because
+    """UID of every ServiceAccount, by name; or why they cannot be read."""
+    openapi: Described
+    """How the service describes its API, or why there is no description."""
     checks: tuple[Check, ...]
 
     @property

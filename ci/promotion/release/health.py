@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import httpx
 
 from ci import openapi_compat, redaction
-from ci.model import Check, Target
-from ci.openapi_compat import Document
+from ci.model import Target
+from ci.openapi_compat import Described
 from ci.promotion.release.session import TargetSession
+from ci.results import Because, Check, CheckId, HttpAnswer, judged
 from ci.tools.kube import Kube
 from ci.tools.wait import Clock
 
@@ -25,29 +28,34 @@ def health(session: TargetSession, *, kube: Kube | None = None) -> tuple[Check, 
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5, trust_env=False) as client,
     ):
         for path in target.health_paths:
-            asked = [_asked(client, path, session.clock)]
-            if asked[0][2] > HEALTH_SECONDS:
+            answers = [_answer(client, path, session.clock)]
+            if _seconds(answers[0]) > HEALTH_SECONDS:
                 # It may have been the way there: of three times the middle one counts.
-                asked += [_asked(client, path, session.clock) for _ in range(2)]
-            ok, said, taken = sorted(asked, key=lambda answer: answer[2])[len(asked) // 2]
-            evidence = f"{said} in {taken * 1000:.0f} ms"
-            if taken > HEALTH_SECONDS:
-                evidence += f", the limit is {HEALTH_SECONDS:g} s"
-            ok = ok and all(answer[0] for answer in asked) and taken <= HEALTH_SECONDS
-            checks.append(Check(path, ok, evidence))
+                answers += [_answer(client, path, session.clock) for _ in range(2)]
+            middle = sorted(answers, key=_seconds)[len(answers) // 2]
+            bad = [answer for answer in answers if answer.status != 200]
+            ok = not bad and _seconds(middle) <= HEALTH_SECONDS
+            checks.append(judged(CheckId.HEALTH_PATH, ok, *(bad[:1] or [middle]), subject=path))
     return tuple(checks)
 
 
-def _asked(client: httpx.Client, path: str, clock: Clock) -> tuple[bool, str, float]:
-    """Whether one path answered 200, what it said, and in how many seconds."""
+def _answer(client: httpx.Client, path: str, clock: Clock) -> HttpAnswer:
+    """What one path answered, and in how many seconds."""
     begun = clock.monotonic()
     try:
-        answer = client.get(path)
-        said = " ".join(answer.text.split())[:120]
-        ok, evidence = answer.status_code == 200, f"HTTP {answer.status_code} {said}"
+        response = client.get(path)
+        answer = HttpAnswer(response.status_code, body=_short(response.text))
     except httpx.HTTPError as problem:
-        ok, evidence = False, str(problem) or type(problem).__name__
-    return ok, redaction.text(evidence), clock.monotonic() - begun
+        answer = HttpAnswer(0, body=_short(str(problem) or type(problem).__name__))
+    return replace(answer, seconds=clock.monotonic() - begun, limit_seconds=HEALTH_SECONDS)
+
+
+def _seconds(answer: HttpAnswer) -> float:
+    return answer.seconds or 0.0
+
+
+def _short(text: str) -> str:
+    return redaction.text(" ".join(text.split())[:120])
 
 
 def health_without_forward(kube: Kube, target: Target) -> tuple[Check, ...]:
@@ -55,8 +63,8 @@ def health_without_forward(kube: Kube, target: Target) -> tuple[Check, ...]:
     checks: list[Check] = []
     for path in target.health_paths:
         answer = kube.ask("GET", service_path(target, path), timeout=15)
-        said = " ".join((answer.text if answer.ok else answer.problem).split())[:120]
-        checks.append(Check(path, answer.ok, redaction.text(said)))
+        measured = HttpAnswer(answer.code, body=_short(answer.text))
+        checks.append(judged(CheckId.HEALTH_PATH, answer.ok, measured, subject=path))
     return tuple(checks)
 
 
@@ -68,19 +76,19 @@ def service_path(target: Target, path: str) -> str:
     )
 
 
-def openapi(kube: Kube, target: Target) -> Document | None:
-    """How the service describes its API; ``None`` when it does not."""
+def openapi(kube: Kube, target: Target) -> Described:
+    """How the service describes its API, or why there is no description."""
     if not target.openapi_path:
-        return None
+        return Because.NOT_DESCRIBED
     answer = kube.ask("GET", service_path(target, target.openapi_path), timeout=15)
-    return openapi_compat.read(answer.text) if answer.ok else None
+    if answer.ok:
+        return openapi_compat.read(answer.text) or Because.NOT_DESCRIBED
+    if answer.code in (401, 403):
+        return Because.FORBIDDEN
+    return Because.NOT_DESCRIBED if 400 <= answer.code < 500 else Because.NO_ANSWER
 
 
-def compatible(kube: Kube, target: Target, before: Document | None) -> Check:
-    """The API that serves now, held against the one that served ``before``."""
-    return openapi_compat.check(
-        "the API that serves is backward compatible",
-        before,
-        openapi(kube, target),
-        missing=f"no description at {target.openapi_path or '-'}",
-    )
+def compatible(kube: Kube, target: Target, before: Described) -> Check:
+    """The live API, held against the one ``before`` the change."""
+    id = CheckId.API_STILL_COMPATIBLE
+    return openapi_compat.check(id, before, openapi(kube, target), path=target.openapi_path)

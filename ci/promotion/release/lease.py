@@ -208,15 +208,15 @@ class Lease:
             },
         }
         parts = (name(self._release),) if self._version else ()
-        said = self._kube.ask(
+        answer = self._kube.ask(
             "PUT" if self._version else "POST",
             path_of("leases", self._namespace, *parts),
             body=lease,
             timeout=15,
         )
-        if not said.ok:
-            return said.problem
-        self._version = said.object()["metadata"]["resourceVersion"]
+        if not answer.ok:
+            return answer.problem
+        self._version = answer.object()["metadata"]["resourceVersion"]
         return ""
 
     def _renew(self) -> None:

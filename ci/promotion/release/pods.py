@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar
 
-from ci.errors import CommandFailed
-from ci.model import Check, Target
-from ci.promotion.release import reader
+from ci.errors import CommandFailed, error_summary
+from ci.model import Target
 from ci.promotion.release.session import TargetSession
+from ci.results import Because, Check, CheckId, Measured, Problem, passed, skipped, unknown
 from ci.tools.kube import Kube
 from ci.tools.wait import wait_until
 
@@ -69,26 +69,25 @@ def remove_left(kube: Kube, target: Target) -> None:
 
 
 class Trial(ABC):
-    """Begins beside the next steps; :meth:`check` waits for what came of it."""
+    """Begins beside the next steps; :meth:`check` waits for its result."""
 
-    name: ClassVar[str]
-    """Of the check."""
+    id: ClassVar[CheckId]
 
     def __init__(
-        self, session: TargetSession, kind: str, pods: Sequence[Pod], *, untried: str
+        self, session: TargetSession, kind: str, pods: Sequence[Pod], *, setting: str = ""
     ) -> None:
-        """``untried`` says why nothing is tried; empty when it is."""
+        """``setting`` is the one that turned it off; empty when it is on."""
         target = session.target
         self._clock, self._target, self._pods = session.clock, target, pods
         self._kube = session.kube
         self._selector = selector(target, kind)
         self._names = {str(pod["metadata"]["name"]) for pod in pods}
-        self._untried = untried
+        self._setting = setting
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=kind)
         self._result: Future[Check] | None = None
 
     def __enter__(self) -> Trial:
-        if not self._untried:
+        if self._pods and not self._setting:
             self._result = self._pool.submit(self._try)
         return self
 
@@ -97,9 +96,9 @@ class Trial(ABC):
 
     def check(self) -> Check:
         """Raises :class:`ci.errors.PlanRefused` when it shows that the change cannot work."""
-        if self._result is None:
-            return Check(self.name, True, f"not tried: {self._untried}")
-        return self._result.result()
+        if self._setting:
+            return skipped(self.id, self._setting)
+        return self._result.result() if self._result is not None else self._without_pods()
 
     def _try(self) -> Check:
         try:
@@ -107,9 +106,8 @@ class Trial(ABC):
                 for pod in self._pods:
                     self._kube.create("pods", self._target.namespace, pod)
             except CommandFailed as problem:
-                said = self._not_admitted(reader.failed_to_text(problem))
-                return Check(self.name, True, said)
-            return Check(self.name, True, self._watched())
+                return self._not_admitted(error_summary(problem))
+            return passed(self.id, *self._watched())
         finally:
             self._kube.for_cleanup().remove_pods(self._target.namespace, self._selector)
 
@@ -119,7 +117,7 @@ class Trial(ABC):
         seen: Callable[[float, Sequence[Pod]], set[str]],
         timeout: float,
     ) -> None:
-        """Wait until ``seen``, told the time and our pods, has named all of them."""
+        """Wait until ``seen``, given the time and our pods, has named all of them."""
         done: set[str] = set()
 
         def all_done() -> bool:
@@ -134,13 +132,17 @@ class Trial(ABC):
             timeout=timeout,
             clock=self._clock,
             interval=0.2,
-            diagnose=lambda: f"{len(done)} of {len(self._names)} have it",
+            diagnose=lambda: f"{len(done)} of {len(self._names)} pods",
         )
 
-    def _not_admitted(self, why: str) -> str:
-        """The evidence where the pods may not be made. Raises where that is an answer."""
-        return f"not tried: the pod is not admitted: {why}"
+    def _without_pods(self) -> Check:
+        """The check where there is no pod to try it with."""
+        return unknown(self.id, Because.NO_ANSWER)
+
+    def _not_admitted(self, problem: str) -> Check:
+        """The check where the pods may not be made, with why. Raises where that is an answer."""
+        return unknown(self.id, Because.NOT_ADMITTED, Problem(problem))
 
     @abstractmethod
-    def _watched(self) -> str:
-        """The evidence, once the pods have shown it. Raises like :meth:`check`."""
+    def _watched(self) -> tuple[Measured, ...]:
+        """What was measured, once every pod has shown it. Raises like :meth:`check`."""

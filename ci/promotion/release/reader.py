@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import yaml
 
 from ci import redaction
 from ci.digest import UNKNOWN
-from ci.errors import CommandFailed, PipelineError, TargetNotFound
+from ci.errors import CommandFailed, PipelineError, TargetNotFound, error_summary
 from ci.model import Image, Target
 from ci.promotion.release import history as history_
 from ci.promotion.release.manifest import Key, Rendered, parse
@@ -25,9 +24,10 @@ from ci.promotion.release.rollout import (
     unsettled,
 )
 from ci.promotion.release.session import TargetSession
+from ci.results import Because
 from ci.tools import kubeconfig
-from ci.tools.api import Answer
-from ci.tools.helm import Helm, Revision, reason
+from ci.tools.api import Answer, items_of, path_of
+from ci.tools.helm import Helm, Revision, reason, revisions
 from ci.tools.kube import Kube
 from ci.tools.wait import Clock, Pending, wait_until
 
@@ -49,12 +49,7 @@ def find(session: TargetSession) -> list[Revision]:
         )
     kube, helm = session.kube, session.helm
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="find") as pool:
-        history_ = pool.submit(
-            helm.run,
-            *("history", target.release, "-o", "json", "--max", "256"),
-            namespace=target.namespace,
-            check=False,
-        )
+        history_ = pool.submit(helm.ask_history, target.release, target.namespace)
         answer = kube.ask("GET", f"/api/v1/namespaces/{target.namespace}", timeout=15)
         history = history_.result()
     if not answer.ok:
@@ -77,10 +72,7 @@ def find(session: TargetSession) -> list[Revision]:
             f"namespace {target.namespace!r} has no release {target.release!r}",
             remedy=f"its releases are: {', '.join(there.stdout.split()) or 'none'}",
         )
-    return [
-        Revision(int(r["revision"]), r["status"], r["chart"], r["description"])
-        for r in json.loads(history.stdout)
-    ]
+    return revisions(history)
 
 
 def snapshot(kube: Kube, namespace: str) -> Snapshot:
@@ -120,22 +112,23 @@ def present(kube: Kube, target: Target, rendered: Rendered) -> Present:
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="present") as pool:
         answers = dict(zip(own, pool.map(asked, own), strict=True))
     refused = {
-        key: said.problem for key, said in answers.items() if said.code != 404 and not said.ok
+        key: answer.problem
+        for key, answer in answers.items()
+        if answer.code != 404 and not answer.ok
     }
     return Present(
-        {key: said.object() for key, said in answers.items() if said.ok},
+        {key: answer.object() for key, answer in answers.items() if answer.ok},
         frozenset(refused) | (frozenset(rendered.objects) - frozenset(own)),
         redaction.text(next(iter(refused.values()), "of another namespace")),
     )
 
 
-def accounts(kube: Kube, target: Target) -> dict[str, str]:
-    """UID of every ServiceAccount in the namespace, by name; empty when they may not be read."""
-    try:
-        found = kube.objects("serviceaccounts", target.namespace)
-    except CommandFailed:
-        return {}
-    return {item["metadata"]["name"]: item["metadata"]["uid"] for item in found}
+def accounts(kube: Kube, target: Target) -> dict[str, str] | Because:
+    """UID of every ServiceAccount in the namespace, by name; or why they cannot be read."""
+    answer = kube.ask("GET", path_of("serviceaccounts", target.namespace))
+    if not answer.ok:
+        return Because.FORBIDDEN if answer.code in (401, 403) else Because.NO_ANSWER
+    return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items_of(answer)}
 
 
 def deployments_of(target: Target, objects: Mapping[Key, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -184,10 +177,10 @@ def wait_complete(
     clock: Clock,
     look: Callable[[Snapshot, Judgement], None] | None = None,
 ) -> tuple[Judgement, Snapshot]:
-    """Wait until the roll-over is complete by our own judgement. ``look`` may raise to give up.
+    """Wait until the rollout is complete by our own judgement. ``look`` may raise to give up.
     ``timeout`` in seconds. Raises :class:`ci.errors.WaitTimeout`."""
     return wait_judged(
-        f"the roll-over of {target.release} to {expected.tag}",
+        f"the rollout of {target.release} to {expected.tag}",
         kube,
         target.namespace,
         lambda now: judge(now, expected),
@@ -225,7 +218,7 @@ def wait_judged(
     look: Callable[[Snapshot, Judgement], None] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Judgement, Snapshot]:
-    """Wait until ``assess`` finds nothing missing. ``look`` is told each judgement and may raise
+    """Wait until ``assess`` finds nothing missing. ``look`` gets each judgement and may raise
     to give up, ``progress`` what is missing when it changes. ``timeout`` in seconds.
 
     An API that does not answer (its server restarts, the network is cut for a moment) is waited
@@ -236,7 +229,7 @@ def wait_judged(
         try:
             now = snapshot(kube, namespace)
         except CommandFailed as problem:
-            return Pending(f"the API does not answer: {failed_to_text(problem)}")
+            return Pending(f"the API does not answer: {error_summary(problem)}")
         judged = assess(now)
         if look is not None:
             look(now, judged)
@@ -293,11 +286,3 @@ def running_image(target: Target, now: Snapshot) -> tuple[Image, frozenset[str]]
         for digest in digests_of(pod, repository).values()
     ]
     return Image(repository, tag, digests[0] if digests else UNKNOWN), frozenset(digests)
-
-
-def failed_to_text(problem: BaseException) -> str:
-    """A failure in one line of plain words."""
-    if isinstance(problem, CommandFailed) and problem.output:
-        return " ".join(problem.output.splitlines()[-1].split())
-    first = (str(problem) or type(problem).__name__).splitlines()[0]
-    return " ".join(first.split())

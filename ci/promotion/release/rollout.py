@@ -1,7 +1,7 @@
-"""Where a roll-over stands, judged from the live objects. Pure.
+"""Where a rollout stands, judged from the live objects. Pure.
 
 Helm's ``--wait`` and ``kubectl rollout status`` may be content too early, so nothing here asks
-them. A roll-over is complete when, for every Deployment of the service: the controller has
+them. A rollout is complete when, for every Deployment of the service: the controller has
 seen the specification; updated = available = desired; no pod of another ReplicaSet is left;
 every service container runs from an accepted digest; and the gateway's EndpointSlices name
 ready new pods only.
@@ -23,7 +23,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ci import texts
 from ci.digest import Digest
+from ci.results import Count, GapId, ImageRef, Measured, RolloutGap, Unit
 
 Object = Mapping[str, Any]
 
@@ -144,12 +146,22 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """``waiting`` says, in plain words, what is still missing; nothing when complete."""
+class Running:
+    """What the pods of one Deployment run."""
 
-    waiting: tuple[str, ...]
-    evidence: tuple[str, ...] = field(default=())
-    draining: tuple[str, ...] = field(default=())
+    deployment: str
+    pods: int
+    images: tuple[ImageRef, ...]
+    """One for each digest that they report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """``waiting`` is what is still missing; nothing when complete."""
+
+    waiting: tuple[RolloutGap, ...]
+    evidence: tuple[Running, ...] = field(default=())
+    draining: tuple[RolloutGap, ...] = field(default=())
     """What of ``waiting`` is only that old pods of the gateway, which get no new requests, have
     not ended yet."""
 
@@ -162,77 +174,90 @@ class Judgement:
         """Whether every worker is new, and requests reach new pods only."""
         return set(self.waiting) <= set(self.draining)
 
+    @property
+    def measured(self) -> tuple[Measured, ...]:
+        """What is missing; when complete, how many pods run which image."""
+        if self.waiting:
+            return self.waiting
+        images = {image: None for each in self.evidence for image in each.images}
+        return Count(Unit.PODS, sum(each.pods for each in self.evidence)), *images
+
     def __str__(self) -> str:
-        return "; ".join(self.waiting) or "complete"
+        return "; ".join(map(texts.measured, self.waiting)) or "complete"
 
 
 def judge(now: Snapshot, expected: Expected) -> Judgement:
     """Compare a snapshot with what is expected. See the theory above."""
-    waiting: list[str] = []
-    evidence: list[str] = []
+    waiting: list[RolloutGap] = []
+    evidence: list[Running] = []
     draining = _draining(now, expected)
     for name in expected.deployments:
         deployment = now.deployments.get(name)
         if deployment is None:
-            waiting.append(f"{name}: no such Deployment")
+            waiting.append(RolloutGap(GapId.NO_DEPLOYMENT, name))
             continue
         waiting += _deployment(now, name, deployment, expected)
         pods = now.pods_of(name)
         digests = sorted({d for p in pods for d in digests_of(p, expected.repository).values()})
-        evidence.append(f"{name}: {len(pods)} pods, {', '.join(digests) or 'scaled to 0'}")
+        images = (ImageRef(expected.repository, expected.tag, digest) for digest in digests)
+        evidence.append(Running(name, len(pods), tuple(images)))
     waiting += _slices(now, expected)
     return Judgement(tuple(waiting), tuple(evidence), draining)
 
 
-def _deployment(now: Snapshot, name: str, deployment: Object, expected: Expected) -> list[str]:
+def _deployment(
+    now: Snapshot, name: str, deployment: Object, expected: Expected
+) -> list[RolloutGap]:
     waiting = _not_observed(name, deployment)
     containers = service_containers(deployment["spec"]["template"]["spec"], expected.repository)
     wanted = f"{expected.repository}:{expected.tag}"
     if not containers:
-        waiting.append(f"{name}: no container runs {expected.repository}")
+        waiting.append(RolloutGap(GapId.NO_CONTAINER, name, value=expected.repository))
     for container, image in containers.items():
         if image != wanted:
-            waiting.append(f"{name}: container {container} asks for {image}")
+            waiting.append(RolloutGap(GapId.OTHER_IMAGE, name, (container,), value=image))
     waiting += _replicas_missing(name, deployment)
     pods = now.pods_of(name)
     current = {p["metadata"]["name"] for p in current_pods(now, name, expected)}
     if len(current) != _desired(deployment):
-        waiting.append(f"{name}: {len(current)} of {_desired(deployment)} pods are new")
+        waiting.append(
+            RolloutGap(GapId.PODS_NEW, name, count=len(current), desired=_desired(deployment))
+        )
     if old := [p["metadata"]["name"] for p in pods if p["metadata"]["name"] not in current]:
         waiting.append(_not_gone(name, old))
     for pod in pods:
         if pod["metadata"]["name"] not in current:
             continue
         if not ready(pod):
-            waiting.append(f"{name}: pod {pod['metadata']['name']} is not ready")
+            waiting.append(RolloutGap(GapId.PODS_NOT_READY, name, (pod["metadata"]["name"],)))
         if not expected.accepted:
             continue
         digests = digests_of(pod, expected.repository)
         for container in containers:
             digest = digests.get(container, "")
             if digest not in expected.accepted:
-                seen = digest or "no image yet"
-                waiting.append(f"{name}: pod {pod['metadata']['name']} runs {seen}")
+                pod_name = str(pod["metadata"]["name"])
+                waiting.append(RolloutGap(GapId.OTHER_DIGEST, name, (pod_name,), value=digest))
     return waiting
 
 
-def _not_observed(name: str, deployment: Object) -> list[str]:
+def _not_observed(name: str, deployment: Object) -> list[RolloutGap]:
     status = deployment.get("status") or {}
     if int(status.get("observedGeneration", 0)) < int(deployment["metadata"].get("generation", 0)):
-        return [f"{name}: the controller has not seen the change yet"]
+        return [RolloutGap(GapId.NOT_OBSERVED, name)]
     return []
 
 
-def _replicas_missing(name: str, deployment: Object) -> list[str]:
+def _replicas_missing(name: str, deployment: Object) -> list[RolloutGap]:
     desired, status = _desired(deployment), deployment.get("status") or {}
     counts = {
-        "updated": int(status.get("updatedReplicas", 0)),
-        "available": int(status.get("availableReplicas", 0)),
-        "present": int(status.get("replicas", 0)),
+        GapId.REPLICAS_UPDATED: int(status.get("updatedReplicas", 0)),
+        GapId.REPLICAS_AVAILABLE: int(status.get("availableReplicas", 0)),
+        GapId.REPLICAS_PRESENT: int(status.get("replicas", 0)),
     }
     return [
-        f"{name}: {count} of {desired} replicas {what}"
-        for what, count in counts.items()
+        RolloutGap(id, name, count=count, desired=desired)
+        for id, count in counts.items()
         if count != desired
     ]
 
@@ -257,7 +282,7 @@ def new_pods(now: Snapshot, expected: Expected) -> list[Object]:
     ]
 
 
-def _slices(now: Snapshot, expected: Expected) -> list[str]:
+def _slices(now: Snapshot, expected: Expected) -> list[RolloutGap]:
     gateway = now.deployments.get(expected.gateway)
     if gateway is None or not _desired(gateway):
         return []
@@ -269,11 +294,10 @@ def _slices(now: Snapshot, expected: Expected) -> list[str]:
     }
     waiting = []
     if serving - new:
-        waiting.append(_still_leads_to(expected, serving - new))
+        waiting.append(_still_routes_to(expected, serving - new))
     if new - serving:
-        waiting.append(
-            f"Service {expected.gateway} does not lead to {', '.join(sorted(new - serving))} yet"
-        )
+        missing = tuple(sorted(new - serving))
+        waiting.append(RolloutGap(GapId.ROUTES_NOT_TO_NEW, expected.gateway, missing))
     return waiting
 
 
@@ -290,7 +314,7 @@ def _endpoints(now: Snapshot, service: str) -> list[tuple[str, Object]]:
     ]
 
 
-def _draining(now: Snapshot, expected: Expected) -> tuple[str, ...]:
+def _draining(now: Snapshot, expected: Expected) -> tuple[RolloutGap, ...]:
     """What :func:`judge` waits for while old pods of the gateway are ending.
 
     An endpoint that is terminating gets new requests only where a Service has no ready one
@@ -309,15 +333,15 @@ def _draining(now: Snapshot, expected: Expected) -> tuple[str, ...]:
         return ()
     old = [p["metadata"]["name"] for p in now.pods_of(gateway) if p["metadata"]["name"] not in new]
     found = [_not_gone(gateway, old)] if old and ending.issuperset(old) else []
-    return (*found, *([_still_leads_to(expected, left)] if left else []))
+    return (*found, *([_still_routes_to(expected, left)] if left else []))
 
 
-def _not_gone(deployment: str, old: Iterable[str]) -> str:
-    return f"{deployment}: old pods not gone: {', '.join(old)}"
+def _not_gone(deployment: str, old: Iterable[str]) -> RolloutGap:
+    return RolloutGap(GapId.PODS_OLD, deployment, tuple(old))
 
 
-def _still_leads_to(expected: Expected, pods: Iterable[str]) -> str:
-    return f"Service {expected.gateway} still leads to {', '.join(sorted(pods))}"
+def _still_routes_to(expected: Expected, pods: Iterable[str]) -> RolloutGap:
+    return RolloutGap(GapId.ROUTES_TO_OLD, expected.gateway, tuple(sorted(pods)))
 
 
 def ready(pod: Object) -> bool:
@@ -375,15 +399,15 @@ def is_live(pod: Object) -> bool:
 # -- two looks at the same pods --------------------------------------------------------------------
 
 
-def unsettled(now: Snapshot, deployments: Iterable[str]) -> tuple[str, ...]:
+def unsettled(now: Snapshot, deployments: Iterable[str]) -> tuple[RolloutGap, ...]:
     """What is still under way of any earlier change, whatever the image; nothing once every
     Deployment is as it will stay: the controller has seen the specification, updated = available =
     present = desired, every live pod is ready and of the newest ReplicaSet, and none terminates."""
-    waiting: list[str] = []
+    waiting: list[RolloutGap] = []
     for name in deployments:
         deployment = now.deployments.get(name)
         if deployment is None:
-            waiting.append(f"{name}: no such Deployment")
+            waiting.append(RolloutGap(GapId.NO_DEPLOYMENT, name))
             continue
         # What the controller has counted already need not be told pod by pod.
         waiting += (
@@ -394,20 +418,24 @@ def unsettled(now: Snapshot, deployments: Iterable[str]) -> tuple[str, ...]:
     return tuple(waiting)
 
 
-def _pods_unsettled(now: Snapshot, name: str, deployment: Object) -> list[str]:
+def _pods_unsettled(now: Snapshot, name: str, deployment: Object) -> list[RolloutGap]:
     newest, live = now.replicaset_of(name), now.live_pods_of(name)
     ending = _names(pod for pod in now.pods_of(name) if terminating(pod))
     older = _names(pod for pod in live if _owner(pod) != newest)
     starting = _names(pod for pod in live if not ready(pod))
-    waiting = []
-    if ending:
-        waiting.append(f"{name}: pods still terminate: {ending}")
-    if older:
-        waiting.append(f"{name}: pods of an older ReplicaSet still run: {older}")
-    if starting:
-        waiting.append(f"{name}: pods are not ready: {starting}")
+    waiting = [
+        RolloutGap(id, name, names)
+        for id, names in (
+            (GapId.PODS_TERMINATING, ending),
+            (GapId.PODS_OLDER_REPLICASET, older),
+            (GapId.PODS_NOT_READY, starting),
+        )
+        if names
+    ]
     if len(live) != _desired(deployment):
-        waiting.append(f"{name}: {len(live)} of {_desired(deployment)} pods run")
+        waiting.append(
+            RolloutGap(GapId.PODS_RUNNING, name, count=len(live), desired=_desired(deployment))
+        )
     return waiting
 
 
@@ -437,7 +465,7 @@ class Replacement:
 
 def replacement(before: Snapshot, now: Snapshot, deployment: str) -> Replacement:
     """Compare two looks at a Deployment's pods. Pods that terminate or finished do not count, and
-    of an older ReplicaSet's none, so that a look at a slow roll-over and one at its end compare
+    of an older ReplicaSet's none, so that a look at a slow rollout and one at its end compare
     alike."""
     was, is_ = (_template(seen, deployment) for seen in (before, now))
     old, new = before.replicaset_of(deployment), now.replicaset_of(deployment)
@@ -477,8 +505,8 @@ def _uid(pod: Object) -> str:
     return str(pod["metadata"]["uid"])
 
 
-def _names(pods: Iterable[Object]) -> str:
-    return ", ".join(str(pod["metadata"]["name"]) for pod in pods)
+def _names(pods: Iterable[Object]) -> tuple[str, ...]:
+    return tuple(str(pod["metadata"]["name"]) for pod in pods)
 
 
 # -- unrecoverable pods ----------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
-from ci.model import Target, Tools
+from ci.model import ServiceBusEndpoints, StandIns, Target, Tools
 from ci.run.context import Context
 from ci.run.events import Events
 from ci.run_folder import RunFolder
@@ -15,6 +17,15 @@ from ci.tools.command import Programs
 from ci.tools.helm import Helm
 from ci.tools.kube import Kube
 from ci.tools.wait import Clock, uncancelled
+
+
+class Reach(Protocol):
+    """Opens a way from this machine to the Service Bus of stand-ins."""
+
+    def __call__(
+        self, kube: Kube, standins: StandIns, /
+    ) -> AbstractContextManager[ServiceBusEndpoints]:
+        """``kube`` is of the stand-ins' cluster. Raises :class:`ci.errors.PipelineError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +42,15 @@ class TargetSession:
     kube: Kube
     helm: Helm
     clock: Clock
+    reach: Reach | None = None
+    """Of a target with stand-ins."""
 
     @classmethod
-    def open(cls, context: Context, of: Target) -> TargetSession:
-        """A session of one target, with clients of its own."""
-        return cls(context, of, context.kube(of.cluster), context.helm(of.cluster), context.clock)
+    def open(cls, context: Context, of: Target, *, reach: Reach | None = None) -> TargetSession:
+        """A session of one target, with clients of its own. ``reach`` is for one with
+        stand-ins."""
+        kube, helm = context.kube(of.cluster), context.helm(of.cluster)
+        return cls(context, of, kube, helm, context.clock, reach)
 
     def for_cleanup(self) -> TargetSession:
         """The same target after a cancellation: a rollback and a cleanup come to their end."""

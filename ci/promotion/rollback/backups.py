@@ -1,6 +1,6 @@
 """The backups of the upgrade plan, as texts. Pure: what is recorded is passed in.
 
-Secret values are left out of every file: a roll-back needs none of them, because Helm and the
+Secret values are left out of every file: a rollback needs none of them, because Helm and the
 cluster keep their own, and the files may end as build artefacts. Where people are named who may
 read them, all of it is kept once more, encrypted for these (https://age-encryption.org/v1).
 """
@@ -21,14 +21,15 @@ import pyrage
 import yaml
 
 from ci import redaction
-from ci.model import Check
-from ci.promotion.preflight import checklist
+from ci.model import BackupsRecord
 from ci.promotion.release.baseline import Before
 from ci.promotion.release.session import TargetSession
-from ci.promotion.rollback import backups
+from ci.report import files
+from ci.results import Check, CheckId, ImageRef, Names, RevisionRef, Unit, passed
 from ci.run_folder import RunFolder
 
-_SCRIPT = Path(__file__).parent / "quick-rollback.sh"
+SCRIPT = "quick-rollback.sh"
+_SCRIPT = Path(__file__).parent / SCRIPT
 
 _LIVE_ONLY = (
     "uid",
@@ -75,17 +76,17 @@ class Recorded:
 
 def make(recorded: Recorded, *, clean: Clean = redaction.tree) -> tuple[File, ...]:
     """Every backup, named exactly as in the upgrade plan, without what ``clean`` leaves out."""
-    files = [File("helm-values-backup.yaml", _values(recorded, clean))]
+    made = [File("helm-values-backup.yaml", _values(recorded, clean))]
     for name, deployment in recorded.deployments.items():
         short = _short(recorded.gateway, name)
-        files.append(File(f"{short}-deployment-backup.yaml", _manifest(deployment, clean)))
-    files += [
+        made.append(File(f"{short}-deployment-backup.yaml", _manifest(deployment, clean)))
+    made += [
         File("current-image.txt", _images_text(recorded)),
         File("health-checks.txt", _health_checks(recorded, clean)),
         File("current-env-vars.txt", _env_vars(recorded, clean)),
-        File("quick-rollback.sh", quick_rollback(recorded), executable=True),
+        File(SCRIPT, quick_rollback(recorded), executable=True),
     ]
-    return tuple(files)
+    return tuple(made)
 
 
 def sealed(recorded: Recorded, recipients: Sequence[str]) -> bytes:
@@ -187,7 +188,7 @@ def _env_vars(recorded: Recorded, clean: Clean) -> str:
 
 
 def quick_rollback(recorded: Recorded) -> str:
-    """The roll-back script: POSIX sh, for a machine that has only helm or kubectl."""
+    """The rollback script: POSIX sh, for a machine that has only helm or kubectl."""
     by_deployment = images(recorded)
     set_images = [
         "        with_kubectl set image "
@@ -236,39 +237,67 @@ def _yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, default_flow_style=False, width=10_000)
 
 
-def back_up(session: TargetSession, before: Before, folder: Path) -> Check:
-    """Write the plan's backups, for this user only, and try the rollback script's dry run."""
+def back_up(session: TargetSession, before: Before, folder: Path) -> tuple[Check, ...]:
+    """Write the plan's backups, for this user only, and try the rollback script's dry run. Raises
+    :class:`ci.errors.CommandFailed` when the script does not work."""
+    target, now = session.target, datetime.now(UTC)
+    recorded = _recorded(session, before, now)
+    into = RunFolder(folder, session.programs.redactor)
+    if recipients := session.settings.backups.recipients:
+        into.verbatim("backups.tar.age", sealed(recorded, recipients))
+    # Redacted as trees already: as texts they have to stay what kubectl and helm read.
+    for file in make(recorded, clean=session.programs.redactor.tree):
+        into.verbatim(file.name, file.text.encode(), executable=file.executable)
+    written = tuple(sorted(path.name for path in folder.iterdir()))
+    image = ImageRef(before.image.repository, before.image.tag, before.image.digest)
+    described = BackupsRecord(
+        target=target.name,
+        release=target.release,
+        namespace=target.namespace,
+        context=target.cluster.context,
+        revision=before.revision.number,
+        image=image,
+        written=now,
+        files=written,
+    )
+    files.write(session.folder, described)
+    _try_script(session, folder / SCRIPT)
+    session.events.note(f"backups in {folder}; {SCRIPT} tried with --dry-run")
+    return (
+        passed(CheckId.BACKUP_CREATED, Names(Unit.FILES, written, len(written))),
+        passed(
+            CheckId.ROLLBACK_PREPARED,
+            RevisionRef(before.revision.number, "", before.revision.chart),
+            image,
+        ),
+    )
+
+
+def _recorded(session: TargetSession, before: Before, now: datetime) -> Recorded:
     target = session.target
-    recorded = backups.Recorded(
+    return Recorded(
         kubeconfig=str(target.cluster.kubeconfig.resolve()),
         context=target.cluster.context,
         namespace=target.namespace,
         release=target.release,
         revision=before.revision.number,
         timeout_seconds=target.timeout_seconds,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        date=now.isoformat(timespec="seconds"),
         values=before.values,
         deployments={n: before.snapshot.deployments[n] for n in before.deployments},
         gateway=target.gateway,
         image=before.image.by_tag,
         digest=before.image.digest,
     )
-    into = RunFolder(folder, session.programs.redactor)
-    if recipients := session.settings.backups.recipients:
-        into.verbatim("backups.tar.age", backups.sealed(recorded, recipients))
-    # Redacted as trees already: as texts they have to stay what kubectl and helm read.
-    for file in backups.make(recorded, clean=session.programs.redactor.tree):
-        into.verbatim(file.name, file.text.encode(), executable=file.executable)
-    script = str(folder / "quick-rollback.sh")
+
+
+def _try_script(session: TargetSession, script: Path) -> None:
     tried = (["--help"], ["--dry-run", "--with", "helm"], ["--dry-run", "--with", "kubectl"])
     with ThreadPoolExecutor(max_workers=len(tried), thread_name_prefix="rollback") as pool:
         for ended in [
             pool.submit(
-                session.programs.run, ["sh", script, *words], log="quick-rollback", timeout=20
+                session.programs.run, ["sh", str(script), *words], log="quick-rollback", timeout=20
             )
             for words in tried
         ]:
             ended.result()
-    session.events.note(f"backups in {folder}; quick-rollback.sh tried dry")
-    said = f"revision {before.revision.number} is there; quick-rollback.sh --help and its dry runs"
-    return Check(checklist.ROLLBACK, True, f"{said} with helm and with kubectl")

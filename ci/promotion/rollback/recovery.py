@@ -12,19 +12,32 @@ from typing import Any, NoReturn
 
 import yaml
 
-from ci import redaction
-from ci.errors import Locked, PipelineError, PromotionFailed, RollbackFailed
-from ci.model import Check, Target
+from ci import redaction, texts
+from ci.errors import Locked, PipelineError, PromotionFailed, RollbackFailed, error_summary
+from ci.model import Target
 from ci.promotion.probes.canary import queue_states
 from ci.promotion.probes.prober import Counting
 from ci.promotion.release import drift, health, lease, reader
 from ci.promotion.release.baseline import Before
 from ci.promotion.release.rollout import SETTLE_SECONDS, Expected, Judgement, Snapshot
 from ci.promotion.release.session import TargetSession
-from ci.promotion.rollback.cause import cause, with_last_words
+from ci.promotion.rollback.cause import Cause, explained, of
+from ci.promotion.rollback.standing import Standing
 from ci.redaction import Redactor
-from ci.results import StepId
+from ci.results import (
+    Because,
+    ChangeState,
+    Check,
+    CheckGroup,
+    CheckId,
+    Problem,
+    StepId,
+    failed,
+    judged,
+)
+from ci.run_folder import RunFolder
 from ci.tools import diagnostics
+from ci.tools.diagnostics import Collected
 from ci.tools.helm import Helm, Revision
 from ci.tools.wait import wait_until
 
@@ -40,15 +53,14 @@ def recover(
     folder: Path,
     lock: lease.Lease,
     problem: BaseException,
-    found: tuple[Check, ...],
+    groups: tuple[CheckGroup, ...],
+    stands: Standing,
 ) -> NoReturn:
-    """Evidence, rollback, verification; then raise what is to be told, with what was ``found``
-    out until then."""
-    target = session.target
+    """Evidence, rollback, verification; then raise how it ended, with the checks in ``groups`` and
+    those that ``problem`` carries."""
     step, kept = session.events.step, session.folder.below("evidence")
-    where = kept.path
-    because = session.programs.redact(cause(problem))
-    session.events.note(f"the promotion failed: {because}")
+    cause = of(problem)
+    session.events.note(f"the promotion failed: {session.programs.redact(str(cause))}")
     try:
         with step(StepId.REACH_CLUSTER, "it may be away, and all that follows asks it"):
             reach(session, lock)
@@ -56,53 +68,87 @@ def recover(
             suppress(Exception),  # not even a defect here may stop the rollback
             step(StepId.COLLECT_DIAGNOSTICS, "before it is rolled back"),
         ):
-            private_helm = session.for_cleanup().helm
-            private_kube = session.for_cleanup().kube
-            now = reader.look(private_kube, target)
-            more = {
-                "helm-values.diff": lambda: values_diff(
-                    before, private_helm, target, session.programs.redactor
-                ),
-                "queues.txt": lambda: queue_states(session),
-            }
-            diagnostics.collect(
-                private_kube,
-                target.namespace,
-                kept,
-                helm=private_helm,
-                release=target.release,
-                of=of_release(target, now),
-                more=more,
-            )
-            because = session.programs.redact(with_last_words(because, problem, where))
-            kept.text("cause.txt", because + "\n")
+            cause = explained(cause, collect(session, before, kept))
+            kept.text("cause.txt", f"{cause}\n")
             kept.pack()
         with step(StepId.HELM_ROLLBACK, f"to the recorded revision {before.revision.number}"):
             changed = roll_back(session, before.revision)
             restart_refused(session, before)
         with step(StepId.VERIFY_ROLLBACK, "the old digest on every pod, and it answers"):
-            judged, _ = verify_old(session, before.expected(target))
+            verify_old(session, before.expected(session.target))
             verify_restored(session, before)
     except BaseException as second:
-        worst = RollbackFailed(
-            f"the promotion failed ({because}) and the rollback failed, too:"
-            f" {reader.failed_to_text(second)}",
-            remedy=second.remedy
-            if isinstance(second, Locked)
-            else "act now: " + commands_for_a_human(session, before, folder),
-        )
-        worst.found = found
-        raise worst from second
+        stands(ChangeState.ROLLBACK_FAILED, cause=cause.id, problem=cause.problem)
+        raise _not_rolled_back(session, before, folder, cause, second).carrying_all(
+            _all(groups, problem), cause.id
+        ) from second
     with suppress(PipelineError):
         lock.note(step="rolled back")
-    did = f"rolled back to revision {before.revision.number}" if changed else "nothing was changed"
-    session.events.note("; ".join(judged.evidence))
-    failure = PromotionFailed(
-        f"{because}; {did}: {before.image.tag} ({before.image.digest.short}) serves again",
-        remedy=f"the evidence is in {where}, and as one archive beside it",
+    stands(
+        ChangeState.ROLLED_BACK if changed else ChangeState.UNTOUCHED,
+        revision=_live(session),
+        cause=cause.id,
+        problem=cause.problem,
     )
-    failure.found = found
-    raise failure from problem
+    raise _rolled_back(session, before, kept.path, cause, changed=changed).carrying_all(
+        _all(groups, problem), cause.id
+    ) from problem
+
+
+def _all(groups: tuple[CheckGroup, ...], problem: BaseException) -> tuple[CheckGroup, ...]:
+    return (*groups, *(problem.groups if isinstance(problem, PipelineError) else ()))
+
+
+def _rolled_back(
+    session: TargetSession, before: Before, kept: Path, cause: Cause, *, changed: bool
+) -> PromotionFailed:
+    did = f"rolled back to revision {before.revision.number}" if changed else "nothing was changed"
+    return PromotionFailed(
+        f"{session.programs.redact(str(cause))}; {did}: {before.image.tag}"
+        f" ({before.image.digest.short}) serves again",
+        remedy=f"the evidence is in {kept}, and as one archive beside it",
+    )
+
+
+def _not_rolled_back(
+    session: TargetSession, before: Before, folder: Path, cause: Cause, second: BaseException
+) -> RollbackFailed:
+    return RollbackFailed(
+        f"the promotion failed ({session.programs.redact(str(cause))}) and the rollback failed,"
+        f" too: {error_summary(second)}",
+        remedy=second.remedy
+        if isinstance(second, Locked)
+        else "act now: " + commands_for_a_human(session, before, folder),
+    )
+
+
+def _live(session: TargetSession) -> int | None:
+    """The revision that is deployed now, as far as Helm can be asked."""
+    target = session.target
+    try:
+        return session.for_cleanup().helm.history(target.release, target.namespace)[-1].number
+    except PipelineError:
+        return None
+
+
+def collect(session: TargetSession, before: Before, kept: RunFolder) -> Collected:
+    """Keep what the namespace looks like now."""
+    target = session.target
+    cleanup = session.for_cleanup()
+    return diagnostics.collect(
+        cleanup.kube,
+        target.namespace,
+        kept,
+        helm=cleanup.helm,
+        release=target.release,
+        of=of_release(target, reader.look(cleanup.kube, target)),
+        more={
+            "helm-values.diff": lambda: values_diff(
+                before, cleanup.helm, target, session.programs.redactor
+            ),
+            "queues.txt": lambda: queue_states(session),
+        },
+    )
 
 
 def of_release(target: Target, now: Snapshot | None) -> Callable[[Mapping[str, Any]], bool]:
@@ -125,14 +171,20 @@ def values_diff(before: Before, helm: Helm, target: Target, redactor: Redactor) 
 
 
 def so_far(probers: Sequence[Counting], problem: BaseException) -> tuple[Check, ...]:
-    """What ended the promotion, and the account of the requests until then."""
-    found = [Check("the change came to its end", False, redaction.text(cause(problem)))]
+    """What ended the change, and the account of the requests until then, where none of the checks
+    that ``problem`` carries has it."""
+    cause = of(problem)
+    carried = problem.checks if isinstance(problem, PipelineError) else ()
+    said = (Problem(redaction.text(cause.problem)),) if cause.problem else ()
+    checks = [failed(CheckId.CHANGE_COMPLETED, *cause.measured, *said)]
+    if any(check.id is CheckId.REQUESTS_ANSWERED for check in carried):
+        return tuple(checks)
     for prober in probers:
         with suppress(PipelineError):
             if now := prober.account():
-                name = f"{prober.what} until it failed"
-                found.append(Check(name, now.failed == 0, f"{now}, {prober.where}"))
-    return tuple(found)
+                id, subject = CheckId.REQUESTS_ANSWERED, prober.place.value
+                checks.append(judged(id, now.failed == 0, now.requests(), subject=subject))
+    return tuple(checks)
 
 
 def reach(session: TargetSession, lock: lease.Lease) -> None:
@@ -141,11 +193,11 @@ def reach(session: TargetSession, lock: lease.Lease) -> None:
     It is asked to renew the lock: when we were away for too long somebody else may have repaired
     the release, or be about to, and must not be undone. Raises :class:`Locked` then.
     """
-    said = [""]
+    problem = [""]
 
     def answered() -> bool:
-        said[0] = lock.keep()
-        return not said[0]
+        problem[0] = lock.keep()
+        return not problem[0]
 
     wait_until(
         "an answer of the cluster's API",
@@ -153,7 +205,7 @@ def reach(session: TargetSession, lock: lease.Lease) -> None:
         timeout=AWAY_SECONDS,
         clock=session.for_cleanup().clock,
         interval=2,
-        diagnose=lambda: redaction.text(" ".join(said[0].split())),
+        diagnose=lambda: redaction.text(" ".join(problem[0].split())),
     )
 
 
@@ -173,7 +225,10 @@ def restart_refused(session: TargetSession, before: Before) -> None:
     a hook): the old pods' tokens are refused from then on, and no rollback repairs that."""
     target = session.target
     kube = session.for_cleanup().kube
-    names = drift.recreated(before.accounts, reader.accounts(kube, target))
+    now = reader.accounts(kube, target)
+    if isinstance(before.accounts, Because) or isinstance(now, Because):
+        return  # which were re-created is not known
+    names = drift.recreated(before.accounts, now)
     if not names:
         return
     session.events.note(
@@ -198,7 +253,7 @@ def verify_old(session: TargetSession, expected: Expected) -> tuple[Judgement, S
     )
 
     def answers() -> bool | None:
-        return all(c.ok for c in health.health_without_forward(kube, target)) or None
+        return all(c.passed for c in health.health_without_forward(kube, target)) or None
 
     wait_until(
         f"{', '.join(target.health_paths)} of the old version",
@@ -206,9 +261,9 @@ def verify_old(session: TargetSession, expected: Expected) -> tuple[Judgement, S
         timeout=ANSWER_SECONDS,
         clock=cleanup.clock,
         diagnose=lambda: "; ".join(
-            f"{c.name}: {c.evidence}"
-            for c in health.health_without_forward(kube, target)
-            if not c.ok
+            texts.sentence(check)
+            for check in health.health_without_forward(kube, target)
+            if not check.passed
         ),
     )
     return judged, now

@@ -11,7 +11,7 @@ from typing import Any
 
 from ci import redaction
 from ci.digest import UNKNOWN, Digest
-from ci.errors import Interrupted, PipelineError, TargetNotFound, VerifyFailed
+from ci.errors import Interrupted, PipelineError, TargetNotFound, VerifyFailed, error_summary
 from ci.model import Changed, Image, Rollback, Served, Target
 from ci.promotion.plan import diff
 from ci.promotion.preflight.inspect import changed_since
@@ -163,7 +163,7 @@ class _Reader:
             self._asks_registry = False  # a rollback does not wait for it twice
             self._session.events.note(
                 f"compared by tag, for the registry does not say what {image} is:"
-                f" {redaction.text(reader_.failed_to_text(problem))}"
+                f" {redaction.text(error_summary(problem))}"
             )
             return ()
 

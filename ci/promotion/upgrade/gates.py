@@ -1,6 +1,6 @@
 """What a new version must not do while it soaks, each rule against the old version. Pure.
 
-A rule answers with the breach in plain words, or with nothing. The old version's time is from
+A rule answers with the breach, or with nothing. The old version's time is from
 the prober's start to the upgrade; the soak's from the last check on the pods to the moment asked
 about. Rates of rare things are compared with the spread they have by chance: where ``expected``
 lines were due, up to ``expected + 3 * sqrt(expected)`` are (three standard deviations of a
@@ -12,11 +12,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from ci.model import Gates, Query
 from ci.promotion.probes.prober import Account, quantile
 from ci.promotion.release.rollout import restarts_since
+from ci.results import (
+    Because,
+    Breach,
+    BreachId,
+    Check,
+    CheckId,
+    Cure,
+    CureId,
+    Latency,
+    Problem,
+    Sample,
+    judged,
+    unknown,
+)
+from ci.settings import Gates, Query
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +52,9 @@ class Span:
         """Seconds within which ``share`` of the answers came, as the end of their bucket."""
         return quantile(self.took, share)
 
-    def __str__(self) -> str:
-        quantiles = "/".join(f"{self.quantile(share) * 1000:.0f}" for share in (0.5, 0.95))
-        return f"{quantiles} ms, {self.failed} of {self.answered + self.failed} failed"
+    def latency(self, when: Literal["before", "during", "soak"]) -> Latency:
+        median, p95 = self.quantile(0.5), self.quantile(0.95)
+        return Latency(when, median, p95, self.answered, self.failed)
 
 
 def between(earlier: Account | None, later: Account) -> Span:
@@ -58,46 +72,43 @@ def between(earlier: Account | None, later: Account) -> Span:
     )
 
 
-def errors(before: Span, soak: Span, gates: Gates) -> str:
+def errors(before: Span, soak: Span, gates: Gates) -> Breach | None:
     """More failed requests than before the change."""
-    limit = before.error_percent + gates.error_percent
-    if soak.error_percent <= limit:
-        return ""
-    return (
-        f"{soak.error_percent:.1f} % of the requests failed while it soaked ({soak.failed} of"
-        f" {soak.answered + soak.failed}, {soak.problem}), before the change"
-        f" {before.error_percent:.1f} %; the limit is {limit:.1f} %"
-    )
+    was, is_ = before.error_percent, soak.error_percent
+    limit = was + gates.error_percent
+    if is_ <= limit:
+        return None
+    return Breach(BreachId.ERROR_PERCENT, is_, limit, was, soak.problem)
 
 
 ENOUGH = 20
 """Answers below which a quantile says nothing."""
 
 
-def latency(before: Span, soak: Span, gates: Gates) -> str:
+def comparable(before: Span, soak: Span) -> bool:
+    """Whether there are enough answers to compare their latency."""
+    return before.answered >= ENOUGH and soak.answered >= ENOUGH
+
+
+def latency(before: Span, soak: Span, gates: Gates) -> Breach | None:
     """Slower answers than before the change, by the 95 % quantile."""
-    if before.answered < ENOUGH or soak.answered < ENOUGH:
-        return ""
+    if not comparable(before, soak):
+        return None
     was, is_ = before.quantile(0.95), soak.quantile(0.95)
     limit = max(was * gates.latency_factor, was + gates.latency_slack_seconds)
-    if is_ <= limit:
-        return ""
-    return (
-        f"answers became slow while it soaked: 95 % within {is_ * 1000:.0f} ms, before the change"
-        f" within {was * 1000:.0f} ms; the limit is {limit * 1000:.0f} ms"
-    )
+    return Breach(BreachId.LATENCY_P95, is_, limit, was) if is_ > limit else None
 
 
 def restarted(
     pods: Sequence[Mapping[str, Any]], gates: Gates, before: Mapping[str, int] | None = None
-) -> str:
+) -> Breach | None:
     """Restarts of the new pods' containers, with how the last one ended. ``before`` has those that
     pods had before the change (see
     :func:`ci.promotion.release.rollout.restart_counts`): where the image stays, so may the pods."""
     since = [restarts_since(before or {}, pod) for pod in pods]
     count = sum(since)
     if count <= gates.restarts:
-        return ""
+        return None
     how = ""
     for pod, often in zip(pods, since, strict=True):
         if not often:
@@ -107,8 +118,8 @@ def restarted(
                 last = (status.get("lastState") or {}).get("terminated") or {}
                 code, reason = last.get("exitCode", "?"), last.get("reason", "no reason")
                 name = f"{pod['metadata']['name']}/{status['name']}"
-                how = f"; {name} ended with {code} ({reason})"
-    return f"{count} restarts of the new pods while they soaked{how}; the limit is {gates.restarts}"
+                how = f"{name}: exit code {code}, {reason}"
+    return Breach(BreachId.RESTARTS, count, gates.restarts, example=how)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,29 +135,20 @@ class Lines:
         return len(self.lines) / self.pod_seconds if self.pod_seconds > 0 else 0.0
 
 
-def error_lines(before: Lines, soak: Lines) -> str:
+def error_lines(before: Lines, soak: Lines) -> Breach | None:
     """More error lines than the old version's rate explains."""
     expected = before.per_second * soak.pod_seconds
     limit = math.floor(expected + 3 * math.sqrt(expected))
-    if len(soak.lines) <= limit:
-        return ""
-    rate = f"{before.per_second * 60:.1f} a minute and pod"
-    return (
-        f"the new pods logged {len(soak.lines)} error lines, {limit} are as many as the old"
-        f" version's rate ({rate}) explains; the last: {soak.lines[-1]}"
-    )
+    count, rate = len(soak.lines), before.per_second * 60
+    if count <= limit:
+        return None
+    return Breach(BreachId.ERROR_LINES, count, limit, rate, soak.lines[-1])
 
 
-def query(asked: Query, value: float | None) -> str:
-    """A sample above the limit. No sample is no breach here: see :func:`unanswered`."""
-    if value is None or value <= asked.limit:
-        return ""
-    return f"the query {asked.name!r} gave {value:g} while it soaked; the limit is {asked.limit:g}"
-
-
-def unanswered(asked: Query, problem: str) -> str:
-    """A query that never had a sample: nobody knows, and that is not good enough."""
-    return (
-        f"the query {asked.name!r} had no answer while it soaked: {problem}; where no series"
-        " means zero, write `… or vector(0)`"
-    )
+def query(asked: Query, value: float | None, problem: str = "") -> Check:
+    """A query by its largest sample. One that never had a sample is unknown, with why."""
+    id = CheckId.SOAK_QUERY
+    if value is None:
+        hint = Cure(CureId.QUERY_WITHOUT_SERIES)
+        return unknown(id, Because.NO_ANSWER, Problem(problem), hint, subject=asked.name)
+    return judged(id, value <= asked.limit, Sample(value, asked.limit), subject=asked.name)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ci import texts
 from ci.errors import Interrupted, PromotionFailed
-from ci.model import Check, Image, Release, Target
-from ci.openapi_compat import Document
+from ci.model import Image, Release, Target
+from ci.openapi_compat import Described
 from ci.promotion.plan.values import sets_of
 from ci.promotion.release import drift, health, reader
 from ci.promotion.release.baseline import Before
+from ci.promotion.release.failure import failure
 from ci.promotion.release.manifest import Rendered
 from ci.promotion.release.rollout import (
     SETTLE_SECONDS,
@@ -25,6 +27,22 @@ from ci.promotion.release.rollout import (
     troubles,
 )
 from ci.promotion.release.session import TargetSession
+from ci.results import (
+    Because,
+    CauseId,
+    Check,
+    CheckId,
+    Count,
+    Cure,
+    CureId,
+    Names,
+    Phase,
+    RevisionRef,
+    Unit,
+    failed,
+    passed,
+    unknown,
+)
 from ci.tools.wait import Clock, wait_until
 
 LOOK_SECONDS = 0.3
@@ -49,7 +67,7 @@ def upgrade(
 ) -> None:
     """``helm upgrade --reuse-values --wait``; ended at once when a new pod is unrecoverable.
 
-    ``release`` is what it shall make. ``up`` is told it as in :func:`settled`, where that can be
+    ``release`` is what it shall make. ``up`` gets it as in :func:`settled`, where that can be
     seen before Helm sees it (which looks every two seconds) and the chart does nothing after that.
     """
     target = session.target
@@ -66,14 +84,14 @@ def upgrade(
         *words, "--wait", "--timeout", f"{target.timeout_seconds}s", namespace=target.namespace
     )
     kube, watch = session.kube, Patience()
-    said: list[str] = []
+    output: list[str] = []
     expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
     # Where the image stays, what serves before the upgrade is no different.
     shows = image.digest not in before.digests and not ends_with_hooks(before.rendered)
     progress, looked = [""], [float("-inf")]
 
     with session.programs.background(
-        argv, log=f"helm-upgrade-{target.cluster.name}", on_line=said.append
+        argv, log=f"helm-upgrade-{target.cluster.name}", on_line=output.append
     ) as process:
 
         def finished() -> bool:
@@ -85,13 +103,13 @@ def upgrade(
             looked[0] = session.clock.monotonic()
             if now is not None:
                 _fail_fast(now, expected, watch, session.clock)
-                judged = judge(now, expected)
-                if judged.serving and shows:
+                rollout = judge(now, expected)
+                if rollout.serving and shows:
                     up(release)
-                seen = str(judged).split("; ")[0]
-                if seen != progress[0]:
-                    progress[0] = seen
-                    session.events.note(seen)
+                first = next(map(texts.measured, rollout.waiting), str(rollout))
+                if first != progress[0]:
+                    progress[0] = first
+                    session.events.note(first)
             return False
 
         wait_until(
@@ -105,12 +123,13 @@ def upgrade(
     if process.returncode != 0:
         if session.programs.cancel.is_set():
             raise Interrupted("interrupted during helm upgrade")
-        begin = next((n for n, line in enumerate(said) if line.startswith("Error:")), -1)
-        text = " ".join(" ".join(said[begin:]).split()).removeprefix("Error: ") or "no output"
+        begin = next((n for n, line in enumerate(output) if line.startswith("Error:")), -1)
+        text = " ".join(" ".join(output[begin:]).split()).removeprefix("Error: ") or "no output"
         seen = f"; last seen: {progress[0]}" if progress[0] else ""
         status = process.returncode
         ended = f"ended with {status}" if status > 0 else f"was ended by signal {-status}"
-        raise PromotionFailed(f"helm upgrade {ended}: {text}{seen}")
+        problem = PromotionFailed(f"helm upgrade {ended}: {text}{seen}")
+        raise problem.carrying(Phase.DURING, cause=CauseId.HELM_FAILED)
 
 
 def ends_with_hooks(rendered: Rendered) -> bool:
@@ -135,7 +154,9 @@ def released(session: TargetSession, image: Image) -> Release:
     target = session.target
     latest = session.helm.history(target.release, target.namespace)[-1]
     if latest.status != "deployed":
-        raise PromotionFailed(f"revision {latest.number} is {latest.status}, not deployed")
+        seen = RevisionRef(latest.number, latest.status, latest.chart)
+        check = failed(CheckId.RELEASE_DEPLOYED, seen)
+        raise failure(PromotionFailed, Phase.DURING, (check,))
     return released_as(target, latest.number, image)
 
 
@@ -151,39 +172,56 @@ def settled(
     *,
     up: Callable[[Release], None],
 ) -> tuple[Check, ...]:
-    """Our own check after Helm's: complete by digest. ``up`` is told as soon as nothing is left
+    """Our own check after Helm's: complete by digest. ``up`` is called as soon as nothing is left
     to wait for but old pods of the gateway that drain."""
     target = session.target
     kube, watch, image = session.kube, Patience(), release.image
     expected = Expected(before.deployments, target.gateway, image.repository, image.tag, accepted)
 
-    def look(seen: Snapshot, judged: Judgement) -> None:
-        _fail_fast(seen, expected, watch, session.clock)
-        if judged.serving:
+    def look(now: Snapshot, rollout: Judgement) -> None:
+        _fail_fast(now, expected, watch, session.clock)
+        if rollout.serving:
             up(release)
 
-    judged, now = reader.wait_complete(
+    rollout, now = reader.wait_complete(
         kube, target, expected, timeout=SETTLE_SECONDS, clock=session.clock, look=look
     )
-    pods = sum(len(now.pods_of(name)) for name in before.deployments)
-    recreated = drift.recreated(before.accounts, reader.accounts(kube, target))
-    if recreated:
-        session.events.note(
-            f"ServiceAccount {', '.join(recreated)} was re-created by the upgrade: pods of others"
-            " that use it lose access; the cure is the annotation helm.sh/hook: pre-install"
-        )
+    pods = Count(Unit.PODS, sum(len(now.pods_of(name)) for name in before.deployments))
     return (
-        Check("the proven digest runs on every pod", True, "; ".join(judged.evidence)),
-        Check("old pods are gone", True, f"{pods} pods, all new; EndpointSlices name only these"),
-        Check("the release is deployed", True, f"revision {release.revision}"),
+        passed(CheckId.PODS_RUN_DIGEST, *rollout.measured),
+        passed(CheckId.PODS_READY, pods),
+        passed(CheckId.PODS_OLD_GONE, pods),
+        passed(CheckId.RELEASE_DEPLOYED, RevisionRef(release.revision, "deployed")),
+        accounts_kept(before.accounts, reader.accounts(kube, target)),
     )
 
 
-def healthy(session: TargetSession, api: Document | None) -> tuple[Check, ...]:
-    target = session.target
+def completed(release: Release) -> Check:
+    """For a change that came to its end."""
+    return passed(CheckId.CHANGE_COMPLETED, RevisionRef(release.revision, "deployed"))
+
+
+def accounts_kept(before: Mapping[str, str] | Because, after: Mapping[str, str] | Because) -> Check:
+    """Whether every ServiceAccount (name to UID) is the one it was. Failed ends no promotion: pods
+    of others that use one lose access, and its cure is in the chart."""
+    id = CheckId.ACCOUNTS_KEPT
+    if isinstance(before, Because):
+        return unknown(id, before)
+    if isinstance(after, Because):
+        return unknown(id, after)
+    if names := drift.recreated(before, after):
+        named = Names(Unit.SERVICE_ACCOUNTS, tuple(names), len(names))
+        return failed(id, named, Cure(CureId.HOOK_ANNOTATION))
+    return passed(id, Count(Unit.SERVICE_ACCOUNTS, len(before)))
+
+
+def healthy(session: TargetSession, api: Described) -> tuple[Check, ...]:
+    """The health endpoints and the API of the new release. Raises :class:`PromotionFailed` where
+    one failed."""
     checks = health.health(session)
-    checks += (health.compatible(session.kube, target, api),)
-    failed = [f"{check.name}: {check.evidence}" for check in checks if not check.ok]
-    if failed:
-        raise PromotionFailed(f"the new release is not healthy: {'; '.join(failed)}")
+    checks += (health.compatible(session.kube, session.target, api),)
+    if any(check.failed for check in checks):
+        raise failure(
+            PromotionFailed, Phase.DURING, checks, context="the new release is not healthy"
+        )
     return checks

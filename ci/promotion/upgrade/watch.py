@@ -29,8 +29,8 @@ LOG_BYTES = 64 << 10
 """Read of one container's log at once, at most."""
 LOG_LINES = 500
 """The same in lines: from a log's end the kubelet finds them without reading the whole file."""
-TOLD_LINES = 3
-"""Of one container's new log lines, told at once; its file gets all that was read."""
+SHOWN_LINES = 3
+"""Of one container's new log lines, shown at once; its file gets all that was read."""
 
 Object = Mapping[str, Any]
 
@@ -52,15 +52,15 @@ def pod(found: Object) -> str:
     """As ``kubectl get pods`` has it: what it does, how ready, its restarts, its image's tag."""
     status, spec = found.get("status") or {}, found["spec"]
     containers = status.get("containerStatuses") or []
-    said = str(status.get("phase", "Unknown"))
+    shown = str(status.get("phase", "Unknown"))
     for container in containers:
         for state in (container.get("state") or {}).values():
-            said = str(state.get("reason") or said)
+            shown = str(state.get("reason") or shown)
     if found["metadata"].get("deletionTimestamp"):
-        said = "Terminating"
+        shown = "Terminating"
     up = f"{sum(bool(c.get('ready')) for c in containers)}/{len(spec['containers'])}"
     tag = str(spec["containers"][0].get("image", "")).rpartition("/")[2]
-    return f"{said} {up}, {restarts(found)} restarts, {tag}"
+    return f"{shown} {up}, {restarts(found)} restarts, {tag}"
 
 
 def event(found: Object) -> str:
@@ -79,13 +79,13 @@ def of_release(name: str, deployments: Iterable[str]) -> bool:
 
 
 class Changes:
-    """Lines by what they are about, told again only when they change."""
+    """Lines by what they are about, given again only when they change."""
 
     def __init__(self) -> None:
         self._last: dict[str, str] = {}
 
     def new(self, now: Mapping[str, str], *, gone: str = "") -> list[str]:
-        """``gone`` is said of what is there no more."""
+        """``gone`` is the line of what is there no more."""
         lines = [f"{key}: {line}" for key, line in now.items() if self._last.get(key) != line]
         if gone:
             lines += [f"{key}: {gone}" for key in self._last if key not in now]
@@ -109,9 +109,9 @@ class Tail:
     def new(self, text: str) -> list[str]:
         found, newest = [], self.newest
         for line in text.splitlines():
-            stamp, _, said = line.partition(" ")
+            stamp, _, content = line.partition(" ")
             if stamp > self.newest:
-                found.append(said)
+                found.append(content)
                 newest = max(newest, stamp)
         self.newest = newest
         return found
@@ -176,14 +176,14 @@ class Watching:
             for each in kube.objects("deployments", namespace, timeout=TIMEOUT_SECONDS)
         }
         now = {name: rollout(found[name]) for name in self._deployments if name in found}
-        self._tell(ROLLOUT, self._changes[ROLLOUT].new(now))
+        self._write(ROLLOUT, self._changes[ROLLOUT].new(now))
         pods = {
             name: each
             for each in kube.objects("pods", namespace, timeout=TIMEOUT_SECONDS)
             if of_release(name := str(each["metadata"]["name"]), self._deployments)
         }
         lines = {name: pod(each) for name, each in pods.items()}
-        self._tell(PODS, self._changes[PODS].new(lines, gone="gone"))
+        self._write(PODS, self._changes[PODS].new(lines, gone="gone"))
         for name, each in pods.items():
             if self._stop.is_set():  # nobody waits for a service's own words
                 break
@@ -200,7 +200,7 @@ class Watching:
         }
         lines = self._changes[EVENTS].new(now)
         if not self._first:  # what happened before is not of this change
-            self._tell(EVENTS, [line.partition(": ")[2] for line in lines])
+            self._write(EVENTS, [line.partition(": ")[2] for line in lines])
 
     def _read(self, name: str, found: Object) -> None:
         for container in (found.get("status") or {}).get("containerStatuses") or []:
@@ -220,14 +220,14 @@ class Watching:
             )
             lines = tail.new(answer.text) if answer.ok else []
             if known or not self._first:
-                self._tell(LOGS, [f"{name}: {line}" for line in lines], told=TOLD_LINES)
+                self._write(LOGS, [f"{name}: {line}" for line in lines], shown=SHOWN_LINES)
 
-    def _tell(self, terminal: str, lines: Sequence[str], told: int | None = None) -> None:
+    def _write(self, terminal: str, lines: Sequence[str], shown: int | None = None) -> None:
         if not lines:
             return
         # As one text: a private key has several lines.
         clean = self._folder.redactor.text("\n".join(lines)).splitlines()
         at = self._clock.monotonic() - self._begun
         self._folder.append(f"{terminal}.txt", "".join(f"{at:7.1f} s  {line}\n" for line in clean))
-        for line in clean[-told:] if told else clean:
+        for line in clean[-shown:] if shown else clean:
             self._events.emit(KIND, line[:300], step=terminal)

@@ -103,7 +103,10 @@ REACHED: dict[int, tuple[str, ...]] = {
         "tests/unit/cli/test_exit_codes.py::test_a_target_that_is_not_there",
         "tests/acceptance/test_bad_input.py::test_a_target_that_does_not_exist",
     ),
-    31: ("tests/unit/cli/test_exit_codes.py::test_a_release_that_is_not_fit_to_be_changed",),
+    31: (
+        "tests/unit/cli/test_exit_codes.py::test_a_release_that_is_not_fit_to_be_changed",
+        "tests/unit/cli/test_exit_codes.py::test_a_required_check_that_is_turned_off",
+    ),
     32: ("tests/unit/cli/test_exit_codes.py::test_an_upgrade_that_fails_is_rolled_back",),
     33: ("tests/unit/cli/test_exit_codes.py::test_a_rollback_that_fails",),
     34: (
@@ -181,6 +184,7 @@ image_repository = "{repository}"
 chart = "chart"
 pull_on_nodes = false
 try_surge = false
+require = ["release.*", "pods.*", "logs.*", "backup.*", "rollback.*", "image.*", "!image.pullable"]
 [targets.prod.probing]
 per_second = 0
 """
@@ -524,6 +528,20 @@ def test_a_release_that_is_not_fit_to_be_changed(box: Box) -> None:
     status, error = promoted(box)
     assert (status, "pending-upgrade" in error) == (31, True)
     assert upgrades(box) == []
+
+
+def test_a_required_check_that_is_turned_off(box: Box) -> None:
+    text = box.config.read_text().replace('"!image.pullable"', '"queue.*"')
+    box.config.write_text(text)
+    status, error = promoted(box)
+    assert (status, "pull_on_nodes" in error) == (31, True)
+    assert "servicebus_connection_string_env" in error
+    assert upgrades(box) == []
+    image = box.proven()
+    assert box("plan", "--target", "prod", "--image", image) == (31, f"{PREVIEW}{error[7:]}")
+
+
+PREVIEW = "error: the promotion would be refused: "
 
 
 def test_an_upgrade_that_fails_is_rolled_back(box: Box, hurry: None) -> None:

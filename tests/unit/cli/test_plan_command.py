@@ -114,13 +114,7 @@ def test_a_secret_is_never_shown() -> None:
         new=secret("marlin"),
         again=secret("marlin"),
     )
-    reason = DifferenceReason.NOT_FROM_IMAGE
-    said = shown(
-        *(
-            Difference(d.object, d.path, d.before, d.after, d.allowed, reason)
-            for d in made.differences
-        )
-    )
+    said = shown(*made.differences)
     assert "Secret/s" in said
     assert "swordfish" not in said
     assert "marlin" not in said
@@ -157,6 +151,15 @@ def test_the_status_says_whether_it_would_be_refused(
     assert "revision 4 -> 5" in said.out
     assert ("1 of 2 differences" in said.err) == (ADDED in differences)
     assert ("would be refused: the API is backward compatible: /a is gone" in said.err) is not kept
+
+
+def test_a_required_check_that_will_not_be_made_would_be_refused() -> None:
+    unmet = skipped(CheckId.QUEUE_TIMEOUTS, "servicebus_connection_string_env")
+    refusal = app._refusal(replace(preview(IMAGE), target="prod", unmet=(unmet,)))
+    assert refusal is not None
+    assert refusal.exit_code == 31
+    assert "servicebus_connection_string_env" in str(refusal)
+    assert "[targets.prod]" in refusal.remedy
 
 
 def test_what_is_shown_holds_no_secret(

@@ -2,34 +2,105 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple, cast
 
 import pytest
 
-from ci.cli import selftest
+from ci.cli import app, selftest
 from ci.cli.session import Session
+from ci.model import SelfTest
 from ci.results import Outcome
 from ci.run.events import Events
 from ci.run_folder import RunFolder
 from ci.tools.wait import SystemClock
 
+ROOT = Path(__file__).resolve().parents[3]
 REPORTS = Path("/reports")
 
 
-def names(*, quick: bool = False, matrix: bool | None = None) -> list[str]:
-    return [c.name for c in selftest.checks("/bin/python", REPORTS, quick=quick, matrix=matrix)]
+def names(*, quick: bool = False, failure_injection: bool | None = None) -> list[str]:
+    chosen = selftest.checks(
+        "/bin/python", REPORTS, quick=quick, failure_injection=failure_injection
+    )
+    return [check.name for check in chosen]
 
 
 def test_everything_runs_unless_a_part_is_asked_for() -> None:
-    assert names(matrix=True) == ["matrix"]
-    assert names() == [*names(matrix=False), "matrix"]
-    assert "matrix" not in names(quick=True)
-    assert "matrix" not in names(matrix=False)
-    for real in ("compatibility", "flow", "parts"):
+    assert names(failure_injection=True) == ["failure-injection"]
+    assert names() == [*names(failure_injection=False), "failure-injection"]
+    assert "failure-injection" not in names(quick=True)
+    assert "failure-injection" not in names(failure_injection=False)
+    for real in ("compatibility", "acceptance", "integration"):
         assert real in names()
         assert real not in names(quick=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen", "warning"),
+    [
+        ([], None, ""),
+        (["--failure-injection"], True, ""),
+        (["--no-failure-injection"], False, ""),
+        (["--matrix"], True, "--matrix is deprecated"),
+        (["--no-matrix"], False, "use --no-failure-injection"),
+        (["--matrix", "--no-failure-injection"], False, "--matrix is deprecated"),
+    ],
+)
+def test_failure_injection_is_chosen_by_its_name_and_for_one_version_by_its_old_one(
+    words: list[str],
+    chosen: bool | None,
+    warning: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[object] = []
+
+    def run(_session: object, _origin: str, **how: object) -> SelfTest:
+        asked.append(how)
+        return SelfTest(())
+
+    def quickly(_common: object, body: Callable[[object], app.Answer], **_: object) -> app.Answer:
+        return body(None)
+
+    monkeypatch.setattr(selftest, "run", run)
+    monkeypatch.setattr(app, "_quick", quickly)
+    app.main(["test", *words])
+    assert asked == [{"quick": False, "failure_injection": chosen}]
+    warned = capsys.readouterr().err.splitlines()
+    assert len(warned) == bool(warning)
+    assert warning in "".join(warned)
+
+
+def test_a_deprecated_option_is_not_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    app.main(["test", "--help"])
+    offered = capsys.readouterr().out
+    assert "--failure-injection" in offered
+    assert "--matrix" not in offered
+
+
+def test_what_the_kinds_of_tests_are_given_is_what_they_read(tmp_path: Path) -> None:
+    given: dict[str, str] = {}
+
+    class Programs:
+        def run(self, *_: object, env: dict[str, str], **__: object) -> Said:
+            given.update(env)
+            return Said(0, "", "")
+
+    session = SimpleNamespace(events=Events(SystemClock()), programs=Programs(), root=tmp_path)
+    selftest._run(
+        cast(Session, session), selftest.Check("one", "a reason", ("program",)), tmp_path, "auto"
+    )
+    read: set[str] = set()
+    for kind in ("acceptance", "failure_injection"):
+        for file in (ROOT / "tests" / kind).glob("*.py"):
+            text = file.read_text(encoding="utf-8")
+            read |= set(re.findall(r"environ(?:\.get\(|\[)\"([A-Z_]+)\"", text))
+    assert given
+    assert set(given) <= read
 
 
 def test_every_tested_case_is_counted_from_its_report() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 
 from ci.digest import Digest
-from ci.model import Case, Image, Outcome, Proof, Registry, Tools
+from ci.model import Case, Image, Proof, Registry, Tools
+from ci.results import Outcome
 from ci.run.context import Context
 from ci.run.events import Events
 from ci.run.state import Home

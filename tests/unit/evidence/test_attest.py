@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from ci.digest import Digest
 from ci.errors import EvidenceRefused, SettingsError
 from ci.evidence import dsse, keys, statement
-from ci.model import Image, Outcome
+from ci.model import Image
+from ci.results import Outcome
 from ci.run.context import Context
 from ci.stages import attest
 from ci.stages.attest import Source

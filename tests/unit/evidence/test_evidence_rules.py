@@ -17,7 +17,8 @@ from ci.evidence import dsse, statement
 from ci.evidence.keys import PrivateKey
 from ci.evidence.rules import Policy, Wanted, approved, decide, uncovered
 from ci.evidence.statement import Approval, Rehearsed, Subject, TestResult
-from ci.model import Case, Outcome
+from ci.model import Case
+from ci.results import Outcome
 
 KEY, OTHER = (PrivateKey(ed25519.Ed25519PrivateKey.generate()) for _ in range(2))
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
@@ -38,7 +39,11 @@ PASSING = TestResult(
 
 
 def signed(result: TestResult | Approval | Rehearsed, key: PrivateKey = KEY) -> bytes:
-    return dsse.sign(result.to_json(), statement.PAYLOAD_TYPE, key).to_json()
+    return signed_json(result.to_json(), key)
+
+
+def signed_json(payload: bytes, key: PrivateKey = KEY) -> bytes:
+    return dsse.sign(payload, statement.PAYLOAD_TYPE, key).to_json()
 
 
 def ending(*outcomes: Outcome) -> TestResult:

@@ -12,7 +12,7 @@ from ci.errors import EvidenceRefused, SettingsError
 from ci.run.context import Context
 from ci.settings import Options
 from ci.stages import attest
-from ci.workflow import commands, fleet, handoffs
+from ci.workflow import commands, environments, fleet, handoffs
 from tests.unit.evidence.fakes import REPOSITORY, FakeRegistry, machine, proof
 
 PRODUCTION = {
@@ -37,14 +37,19 @@ def proven(context: Context, registry: FakeRegistry) -> str:
 
 
 def ask(context: Context, image: str, **options: Any) -> Any:
+    target = environments.resolve(context, "production")
     chosen = Options("production", **options)
-    return handoffs.evidence(context, handoffs.source(context, image, chosen.target), chosen)
+    return handoffs.evidence(context, handoffs.source(context, image, target), target, chosen)
+
+
+def source(context: Context, image: str, target: str) -> attest.Source:
+    return handoffs.source(context, image, environments.resolve(context, target))
 
 
 def test_last_is_a_name_and_no_proof(registry: FakeRegistry, tmp_path: Path) -> None:
     context = here(tmp_path)
     with pytest.raises(EvidenceRefused, match="no image model-engine was proven in this checkout"):
-        handoffs.source(context, "last", "launch")
+        source(context, "last", "launch")
     image = proven(context, registry)
     assert ask(context, "last").image.by_digest == image
     registry.tags.clear()
@@ -63,14 +68,14 @@ def test_last_belongs_to_the_checkout(registry: FakeRegistry, tmp_path: Path) ->
     )
     image = proven(other, registry)
     with pytest.raises(EvidenceRefused) as refused:
-        handoffs.source(mine, "last", "production")
+        source(mine, "last", "production")
     assert str(other.root.resolve()) in str(refused.value)
     assert str(mine.root.resolve()) in str(refused.value)
     assert f"--image {image}" in refused.value.remedy
     own = proof(registry.image("own"))
     handoffs.attested(mine, own)
-    assert handoffs.source(mine, "last", "production").by_digest == own.image.by_digest
-    assert handoffs.source(other, "last", "production").by_digest == image
+    assert source(mine, "last", "production").by_digest == own.image.by_digest
+    assert source(other, "last", "production").by_digest == image
 
 
 def test_last_belongs_to_the_image_of_the_settings(registry: FakeRegistry, tmp_path: Path) -> None:
@@ -80,7 +85,7 @@ def test_last_belongs_to_the_image_of_the_settings(registry: FakeRegistry, tmp_p
         update={"image": context.settings.image.model_copy(update={"name": "other"})}
     )
     with pytest.raises(EvidenceRefused, match="no image other was proven in this checkout") as no:
-        handoffs.source(replace(context, settings=renamed), "last", "production")
+        source(replace(context, settings=renamed), "last", "production")
     assert "--image" not in no.value.remedy, "an image of another name is not offered"
 
 
@@ -89,13 +94,13 @@ def test_a_link_to_the_checkout_is_the_checkout(registry: FakeRegistry, tmp_path
     image = proven(context, registry)
     (tmp_path / "link").symlink_to(context.root)
     through = replace(context, root=tmp_path / "link")
-    assert handoffs.source(through, "last", "production").by_digest == image
+    assert source(through, "last", "production").by_digest == image
 
 
 def test_what_last_resolves_to_is_shown(registry: FakeRegistry, tmp_path: Path) -> None:
     context = here(tmp_path)
     image = proven(context, registry)
-    handoffs.source(context, "last", "production")
+    source(context, "last", "production")
     [shown] = [event.text for event in context.events.all if event.kind == "run.note"]
     for part in (image, str(context.root.resolve()), context.run_dir.name, "UTC"):
         assert part in shown
@@ -123,20 +128,20 @@ def test_several_targets_get_one_image(
 )
 def test_an_image_is_named_by_digest(tmp_path: Path, image: str) -> None:
     with pytest.raises(SettingsError, match="not an image by digest"):
-        handoffs.source(here(tmp_path), image, "production")
+        source(here(tmp_path), image, "production")
 
 
 def test_a_tag_beside_the_digest_is_left_out(tmp_path: Path) -> None:
     digest = f"sha256:{'a' * 64}"
-    found = handoffs.source(here(tmp_path), f"host:5000/a/b:tag@{digest}", "production")
+    found = source(here(tmp_path), f"host:5000/a/b:tag@{digest}", "production")
     assert (found.repository, found.digest) == ("host:5000/a/b", digest)
 
 
 def test_the_login_of_a_target_goes_to_its_registry_only(tmp_path: Path) -> None:
     context, digest = here(tmp_path), f"sha256:{'a' * 64}"
-    assert handoffs.source(context, f"{REPOSITORY}@{digest}", "production").login is not None
-    assert handoffs.source(context, f"elsewhere:5000/x@{digest}", "production").login is None
-    assert handoffs.source(context, f"{REPOSITORY}@{digest}", "launch").login is None
+    assert source(context, f"{REPOSITORY}@{digest}", "production").login is not None
+    assert source(context, f"elsewhere:5000/x@{digest}", "production").login is None
+    assert source(context, f"{REPOSITORY}@{digest}", "launch").login is None
 
 
 def test_a_target_that_needs_approval(registry: FakeRegistry, tmp_path: Path) -> None:
@@ -162,7 +167,7 @@ def test_approval_by_command(registry: FakeRegistry, tmp_path: Path) -> None:
     result = commands.approve_only(context, Options("production", approve="Ada"), image)
     assert result.proof is not None
     assert ask(context, image).image.by_digest == image
-    with pytest.raises(SettingsError, match="no target 'staging'"):
+    with pytest.raises(SettingsError, match="unknown target 'staging'"):
         commands.approve_only(context, Options("staging", approve="Ada"), image)
 
 

@@ -101,7 +101,7 @@ def test_a_page_elsewhere_is_not_followed(link: str) -> None:
         )
 
     client = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://registry:5000")
-    with pytest.raises(RegistryRefused, match="goes on elsewhere"):
+    with pytest.raises(RegistryRefused, match="continues on another host"):
         Repository(client, "x", "model-engine", "").referrers(f"sha256:{'a' * 64}")
 
 
@@ -127,7 +127,7 @@ def test_a_tag_that_is_no_list_is_left_alone() -> None:
     fake = FakeRegistry()
     digest = fake.image("new")
     fake.tags[referrers_tag(digest)] = digest
-    with pytest.raises(RegistryRefused, match="is no list of referrers"):
+    with pytest.raises(RegistryRefused, match="should be an OCI index of referrers"):
         attach(opened(fake), digest, b"one")
     assert fake.tags[referrers_tag(digest)] == digest
 
@@ -162,7 +162,7 @@ def test_a_manifest_that_is_garbage(manifest: bytes) -> None:
     listed = json.dumps({"manifests": [{"digest": sha(manifest), "artifactType": ARTIFACT}]})
     fake.manifests[sha(listed.encode())] = (listed.encode(), INDEX)
     fake.tags[referrers_tag(digest)] = sha(listed.encode())
-    with pytest.raises(RegistryRefused, match="not understood"):
+    with pytest.raises(RegistryRefused, match="invalid list of referrers|is not valid"):
         found(opened(fake), digest)
 
 

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from ci.evidence import statement
 from ci.evidence.statement import Approval, NotUnderstood, Subject, TestResult
-from ci.model import Case, Outcome
+from ci.model import Case
+from ci.results import Outcome
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 IMAGE = Subject("registry:5000/model-engine", "a" * 64, "queue-timeout-1")
 CHART = Subject("model-engine-0.1.13", "b" * 64)
 CASES = (
-    Case("test_a::test_1", Outcome.PASSED, 1.5),
+    Case("test_a::test_1", Outcome.PASSED, 1.5, shows=("health.proven", "of.another-version")),
     Case("test_a::test_2", Outcome.FAILED, 0.25, "no"),
     Case("test_b::test_3", Outcome.SKIPPED, 0.0, "no cacher"),
 )

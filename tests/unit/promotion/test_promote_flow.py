@@ -31,10 +31,9 @@ from ci.errors import (
 )
 from ci.model import (
     Case,
-    Check,
+    ChangeRecord,
     Cluster,
     Image,
-    Outcome,
     Probing,
     Promotion,
     Proof,
@@ -46,18 +45,38 @@ from ci.model import (
 from ci.promotion.release import health, lease, reader
 from ci.promotion.release import manifest as manifest_
 from ci.promotion.release.baseline import Before
+from ci.promotion.release.session import TargetSession
 from ci.promotion.rollback import recovery, requested
 from ci.promotion.upgrade import upgrade as upgrade_
 from ci.promotion.upgrade.post_upgrade_test import After
-from ci.results import StepId
+from ci.report import files
+from ci.results import (
+    Because,
+    CauseId,
+    ChangeState,
+    ChartRef,
+    Check,
+    CheckId,
+    HttpAnswer,
+    Names,
+    Outcome,
+    Phase,
+    StepId,
+    Unit,
+    failed,
+    passed,
+    skipped,
+    unknown,
+)
+from ci.run import changes
 from ci.run.context import Context
-from ci.run.events import Events
+from ci.run.events import CHANGE, CHECK, Events
 from ci.settings import Settings
 from ci.stages import promote
 from ci.tools import api
 from ci.tools.api import Answer
 from ci.tools.command import Output, Programs
-from ci.tools.wait import SystemClock
+from ci.tools.wait import Cancellable, SystemClock
 
 REPOSITORY = "registry:5000/model-engine"
 OLD, NEW = Digest.from_hex("a" * 64), Digest.from_hex("b" * 64)
@@ -262,6 +281,9 @@ class FakePrograms(Programs):
 
     world: World
 
+    def unlogged(self) -> Programs:
+        return type(self)(env=self.env, cancel=self.cancel, redactor=self.redactor)
+
     def run(self, argv: Sequence[Any], **how: Any) -> Output:
         words = [str(word) for word in argv]
         answer = self._answer(words)
@@ -290,17 +312,16 @@ class FakePrograms(Programs):
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    healthy = (Check("/readyz", True, "HTTP 200"),)
+    healthy = (passed(CheckId.HEALTH_PATH, HttpAnswer(200), subject="/readyz"),)
     accepted = frozenset({NEW})
     monkeypatch.setattr(health, "health", lambda *a, **k: healthy)
     monkeypatch.setattr(
-        promote, "proven_image", lambda c, t, proof: (proof.image, accepted), raising=True
+        promote, "proven_image", lambda _, proof: (proof.image, accepted), raising=True
     )
     monkeypatch.setattr(
-        requested, "resolved", lambda c, t, image: (world.digests[image.rpartition(":")[2]],)
+        requested, "resolved", lambda _, image: (world.digests[image.rpartition(":")[2]],)
     )
     monkeypatch.setattr(FakePrograms, "world", world, raising=False)
-    monkeypatch.setattr(reader, "Programs", FakePrograms)
     monkeypatch.setattr(api, "ask", lambda _, *words, **more: world.api_(*words, **more))
     return world
 
@@ -311,7 +332,7 @@ def context(tmp_path: Path, world: World) -> Context:
     (tmp_path / "chart" / "Chart.yaml").write_text(CHART)
     (tmp_path / "kubeconfig").write_text("contexts: [{name: launch}]")
     programs = FakePrograms(env={})
-    clock = SystemClock(programs.cancel)
+    clock = Cancellable(SystemClock(), programs.cancel)
     tools = SimpleNamespace(helm="helm", kubectl="kubectl", registry=None)
     return Context(
         root=tmp_path,
@@ -330,27 +351,80 @@ def target_of(context: Context) -> Target:
     cluster = Cluster("launch", root / "kubeconfig", "launch", True)
     return Target(
         "prod", cluster, "launch", "rel", root / "chart", REPOSITORY,
-        probing=Probing(per_second=0), pull_on_nodes=False, try_surge=False,
+        probing=Probing(per_second=0), pull_on_nodes=False, try_surge=False, require=REQUIRE,
     )  # fmt: skip
 
 
-def go(context: Context, after: After | None = None, *, tag: str = "new", **how: Any) -> Promotion:
-    target, image = target_of(context), Image(REPOSITORY, tag, NEW)
-    passed = (Case("test", Outcome.PASSED, 0.1),)
+REQUIRE = ("release.*", "pods.*", "health.proven", "backup.*", "rollback.*", "image.published")
+"""What can be checked in this world."""
+
+
+def opened(context: Context, **changed: Any) -> TargetSession:
+    return TargetSession.open(context, replace(target_of(context), **changed))
+
+
+def proof_of(tag: str = "new") -> Proof:
+    image = Image(REPOSITORY, tag, NEW)
+    cases = (Case("test", Outcome.PASSED, 0.1, shows=(CheckId.HEALTH_PROVEN.value,)),)
     api = json.dumps({"paths": {"/readyz": {"get": {}}}})
-    proof = Proof(image, passed, Path("junit.xml"), datetime(2026, 11, 23, tzinfo=UTC), api=api)
-    return promote.promote(context, target, proof, after=after, **how)
+    return Proof(image, cases, Path("junit.xml"), datetime(2026, 11, 23, tzinfo=UTC), api=api)
+
+
+def go(
+    context: Context,
+    after: After | None = None,
+    *,
+    tag: str = "new",
+    changed: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> Promotion:
+    session = opened(context, **(changed or {}))
+    return promote.promote(session, proof_of(tag), after=after, **how)
+
+
+def stands(context: Context) -> ChangeRecord:
+    """Where the target stands, as a reader of the run's events sees it."""
+    found = changes.latest(e.data for e in context.events.all if e.kind == CHANGE)
+    assert found is not None
+    return found
+
+
+def states(context: Context) -> list[str]:
+    return [e.data["state"] for e in context.events.all if e.kind == CHANGE]
+
+
+def by_id(checks: Sequence[Check]) -> dict[CheckId, Check]:
+    return {check.id: check for check in checks}
+
+
+def heard(into: list[Release]) -> After:
+    """Keeps the releases that it is asked to test, and finds nothing wrong."""
+
+    def after(release: Release) -> tuple[Check, ...]:
+        into.append(release)
+        return ()
+
+    return after
 
 
 def test_a_clean_promotion(context: Context, world: World) -> None:
     releases: list[Release] = []
-    done = go(context, releases.append)
+    done = go(context, heard(releases))
     assert world.asked == ["upgrade"]
     assert (done.before.digest, done.after.digest) == (OLD, NEW)
     assert (done.from_revision, done.to_revision) == (1, 2)
     assert releases[0].revision == 2
-    assert all(check.ok for check in done.checks)
+    assert [group.phase for group in done.groups] == [Phase.BEFORE, Phase.DURING]
+    assert not any(check.failed for check in done.checks)
     assert done.changed
+    assert states(context)[-2:] == [ChangeState.UNDER_WAY, ChangeState.PROMOTED]
+    stood = stands(context)
+    assert stood.before is not None
+    assert stood.after is not None
+    assert (stood.before.tag, stood.after.tag) == ("old", "new")
+    assert (stood.from_revision, stood.to_revision, stood.live_revision) == (1, 2, 2)
+    recorded = [e.data["check"]["id"] for e in context.events.all if e.kind == CHECK]
+    assert recorded == [check.id for check in done.checks], "each as soon as it was made"
     assert done.backups is not None
     assert (done.backups / "quick-rollback.sh").exists()
     assert world.lease["spec"]["holderIdentity"] == ""
@@ -389,9 +463,8 @@ def test_the_check_begins_before_helm_ends_where_the_change_shows(
     )
     wanted = upgrade_.released_as(target, 2, Image(REPOSITORY, "new", NEW))
     begun: list[Release] = []
-    upgrade_.upgrade(
-        context, target, cast(Before, before), wanted, frozenset({NEW}), up=begun.append
-    )
+    session = TargetSession.open(context, target)
+    upgrade_.upgrade(session, cast(Before, before), wanted, frozenset({NEW}), up=begun.append)
     assert begun == ([wanted] if begins else [])
 
 
@@ -405,13 +478,24 @@ def test_a_release_whose_record_may_be_read_is_read_at_once(context: Context, wo
         "config": {"tag": "old"}, "manifest": _manifest("old"),  # no hooks: Helm leaves them out
         "chart": {"templates": [], "values": {}},
     }  # fmt: skip
+    chart = "model-engine-0.1.13"
     done = go(context)
-    found = {check.name: check.evidence for check in done.checks}
-    assert found["chart content is the live one"] == "templates byte by byte, defaults by value"
+    assert by_id(done.checks)[CheckId.CHART_UNCHANGED] == passed(
+        CheckId.CHART_UNCHANGED, ChartRef(chart, chart)
+    )
     world.history, world.tag = [_revision(1, "deployed", "")], "old"
     world.record["chart"]["values"] = {"replicas": 3}
-    with pytest.raises(PlanRefused, match="replicas differs"):
+    with pytest.raises(PlanRefused) as caught:
         go(context)
+    differing = Names(Unit.FILES, ("values.yaml: replicas",), 1)
+    assert failed(CheckId.CHART_UNCHANGED, differing) in caught.value.checks
+
+
+def test_a_chart_that_cannot_be_read_is_not_called_unchanged(
+    context: Context, world: World
+) -> None:
+    check = by_id(go(context).checks)[CheckId.CHART_UNCHANGED]
+    assert (check.outcome, check.because) == (Outcome.UNKNOWN, Because.NO_ANSWER)
 
 
 def refuse_pending(world: World) -> None:
@@ -442,22 +526,28 @@ def refuse_killed(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "said"),
+    ("prepare", "said", "check"),
     [
-        (refuse_pending, "pending-upgrade"),
-        (refuse_more, "Deployment/model-engine spec.replicas: 1 -> 5"),
-        (refuse_random, "not deterministic"),
-        (refuse_drift, "changed by hand"),
-        (refuse_killed, "killed in the middle"),
-        (refuse_api, "would break clients of the one that serves: /tasks is gone"),
+        (refuse_pending, "pending-upgrade", None),
+        (refuse_more, "Deployment/model-engine spec.replicas: 1 -> 5", None),
+        (refuse_random, "not deterministic", None),
+        (refuse_drift, "spec.replicas", CheckId.OBJECTS_AS_RELEASED),
+        (refuse_killed, "killed in the middle", None),
+        (refuse_api, "/tasks is gone", CheckId.API_COMPATIBLE),
     ],
 )
 def test_a_refusal_leaves_the_target_untouched(
-    context: Context, world: World, prepare: Callable[[World], None], said: str
+    context: Context,
+    world: World,
+    prepare: Callable[[World], None],
+    said: str,
+    check: CheckId | None,
 ) -> None:
     prepare(world)
-    with pytest.raises(PlanRefused, match=said):
+    with pytest.raises(PlanRefused, match=said) as caught:
         go(context)
+    assert [each.id for each in caught.value.checks if each.failed] == ([check] if check else [])
+    assert set(states(context)) == {ChangeState.UNTOUCHED}
     assert world.asked == []
     assert world.tag == "old"
     assert world.lease["spec"]["holderIdentity"] == ""  # the lock is free again
@@ -473,28 +563,31 @@ def test_another_holder_is_waited_for_by_nobody(context: Context, world: World) 
     assert world.lease["spec"]["holderIdentity"] == "h/other/1/2/r"
 
 
-def after_fails(_: object) -> None:
+def after_fails(_: object) -> tuple[Check, ...]:
     raise PromotionFailed("the lock duration is ignored")
 
 
-def after_is_interrupted(_: object) -> None:
+def after_is_interrupted(_: object) -> tuple[Check, ...]:
     raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
-    ("status", "after", "said"),
+    ("status", "after", "said", "cause"),
     [
-        (1, None, "helm upgrade ended with 1"),
-        (0, after_fails, "the lock duration is ignored"),
-        (0, after_is_interrupted, "interrupted during the upgrade"),
+        (1, None, "helm upgrade ended with 1", CauseId.HELM_FAILED),
+        (0, after_fails, "the lock duration is ignored", CauseId.UNKNOWN),
+        (0, after_is_interrupted, "", CauseId.INTERRUPTED),
     ],
 )
 def test_any_failure_takes_evidence_then_rolls_back_to_the_recorded_revision(
-    context: Context, world: World, status: int, after: After | None, said: str
+    context: Context, world: World, status: int, after: After | None, said: str, cause: CauseId
 ) -> None:
     world.upgrade_status = status
     with pytest.raises(PromotionFailed, match=f"{said}.*rolled back to revision 1") as caught:
         go(context, after)
+    assert caught.value.cause is cause
+    assert states(context)[-2:] == [ChangeState.UNDER_WAY, ChangeState.ROLLED_BACK]
+    assert (stands(context).cause, stands(context).live_revision) == (cause, 3)
     assert world.asked == ["upgrade", "evidence", "rollback 1"]
     assert world.tag == "old"
     where = context.run_dir / "evidence"
@@ -503,17 +596,18 @@ def test_any_failure_takes_evidence_then_rolls_back_to_the_recorded_revision(
         kept = set(archive.getnames())
     assert {"evidence/cause.txt", "evidence/helm-values.diff", "evidence/queues.txt"} <= kept
     assert said in (where / "cause.txt").read_text()
-    found = {check.name: check for check in caught.value.found}
-    assert found["every pod serves before the change"].ok
-    assert said in found["the change came to its end"].evidence
+    found = by_id(caught.value.checks)
+    assert found[CheckId.PODS_SERVING_BEFORE].passed
+    assert found[CheckId.CHANGE_COMPLETED].failed
     assert lease.journal(world.lease)["step"] == "rolled back"
 
 
 def test_a_cancelled_run_still_rolls_back(context: Context, world: World) -> None:
     world.upgrade_does = context.programs.cancel.set
     world.upgrade_status = 1
-    with pytest.raises(PromotionFailed, match="interrupted"):
+    with pytest.raises(PromotionFailed) as caught:
         go(context)
+    assert caught.value.cause is CauseId.INTERRUPTED
     assert world.asked == ["upgrade", "evidence", "rollback 1"]
 
 
@@ -523,13 +617,14 @@ def test_a_rollback_that_fails_says_what_to_type(context: Context, world: World)
         go(context, after_fails)
     assert "quick-rollback.sh" in caught.value.remedy
     assert "rollback rel 1 --wait" in caught.value.remedy
+    assert stands(context).state is ChangeState.ROLLBACK_FAILED
     assert lease.journal(world.lease)["step"] == "upgrading"  # nobody verified it
 
 
 def test_a_lock_that_another_took_over_is_not_rolled_back_against(
     context: Context, world: World
 ) -> None:
-    def after(_: Release) -> None:
+    def after(_: Release) -> tuple[Check, ...]:
         world.lease["spec"]["holderIdentity"] = "elsewhere/boot/1/2/run"
         world.lease["metadata"]["resourceVersion"] = "77"
         raise ProofFailed("the network was cut for minutes")
@@ -555,13 +650,9 @@ def test_a_lock_whose_answer_was_lost_is_still_ours(context: Context, world: Wor
 
 
 def test_a_failed_proof_is_not_even_looked_up(context: Context, world: World) -> None:
-    failed = replace(
-        Proof(Image(REPOSITORY, "new", NEW), (), Path("x"), datetime(2026, 1, 1, tzinfo=UTC)),
-        cases=(Case("t", Outcome.FAILED, 0.1),),
-    )
-    target: Mapping[str, object] = {}
+    unproven = replace(proof_of(), cases=(Case("t", Outcome.FAILED, 0.1),))
     with pytest.raises(ProofFailed):
-        promote.promote(context, target, failed)  # type: ignore[arg-type]
+        promote.promote(opened(context), unproven)
     assert world.asked == []
 
 
@@ -576,16 +667,20 @@ def test_what_is_served_already_is_verified_and_left_alone(context: Context, wor
     go(context)
     world.asked.clear()
     context.events.all.clear()
-    done = go(context, lambda _: pytest.fail("nothing new is to be tested"))
+    done = go(context, heard(tested := []))
+    assert tested == [], "nothing new is to be tested"
     assert world.asked == []
     assert [line["revision"] for line in world.history] == [1, 2]
     assert not done.changed
     assert done.backups is None
     assert (done.from_revision, done.to_revision) == (2, 2)
     assert done.before.digest == done.after.digest == NEW
-    found = {check.name: check for check in done.checks}
-    assert NEW in found["the proven digest runs on every pod"].evidence
-    assert found["/readyz"].ok
+    found = by_id(done.checks)
+    assert found[CheckId.PODS_RUN_DIGEST].passed
+    assert found[CheckId.HEALTH_PATH].passed
+    assert [group.phase for group in done.groups] == [Phase.BEFORE, Phase.AFTER]
+    assert stands(context).state is done.state is ChangeState.ALREADY_SERVED
+    assert stands(context).live_revision == 2
     assert steps(context)[-1] == StepId.VERIFY_SERVED
     not_done = {
         StepId.START_PROBERS,
@@ -596,14 +691,13 @@ def test_what_is_served_already_is_verified_and_left_alone(context: Context, wor
         StepId.SOAK,
     }
     assert not_done.isdisjoint(steps(context)), "nothing that was not done is shown"
-    assert "already served, verified, nothing to do" in context.events.all[-1].text
     assert lease.journal(world.lease)["step"] == "done"
 
 
 def test_force_promotes_it_all_the_same(context: Context, world: World) -> None:
     go(context)
     tested: list[Release] = []
-    done = go(context, tested.append, force=True)
+    done = go(context, heard(tested), force=True)
     assert world.asked == ["upgrade", "upgrade"]
     assert done.changed
     assert (done.from_revision, done.to_revision) == (2, 3)
@@ -660,13 +754,13 @@ def test_what_is_served_and_is_not_well_is_no_success(
 ) -> None:
     go(context)
     world.asked.clear()
-    bad = (Check("/readyz", False, "HTTP 503"),)
+    bad = (failed(CheckId.HEALTH_PATH, HttpAnswer(503), subject="/readyz"),)
     monkeypatch.setattr(health, "health", lambda *a, **k: bad)
-    with pytest.raises(VerifyFailed, match=r"serves new already.*/readyz: HTTP 503") as caught:
+    with pytest.raises(VerifyFailed, match=r"serves new already.*/readyz\): HTTP 503") as caught:
         go(context)
     assert caught.value.exit_code == 34
     assert "nothing was changed" in caught.value.remedy
-    assert bad[0] in caught.value.found
+    assert bad[0] in caught.value.checks
     assert world.asked == []
 
 
@@ -674,8 +768,9 @@ def test_drift_is_refused_also_where_the_image_is_served(context: Context, world
     go(context)
     world.asked.clear()
     world.replicas = 4
-    with pytest.raises(PlanRefused, match="changed by hand"):
+    with pytest.raises(PlanRefused) as caught:
         go(context)
+    assert by_id(caught.value.checks)[CheckId.OBJECTS_AS_RELEASED].failed
     assert world.asked == []
 
 
@@ -683,7 +778,7 @@ def test_drift_is_refused_also_where_the_image_is_served(context: Context, world
 
 
 def back(context: Context, revision: int | None = None, **how: Any) -> Rollback:
-    return promote.rollback(context, target_of(context), revision, **how)
+    return promote.rollback(opened(context), revision, **how)
 
 
 def served_twice(world: World) -> None:
@@ -699,6 +794,8 @@ def test_a_rollback_gets_away_from_the_image_that_serves(context: Context, world
     done = back(context)
     assert world.asked == ["rollback 1"]
     assert done.outcome is RollbackOutcome.ROLLED_BACK
+    assert states(context)[-2:] == [ChangeState.UNDER_WAY, ChangeState.ROLLED_BACK]
+    assert (stands(context).from_revision, stands(context).to_revision) == (3, 4)
     assert (done.before.revision, done.after.revision, done.revision) == (3, 1, 4)
     assert (done.before.image.digest, done.after.image.digest) == (NEW, OLD)
     assert [(c.what, c.before, c.after) for c in done.values] == [("tag", "new", "old")]
@@ -739,7 +836,7 @@ def test_a_registry_that_is_away_does_not_hinder_a_rollback(
 ) -> None:
     asked: list[str] = []
 
-    def away(_c: Context, _t: Target, image: str) -> tuple[str, ...]:
+    def away(_: TargetSession, image: str) -> tuple[str, ...]:
         asked.append(image)
         raise RegistryRefused("no route to host")
 
@@ -820,7 +917,7 @@ def test_what_serves_already_and_does_not_serve_well_is_no_success(
     context: Context, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served_twice(world)
-    bad = (Check("/readyz", False, "HTTP 503"),)
+    bad = (failed(CheckId.HEALTH_PATH, HttpAnswer(503), subject="/readyz"),)
     monkeypatch.setattr(health, "health_without_forward", lambda *a: bad)
     monkeypatch.setattr(recovery, "ANSWER_SECONDS", 0.0)
     with pytest.raises(VerifyFailed, match="revision 3 of rel is what was asked for already"):
@@ -880,3 +977,151 @@ def test_a_killed_promotion_that_had_changed_nothing_leaves_nothing_to_do(
     assert world.asked == []
     assert lease.journal(world.lease)["step"] == "rolled back"
     assert back(context).after.revision == 1, "and then one goes on from there"
+
+
+# -- what a target requires ------------------------------------------------------------------------
+
+
+def test_a_required_check_that_a_setting_turns_off_refuses_before_the_change(
+    context: Context, world: World
+) -> None:
+    """Also one that would be made after the change only."""
+    for require, id, setting in (
+        ("image.pullable", CheckId.IMAGE_PULLABLE, "pull_on_nodes"),
+        ("capacity.*", CheckId.CAPACITY_SURGE, "try_surge"),
+        ("requests.*", CheckId.REQUESTS_ANSWERED, "probing.per_second"),
+        ("queue.*", CheckId.QUEUE_TIMEOUTS, "servicebus_connection_string_env"),
+        ("soak.gates", CheckId.SOAK_GATES, "soak_seconds"),
+    ):
+        with pytest.raises(PlanRefused) as caught:
+            go(context, changed={"require": (require,)})
+        assert skipped(id, setting) in caught.value.checks
+        assert setting in str(caught.value)
+        assert "targets.prod" in caught.value.remedy
+    assert world.asked == []
+    assert stands(context).state is ChangeState.UNTOUCHED
+
+
+def test_a_required_check_without_an_answer_refuses_before_the_change(
+    context: Context, world: World
+) -> None:
+    """The service describes no API, and its proof says nothing of load."""
+    with pytest.raises(PlanRefused) as caught:
+        go(context, changed={"require": ("api.compatible", "health.under-load")})
+    assert unknown(CheckId.API_COMPATIBLE, Because.NOT_DESCRIBED) in caught.value.checks
+    assert unknown(CheckId.HEALTH_UNDER_LOAD, Because.NOT_IN_EVIDENCE) in caught.value.checks
+    assert world.asked == []
+
+
+def test_logs_that_may_not_be_read_refuse_before_the_change(
+    context: Context, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = world.api_
+
+    def forbidden(method: str, path: str, **more: Any) -> Answer:
+        return Answer(403, "forbidden") if path.endswith("/log") else answer(method, path, **more)
+
+    monkeypatch.setattr(api, "ask", lambda _, *words, **more: forbidden(*words, **more))
+    with pytest.raises(PlanRefused) as caught:
+        go(context, changed={"require": ("logs.*",)})
+    check = by_id(caught.value.checks)[CheckId.LOGS_NO_ERRORS]
+    assert (check.outcome, check.because) == (Outcome.UNKNOWN, Because.FORBIDDEN)
+    assert world.asked == []
+    assert go(context).changed, "where they are not required"
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        skipped(CheckId.QUEUE_TIMEOUTS, "a setting that nobody foresaw"),
+        unknown(CheckId.QUEUE_TIMEOUTS, Because.NO_ANSWER),
+    ],
+)
+def test_a_required_check_without_an_answer_after_the_change_rolls_back(
+    context: Context, world: World, late: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promote.required.canary, "known", lambda _: True)
+    changed: dict[str, Any] = {"require": ("queue.timeouts",), "canary_per_second": 0.0}
+    with pytest.raises(PromotionFailed) as caught:
+        go(context, lambda _: (late,), changed=changed)
+    assert (caught.value.exit_code, caught.value.cause) == (32, CauseId.REQUIRED_NOT_CHECKED)
+    assert late in caught.value.checks
+    assert world.asked == ["upgrade", "evidence", "rollback 1"]
+    assert stands(context).cause is CauseId.REQUIRED_NOT_CHECKED
+    changed |= {"require": ()}
+    assert go(context, lambda _: (late,), changed=changed).changed
+
+
+def test_what_is_served_already_and_cannot_be_checked_is_refused(
+    context: Context, world: World
+) -> None:
+    go(context)
+    with pytest.raises(PlanRefused) as caught:
+        go(context, changed={"require": ("queue.*",)})
+    unmet = skipped(CheckId.QUEUE_TIMEOUTS, "servicebus_connection_string_env")
+    assert unmet in caught.value.checks
+    assert world.asked == ["upgrade"]
+
+
+def test_a_preview_says_what_would_be_refused(context: Context, world: World) -> None:
+    found = promote.preview(opened(context, require=("queue.timeouts",)), proof_of())
+    unmet = skipped(CheckId.QUEUE_TIMEOUTS, "servicebus_connection_string_env")
+    assert found.unmet == (unmet,)
+    assert unmet in found.checks
+    assert found.plan.refused == ()
+    assert (found.plan.from_revision, found.plan.to_revision) == (1, 2)
+    assert promote.preview(opened(context), proof_of()).unmet == ()
+    assert world.asked == []
+    assert states(context) == [], "it changes nothing, and says nothing of a change"
+
+
+def test_a_rehearsed_promotion_says_nothing_of_the_target(context: Context, world: World) -> None:
+    go(context, recorded=False)
+    promote.rollback(opened(context), recorded=False)
+    assert world.asked == ["upgrade", "rollback 1"]
+    assert states(context) == []
+    assert not [e for e in context.events.all if e.kind == CHECK]
+
+
+def test_the_run_keeps_its_plan_and_what_the_backups_are_of(context: Context, world: World) -> None:
+    done = go(context)
+    unreadable: list[str] = []
+    plan = files.read(context.run_dir, files.PlanRecord, unreadable)
+    backups = files.read(context.run_dir, files.BackupsRecord, unreadable)
+    assert unreadable == []
+    assert plan is not None
+    assert backups is not None
+    assert (plan.before.digest, plan.after.digest) == (OLD, NEW)
+    assert (backups.revision, backups.image.digest, backups.target) == (1, OLD, "prod")
+    assert "quick-rollback.sh" in backups.files
+    created = by_id(done.checks)[CheckId.BACKUP_CREATED]
+    assert created.measured == (Names(Unit.FILES, backups.files, len(backups.files)),)
+
+
+def test_what_may_not_be_read_is_unknown_and_not_as_released(
+    context: Context, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = world.api_
+
+    def forbidden(method: str, path: str, **more: Any) -> Answer:
+        whole = path.endswith("/deployments/model-engine")
+        return Answer(403, "forbidden") if whole else answer(method, path, **more)
+
+    monkeypatch.setattr(api, "ask", lambda _, *words, **more: forbidden(*words, **more))
+    check = by_id(go(context).checks)[CheckId.OBJECTS_AS_RELEASED]
+    assert (check.outcome, check.because) == (Outcome.UNKNOWN, Because.FORBIDDEN)
+    assert Names(Unit.OBJECTS, ("Deployment/model-engine",), 1) in check.measured
+
+
+def test_a_service_without_the_canarys_api_is_refused_where_it_is_required(
+    context: Context, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is known only when it was asked, and before the change all the same."""
+    absent = unknown(CheckId.QUEUE_LOCK_DURATION, Because.NOT_OFFERED)
+    monkeypatch.setattr(promote.required.canary, "known", lambda _: True)
+    monkeypatch.setattr(promote.Canary, "__enter__", lambda self: self)
+    monkeypatch.setattr(promote.Canary, "steady", lambda _: (absent,))
+    with pytest.raises(PlanRefused) as caught:
+        go(context, changed={"require": ("queue.lock-duration",)})
+    assert absent in caught.value.checks
+    assert world.asked == []

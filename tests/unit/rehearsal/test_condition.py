@@ -12,7 +12,21 @@ import pytest
 from ci.promotion.plan.diff import Change
 from ci.promotion.release.rollout import Snapshot
 from ci.rehearsal import condition
-from ci.rehearsal.condition import Mount, Seen, Token
+from ci.rehearsal.condition import Mount, Seen, Token, UnreadLog
+from ci.results import (
+    Because,
+    CheckId,
+    Count,
+    Cure,
+    CureId,
+    Names,
+    Outcome,
+    Recreated,
+    Unit,
+    failed,
+    passed,
+    unknown,
+)
 
 SAME = Change("t", "t", "registry/engine", "registry/engine", 2, 3)
 
@@ -79,6 +93,7 @@ def seen(
     uid: str = "u1",
     denials: tuple[str, ...] = (),
     objects: tuple[dict[str, Any], ...] = (),
+    unread_logs: tuple[UnreadLog, ...] = (),
 ) -> Seen:
     """A look; ``uid`` is what the pods' tokens name."""
     found = pods or (pod("web-a", "web", "p1"), pod("work-a", "work", "p2"))
@@ -93,14 +108,18 @@ def seen(
         tokens,
         denials,
         condition.comparable(objects),
+        unread_logs,
     )
 
 
 def test_a_sound_release_passes_every_rule() -> None:
     look = seen()
     checks = condition.checks(look, look, look, change=SAME)
-    assert [check.name for check in checks if not check.ok] == []
-    assert len(checks) == 5
+    assert [check for check in checks if not check.passed] == []
+    assert [check.id for check in checks] == [
+        CheckId.PODS_KEEP_RUNNING, CheckId.ACCOUNTS_KEPT, CheckId.TOKENS_ACCEPTED,
+        CheckId.LOGS_NOT_DENIED, CheckId.UPGRADE_REPEATABLE,
+    ]  # fmt: skip
 
 
 # -- pods ------------------------------------------------------------------------------------------
@@ -109,67 +128,112 @@ def test_a_sound_release_passes_every_rule() -> None:
 def test_a_restart_since_the_look_before_is_found() -> None:
     old = pod("work-a", "work", "p2", restarts=3)
     before = seen(pod("web-a", "web", "p1"), old)
-    assert condition.no_trouble(before, before).ok
+    assert condition.pods_keep_running(before, before) == passed(
+        CheckId.PODS_KEEP_RUNNING, Count(Unit.PODS, 2), Count(Unit.COMPONENTS, 2)
+    )
     again = seen(pod("web-a", "web", "p1"), pod("work-a", "work", "p2", restarts=5))
-    found = condition.no_trouble(before, again)
-    assert not found.ok
-    assert found.evidence == "pod work-a restarted 2 times"
+    assert condition.pods_keep_running(before, again) == failed(
+        CheckId.PODS_KEEP_RUNNING, Count(Unit.RESTARTS, 2), Names(Unit.PODS, ("work-a",), 1)
+    )
 
 
 def test_a_restart_of_a_new_pod_is_found() -> None:
     new = seen(pod("web-a", "web", "p1"), pod("work-b", "work", "p3", restarts=1))
-    assert condition.no_trouble(seen(), new).evidence == "pod work-b restarted once"
+    found = condition.pods_keep_running(seen(), new)
+    assert found.measured == (Count(Unit.RESTARTS, 1), Names(Unit.PODS, ("work-b",), 1))
 
 
 def test_a_crash_loop_is_found() -> None:
     looping = pod("work-a", "work", "p2", waiting="CrashLoopBackOff")
-    found = condition.no_trouble(seen(), seen(pod("web-a", "web", "p1"), looping))
-    assert not found.ok
-    assert "pod work-a: container work is in CrashLoopBackOff" in found.evidence
+    found = condition.pods_keep_running(seen(), seen(pod("web-a", "web", "p1"), looping))
+    assert found.failed
+    (reasons,) = found.measured
+    assert isinstance(reasons, Names)
+    assert reasons.of is Unit.REASONS
+    assert "work-a" in reasons.names[0]
+    assert "CrashLoopBackOff" in reasons.names[0]
 
 
 def test_no_pods_are_not_sound() -> None:
     nothing = replace(seen(), deployments=())
-    assert condition.no_trouble(seen(), nothing).evidence == "there is no pod"
+    assert condition.pods_keep_running(seen(), nothing) == failed(
+        CheckId.PODS_KEEP_RUNNING, Count(Unit.PODS, 0)
+    )
 
 
 # -- ServiceAccounts and tokens --------------------------------------------------------------------
 
 
-def test_an_account_that_was_made_anew_is_named_with_its_hook_and_cure() -> None:
+def test_an_account_that_was_created_again_is_named_with_its_hook_and_cure() -> None:
     again = account("u2", hook="pre-install,pre-upgrade")
-    found = condition.accounts_kept(seen(), seen(live=again))
-    assert not found.ok
-    assert "ServiceAccount/engine was deleted and made anew (UID u1 -> u2)" in found.evidence
-    assert "it is a Helm hook, pre-install,pre-upgrade" in found.evidence
-    assert "helm.sh/hook: pre-install alone" in found.evidence
+    assert condition.accounts_kept(seen(), seen(live=again)) == failed(
+        CheckId.ACCOUNTS_KEPT,
+        Recreated("ServiceAccount/engine", "u1", "u2", "pre-install,pre-upgrade"),
+        Cure(CureId.HOOK_ANNOTATION),
+    )
 
 
 def test_an_account_that_is_gone_is_found() -> None:
     found = condition.accounts_kept(seen(), replace(seen(), accounts={}))
-    assert not found.ok
-    assert "ServiceAccount/engine is gone" in found.evidence
+    assert found.failed
+    assert found.measured[0] == Recreated("ServiceAccount/engine", "u1", "")
+
+
+@pytest.mark.parametrize("when", ["before", "now"])
+def test_accounts_that_cannot_be_read_are_not_called_kept(when: str) -> None:
+    unread = replace(seen(), accounts=Because.FORBIDDEN)
+    looks = (unread, seen()) if when == "before" else (seen(), unread)
+    assert condition.accounts_kept(*looks) == unknown(CheckId.ACCOUNTS_KEPT, Because.FORBIDDEN)
 
 
 def test_tokens_of_the_account_that_is_gone_are_found_with_their_pods() -> None:
-    found = condition.tokens_valid(seen(live=account("u2")))
-    assert not found.ok
-    assert "the tokens of web-a, work-a are of a ServiceAccount/engine that is gone" in (
-        found.evidence
+    assert condition.tokens_accepted(seen(live=account("u2"))) == failed(
+        CheckId.TOKENS_ACCEPTED,
+        Names(Unit.SERVICE_ACCOUNTS, ("engine",), 1),
+        Names(Unit.PODS, ("web-a", "work-a"), 2),
+        Cure(CureId.HOOK_ANNOTATION),
     )
-    assert "neither Helm nor a rollback repairs that" in found.evidence
-    assert condition.CURE in found.evidence
+    assert condition.tokens_accepted(replace(seen(), accounts={})).failed
 
 
-@pytest.mark.parametrize(
-    ("made", "ok"), [("2026-11-23T10:00:00Z", True), ("2026-11-23T10:00:09Z", False)]
-)
-def test_where_no_token_can_be_read_the_pods_age_tells(made: str, ok: bool) -> None:
-    assert condition.tokens_valid(seen(live=account("u2", made), uid="")).ok is ok
+def test_tokens_that_were_read_and_are_of_the_live_account_are_counted() -> None:
+    assert condition.tokens_accepted(seen()) == passed(
+        CheckId.TOKENS_ACCEPTED, Count(Unit.TOKENS, 2)
+    )
+
+
+def test_where_no_token_can_be_read_an_older_pods_age_tells() -> None:
+    found = condition.tokens_accepted(seen(live=account("u2", "2026-11-23T10:00:09Z"), uid=""))
+    assert found.failed
+
+
+def test_tokens_that_cannot_be_read_are_not_called_accepted() -> None:
+    look = seen(uid="")
+    first, second = look.tokens
+    forbidden = replace(first, unread=Because.FORBIDDEN)
+    assert condition.tokens_accepted(replace(look, tokens=(second, forbidden))) == unknown(
+        CheckId.TOKENS_ACCEPTED, Because.FORBIDDEN, Names(Unit.PODS, ("web-a", "work-a"), 2)
+    )
+    found = condition.tokens_accepted(look)
+    assert (found.outcome, found.because) == (Outcome.UNKNOWN, Because.NO_ANSWER)
+
+
+def test_one_token_that_cannot_be_read_leaves_the_check_unknown() -> None:
+    look = seen()
+    unread = replace(look.tokens[0], uid="")
+    found = condition.tokens_accepted(replace(look, tokens=(unread, look.tokens[1])))
+    assert found.measured == (Names(Unit.PODS, ("web-a",), 1),)
+    assert found.outcome is Outcome.UNKNOWN
+
+
+def test_tokens_of_accounts_that_cannot_be_read_are_not_called_accepted() -> None:
+    found = condition.tokens_accepted(replace(seen(), accounts=Because.NO_ANSWER))
+    assert found == unknown(CheckId.TOKENS_ACCEPTED, Because.NO_ANSWER)
 
 
 def test_pods_without_tokens_have_none_to_lose() -> None:
-    assert condition.tokens_valid(replace(seen(live=account("u2")), tokens=())).ok
+    found = condition.tokens_accepted(replace(seen(live=account("u2")), tokens=()))
+    assert found == passed(CheckId.TOKENS_ACCEPTED, Count(Unit.TOKENS, 0))
 
 
 def test_every_token_file_of_a_pod_is_found() -> None:
@@ -235,11 +299,23 @@ def test_a_denial_that_is_usual_is_no_finding_and_a_new_kind_is() -> None:
     usual = "web-a: GET /v1/x from 10.0.0.7: 401 Unauthorized"
     first = seen(denials=(usual,))
     again = seen(denials=("web-b: GET /v1/x from 10.0.0.99: 401 Unauthorized",))
-    assert condition.nothing_denied(first, again).ok
+    assert condition.nothing_denied(first, again) == passed(
+        CheckId.LOGS_NOT_DENIED, Count(Unit.PODS, 2)
+    )
     worse = seen(denials=(usual, "work-a: cannot list pods: 403 Forbidden"))
-    found = condition.nothing_denied(first, worse)
-    assert not found.ok
-    assert found.evidence == "1 lines, first: work-a: cannot list pods: 403 Forbidden"
+    assert condition.nothing_denied(first, worse) == failed(
+        CheckId.LOGS_NOT_DENIED,
+        Names(Unit.LOG_LINES, ("work-a: cannot list pods: 403 Forbidden",), 1),
+    )
+
+
+def test_a_log_that_cannot_be_read_is_not_one_without_denials() -> None:
+    unread = UnreadLog("web-a", Because.NO_ANSWER), UnreadLog("work-a", Because.FORBIDDEN)
+    assert condition.nothing_denied(seen(), seen(unread_logs=unread)) == unknown(
+        CheckId.LOGS_NOT_DENIED, Because.FORBIDDEN, Names(Unit.PODS, ("web-a", "work-a"), 2)
+    )
+    worse = seen(denials=("work-a: 403 Forbidden",), unread_logs=unread[:1])
+    assert condition.nothing_denied(seen(), worse).failed, "what was read says enough"
 
 
 # -- an upgrade that changes nothing ---------------------------------------------------------------
@@ -274,13 +350,16 @@ def test_pods_that_were_replaced_are_found_with_the_reason() -> None:
     now = seen(
         pod("web-b", "web", "p9"), pod("work-a", "work", "p2"), objects=(deployment(revision="3"),)
     )
-    found = condition.unchanged(before, now, SAME)
-    assert not found.ok
-    assert found.evidence.startswith(
-        "the pods of Deployment/web were replaced: spec.template.metadata.annotations.revision"
-        " 2 -> 3"
+    assert condition.unchanged(before, now, SAME) == failed(
+        CheckId.UPGRADE_REPEATABLE,
+        Names(Unit.REPLACED_DEPLOYMENTS, ("Deployment/web",), 1),
+        Names(
+            Unit.FIELDS,
+            ("Deployment/web spec.template.metadata.annotations.revision 2 -> 3",),
+            1,
+        ),
+        Cure(CureId.POD_TEMPLATE_VARIES),
     )
-    assert "the cure" in found.evidence
 
 
 def ending(found: dict[str, Any]) -> dict[str, Any]:
@@ -292,9 +371,9 @@ def test_a_pod_that_drained_between_the_looks_was_not_replaced() -> None:
     """The first look comes as soon as the new version serves, beside old pods that drain."""
     own = (pod("web-a", "web", "p1"), pod("work-a", "work", "p2"))
     before = seen(*own, ending(pod("web-old", "web", "p0")))
-    found = condition.unchanged(before, seen(*own), SAME)
-    assert found.ok, found.evidence
-    assert found.evidence == "2 pods are the same, and all objects"
+    assert condition.unchanged(before, seen(*own), SAME) == passed(
+        CheckId.UPGRADE_REPEATABLE, Count(Unit.PODS, 2)
+    )
 
 
 def test_what_pods_that_drain_hold_and_did_is_no_finding() -> None:
@@ -302,17 +381,36 @@ def test_what_pods_that_drain_hold_and_did_is_no_finding() -> None:
     old = ending(pod("web-old", "web", "p0", restarts=4, waiting="CrashLoopBackOff"))
     now = seen(*own, old)
     assert now.pods == [*own]
-    assert condition.no_trouble(seen(*own), now).ok
+    assert condition.pods_keep_running(seen(*own), now).passed
 
 
 def test_pods_that_were_deleted_are_told_from_pods_of_another_template() -> None:
     now = seen(pod("web-b", "web", "p9"), pod("work-a", "work", "p2"))
-    found = condition.unchanged(seen(), now, SAME)
-    assert not found.ok
-    assert found.evidence == (
-        "the pods of Deployment/web were replaced: web-a no longer run, and the pod template and"
-        " the ReplicaSet are the same: they were deleted (by a hook of the chart, a node drain, or"
-        " by hand); `kubectl get events` says when"
+    assert condition.unchanged(seen(), now, SAME) == failed(
+        CheckId.UPGRADE_REPEATABLE,
+        Names(Unit.REPLACED_DEPLOYMENTS, ("Deployment/web",), 1),
+        Names(Unit.DELETED_PODS, ("web-a",), 1),
+    )
+
+
+def test_a_new_replicaset_is_named_where_no_field_tells_why_it_was_made() -> None:
+    owner = [{"name": "web", "controller": True}]
+    newer = {
+        "kind": "ReplicaSet",
+        "metadata": {
+            "name": "web-2",
+            "ownerReferences": owner,
+            "annotations": {"deployment.kubernetes.io/revision": "2"},
+        },
+    }
+    look = seen()
+    made = [*look.now.replicasets, newer]
+    now = replace(look, now=replace(look.now, replicasets=made))
+    assert condition.unchanged(look, now, SAME) == failed(
+        CheckId.UPGRADE_REPEATABLE,
+        Names(Unit.REPLACED_DEPLOYMENTS, ("Deployment/web",), 1),
+        Names(Unit.REPLICA_SETS, ("web-1 -> web-2",), 1),
+        Cure(CureId.POD_TEMPLATE_VARIES),
     )
 
 
@@ -320,25 +418,27 @@ def test_a_pod_that_its_node_evicted_is_named_and_no_finding() -> None:
     evicted = pod("web-a", "web", "p1")
     evicted["status"] |= {"phase": "Failed", "reason": "Evicted"}
     now = seen(pod("web-b", "web", "p9"), pod("work-a", "work", "p2"), evicted)
-    found = condition.unchanged(seen(), now, SAME)
-    assert found.ok, found.evidence
-    assert found.evidence == (
-        "1 pods are the same, and all objects; evicted by their node, not by the upgrade: web-a"
+    assert condition.unchanged(seen(), now, SAME) == passed(
+        CheckId.UPGRADE_REPEATABLE,
+        Count(Unit.PODS, 1),
+        Names(Unit.EVICTED_PODS, ("web-a",), 1),
     )
 
 
 def test_an_object_that_differs_is_found_and_the_servers_bookkeeping_is_not() -> None:
     before = seen(objects=(config("a"), deployment()))
-    found = condition.unchanged(before, seen(objects=(config("b"), deployment())), SAME)
-    assert not found.ok
-    assert "ConfigMap/settings data.file a -> b" in found.evidence
+    assert condition.unchanged(before, seen(objects=(config("b"), deployment())), SAME) == failed(
+        CheckId.UPGRADE_REPEATABLE,
+        Names(Unit.FIELDS, ("ConfigMap/settings data.file a -> b",), 1),
+        Cure(CureId.POD_TEMPLATE_VARIES),
+    )
     same = seen(objects=(config("a"), {**deployment(), "status": {"replicas": 9}}))
-    assert condition.unchanged(before, same, SAME).ok
+    assert condition.unchanged(before, same, SAME).passed
 
 
 def test_a_revision_inside_a_hooks_configuration_is_no_change() -> None:
     before, now = (seen(objects=(config(f"job-{n}"),)) for n in (2, 3))
-    assert condition.unchanged(before, now, SAME).ok
+    assert condition.unchanged(before, now, SAME).passed
 
 
 def test_jobs_run_anew_each_time_by_nature() -> None:
@@ -348,4 +448,5 @@ def test_jobs_run_anew_each_time_by_nature() -> None:
 
 def test_the_rule_of_an_unchanged_upgrade_is_asked_only_after_one() -> None:
     look = seen()
-    assert condition.UNCHANGED not in [c.name for c in condition.checks(look, look, look)]
+    found = condition.checks(look, look, look)
+    assert CheckId.UPGRADE_REPEATABLE not in [check.id for check in found]

@@ -24,20 +24,22 @@ from ci.digest import Digest
 from ci.errors import PromotionFailed, VerifyFailed
 from ci.model import (
     Case,
+    DeploymentRow,
     Difference,
     Image,
     PlanRecord,
+    PodRow,
     Preview,
     Promotion,
     Proof,
     Registry,
     Result,
     SelfTest,
+    Status,
     Tools,
 )
 from ci.report import html, signs
 from ci.report.signs import GLYPHS, Sign
-from ci.report.status import DeploymentRow, PodRow, Status
 from ci.results import (
     Because,
     CheckGroup,

@@ -115,7 +115,10 @@ def test_old_pods_that_drain_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
     draining = two_looks.look(*two_looks.KEPT, two_looks.DRAINING)
     there = Deployed(Snapshot.of([]), draining, draining, two_looks.SETTLED)
     there.wait(monkeypatch)
-    assert there.notes == ["no Deployment", "engine: pods still terminate: engine-a-9"]
+    assert there.notes == [
+        "the release: no such Deployment",
+        "engine: pods still terminate: engine-a-9",
+    ]
     assert 0 < there.clock.now < 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -9,11 +10,30 @@ from pathlib import Path
 
 import pytest
 
+from ci import texts
 from ci.digest import Digest
 from ci.errors import TargetNotFound, VerifyFailed
 from ci.model import Cluster, Image, Registry, Target
+from ci.promotion.release.session import TargetSession
+from ci.results import (
+    Because,
+    Check,
+    CheckId,
+    Count,
+    GapId,
+    HttpAnswer,
+    ImageRef,
+    Measured,
+    Names,
+    Outcome,
+    Problem,
+    RevisionRef,
+    RolloutGap,
+    Unit,
+)
 from ci.run.context import Context
 from ci.stages import verify
+from ci.tools.api import Answer
 from tests.unit.evidence.fakes import FakeRegistry, machine
 from tests.unit.live import GATEWAY, NAMESPACE, OLD, RELEASE, REPOSITORY, Live, owned, serving_here
 from tests.unit.machine import Machine, ManualClock, take_over
@@ -32,8 +52,12 @@ class Verified:
     context: Context
     target: Target
 
-    def __call__(self, image: Image | None = None) -> None:
-        assert verify.verify(self.context, self.target, image), "it says what it looked at"
+    @property
+    def session(self) -> TargetSession:
+        return TargetSession.open(self.context, self.target)
+
+    def __call__(self, image: Image | None = None) -> tuple[Check, ...]:
+        return verify.verify(self.session, image)
 
 
 @pytest.fixture
@@ -60,7 +84,18 @@ def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Verifi
 
 
 def test_a_release_that_is_as_it_should_be(verified: Verified) -> None:
-    verified()
+    checks = verified()
+    assert [(check.id, check.subject) for check in checks] == [
+        (CheckId.RELEASE_DEPLOYED, ""),
+        (CheckId.PODS_READY, ""),
+        (CheckId.PODS_RUN_DIGEST, ""),
+        *((CheckId.HEALTH_PATH, path) for path in PATHS),
+        (CheckId.LOGS_NO_ERRORS, ""),
+    ]
+    assert {check.outcome for check in checks} == {Outcome.PASSED}
+    image = ImageRef(REPOSITORY, "old", OLD)
+    assert checks[2].measured == (Count(Unit.PODS, 1), image)
+    assert checks[-1].measured == (Count(Unit.PODS, 1),)
     assert set(PATHS) == set(verified.live.paths), "every health path, as a client asks it"
 
 
@@ -104,58 +139,134 @@ def scaled_to_nothing(live: Live) -> None:
     live.objects["pods"].clear()
 
 
-WRONG: dict[str, tuple[Callable[[Live], object], str]] = {
-    "the release failed": (lambda live: live.history[-1].update(status="failed"), "failed"),
+DEPLOYED, READY, DIGEST = (
+    CheckId.RELEASE_DEPLOYED, CheckId.PODS_READY, CheckId.PODS_RUN_DIGEST
+)  # fmt: skip
+HEALTH, LOGS = CheckId.HEALTH_PATH, CheckId.LOGS_NO_ERRORS
+POD = f"{GATEWAY}-old"
+
+WRONG: dict[str, tuple[Callable[[Live], object], CheckId, Measured]] = {
+    "the release failed": (
+        lambda live: live.history[-1].update(status="failed"),
+        DEPLOYED,
+        RevisionRef(1, "failed", "model-engine-0.1.13"),
+    ),
     "an upgrade is under way": (
         lambda live: live.history[-1].update(status="pending-upgrade"),
-        "pending-upgrade",
+        DEPLOYED,
+        RevisionRef(1, "pending-upgrade", "model-engine-0.1.13"),
     ),
     "a pod is not ready": (
         lambda live: live.pod["status"]["conditions"][0].update(status="False"),
-        f"{GATEWAY}-old",
+        READY,
+        Names(Unit.PODS, (POD,), 1),
     ),
-    "a pod crashes": (crashing, "CrashLoopBackOff"),
-    "no pod is left": (scaled_to_nothing, "0 pods"),
+    "a pod crashes": (
+        crashing,
+        READY,
+        Names(Unit.REASONS, (f"pod {POD}: container {GATEWAY} is in CrashLoopBackOff",), 1),
+    ),
+    "no pod is left": (scaled_to_nothing, READY, Count(Unit.PODS, 0)),
     "a replica is missing": (
         lambda live: live.deployment["status"].update(availableReplicas=0),
-        "0 of 1 replicas available",
+        DIGEST,
+        RolloutGap(GapId.REPLICAS_AVAILABLE, GATEWAY, count=0, desired=1),
     ),
     "the controller has not seen the change": (
         lambda live: live.deployment["metadata"].update(generation=2),
-        "has not seen the change",
+        DIGEST,
+        RolloutGap(GapId.NOT_OBSERVED, GATEWAY),
     ),
     "an old pod is still there": (
         lambda live: live.pod["metadata"].update(deletionTimestamp="2026-11-23T10:00:00Z"),
-        "old pods not gone",
+        DIGEST,
+        RolloutGap(GapId.PODS_OLD, GATEWAY, (POD,)),
     ),
     "the Service leads nowhere": (
         lambda live: live.objects["endpointslices"].clear(),
-        "does not lead to",
+        DIGEST,
+        RolloutGap(GapId.ROUTES_NOT_TO_NEW, GATEWAY, (POD,)),
     ),
-    "pods run different digests of one tag": (other_digest, "sha256:bbbb"),
-    "a health path answers 500": (lambda live: live.answers.update({"/readyz": 500}), "HTTP 500"),
-    "a health path is not found": (lambda live: live.answers.update({"/health": 404}), "HTTP 404"),
+    "pods run different digests of one tag": (
+        other_digest,
+        DIGEST,
+        ImageRef(REPOSITORY, "old", OTHER),
+    ),
     "there is an error in the logs": (
         lambda live: setattr(live, "log", "fine\nERROR lock lost\n"),
-        "ERROR lock lost",
-    ),
-    "a Deployment is missing": (
-        lambda live: live.objects["deployments"][0]["metadata"].update(name="renamed"),
-        GATEWAY,
+        LOGS,
+        Names(Unit.LOG_LINES, (f"{POD}: ERROR lock lost",), 1),
     ),
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_state_is_found_and_named(verified: Verified, what: str) -> None:
-    damage, says = WRONG[what]
+def test_a_wrong_state_is_found_and_measured(verified: Verified, what: str) -> None:
+    damage, id, measured = WRONG[what]
     damage(verified.live)
-    with pytest.raises((VerifyFailed, TargetNotFound)) as caught:
+    with pytest.raises(VerifyFailed) as caught:
         verified()
-    assert says in str(caught.value)
-    if what != "a Deployment is missing":  # then there is no gateway to look at
-        assert caught.value.exit_code == 34
-        assert RELEASE in str(caught.value)
+    assert caught.value.exit_code == 34
+    assert RELEASE in str(caught.value)
+    found = {check.id: check for check in caught.value.checks}[id]
+    assert found.failed
+    assert measured in found.measured
+    assert texts.sentence(found) in str(caught.value)
+
+
+@pytest.mark.parametrize(("path", "status"), [("/readyz", 500), ("/health", 404)])
+def test_a_health_path_that_answers_otherwise_fails(
+    verified: Verified, path: str, status: int
+) -> None:
+    verified.live.answers[path] = status
+    with pytest.raises(VerifyFailed) as caught:
+        verified()
+    (failed,) = (check for check in caught.value.checks if check.failed)
+    assert (failed.id, failed.subject) == (HEALTH, path)
+    (answer,) = failed.measured
+    assert isinstance(answer, HttpAnswer)
+    assert (answer.status, answer.limit_seconds) == (status, 1.0)
+
+
+def test_a_gateway_that_is_missing_is_named(verified: Verified) -> None:
+    verified.live.objects["deployments"][0]["metadata"].update(name="renamed")
+    with pytest.raises(TargetNotFound, match=GATEWAY):
+        verified()
+
+
+# -- what nobody could check ----------------------------------------------------------------------
+
+
+def refuses_logs(code: int) -> Callable[[str, str], Answer | None]:
+    status = {"kind": "Status", "reason": "Forbidden", "message": "pods/log is forbidden"}
+    text = json.dumps(status) if code else "timed out"
+    return lambda _, path: Answer(code, text) if path.endswith("/log") else None
+
+
+@pytest.mark.parametrize(("code", "because"), [(403, Because.FORBIDDEN), (0, Because.NO_ANSWER)])
+def test_logs_that_cannot_be_read_have_not_shown_that_there_is_no_error(
+    verified: Verified, code: int, because: Because
+) -> None:
+    verified.live.broken = refuses_logs(code)
+    with pytest.raises(VerifyFailed) as caught:
+        verified()
+    assert caught.value.exit_code == 34
+    logs = caught.value.checks[-1]
+    assert (logs.id, logs.outcome, logs.because) == (LOGS, Outcome.UNKNOWN, because)
+    assert logs.measured[0] == Names(Unit.PODS, (POD,), 1)
+    assert texts.unmet([logs]) in str(caught.value)
+
+
+def test_a_check_that_is_not_required_may_stay_unknown(verified: Verified) -> None:
+    verified.live.broken = refuses_logs(403)
+    verified.target = replace(verified.target, require=("release.*", "pods.*"))
+    assert verified()[-1].outcome is Outcome.UNKNOWN
+
+
+def test_every_check_is_recorded_when_it_is_made(verified: Verified) -> None:
+    checks = verified()
+    recorded = [event for event in verified.context.events.all if event.kind == "check"]
+    assert [event.data["check"]["id"] for event in recorded] == [check.id for check in checks]
 
 
 @pytest.mark.parametrize(
@@ -170,15 +281,21 @@ def test_a_service_that_cannot_be_reached_fails_its_criterion_and_no_more(
     verified: Verified, serve: Callable[[list[str]], tuple[list[str], int | None]], says: str
 ) -> None:
     verified.programs.serve = serve
-    with pytest.raises(VerifyFailed, match=says):
+    with pytest.raises(VerifyFailed) as caught:
         verified()
+    wrong = [check for check in caught.value.checks if check.failed]
+    assert {check.id for check in wrong} <= {CheckId.API_ANSWERS, HEALTH}
+    (measured,) = wrong[0].measured
+    assert isinstance(measured, Problem | HttpAnswer)
+    assert says in (measured.text if isinstance(measured, Problem) else measured.body)
 
 
 def test_everything_that_is_wrong_is_named_at_once(verified: Verified) -> None:
     verified.live.history[-1].update(status="failed")
     verified.live.answers["/readyz"] = 503
-    with pytest.raises(VerifyFailed, match=r"is failed.*HTTP 503"):
+    with pytest.raises(VerifyFailed) as caught:
         verified()
+    assert [c.id for c in caught.value.checks if c.failed] == [DEPLOYED, HEALTH]
 
 
 @pytest.mark.parametrize("what", ["namespace", "release", "context"])
@@ -211,23 +328,27 @@ def test_every_pod_runs_the_image_that_was_promoted(verified: Verified) -> None:
 def test_pods_of_the_image_before_are_not_the_ones_promoted(verified: Verified) -> None:
     image = promoted(verified)
     verified.live.released("old", "deployed")
-    with pytest.raises(VerifyFailed, match=f"{REPOSITORY}:old"):
+    with pytest.raises(VerifyFailed) as caught:
         verified(image)
+    gap = RolloutGap(GapId.OTHER_IMAGE, GATEWAY, (GATEWAY,), value=f"{REPOSITORY}:old")
+    assert gap in caught.value.checks[2].measured
 
 
 def test_the_tag_alone_proves_nothing(verified: Verified) -> None:
     image = promoted(verified)
     verified.live.digests["new"] = OTHER
     verified.live.roll()
-    with pytest.raises(VerifyFailed, match=f"runs {OTHER}"):
+    with pytest.raises(VerifyFailed) as caught:
         verified(image)
+    gap = RolloutGap(GapId.OTHER_DIGEST, GATEWAY, (f"{GATEWAY}-new",), value=OTHER)
+    assert gap in caught.value.checks[2].measured
 
 
 # -- status ---------------------------------------------------------------------------------------
 
 
 def test_a_status_shows_what_runs(verified: Verified) -> None:
-    found = verify.status(verified.context, verified.target)
+    found = verify.status(verified.session)
     assert (found.target, found.release, found.namespace) == ("prod", RELEASE, NAMESPACE)
     assert [(each.number, each.status) for each in found.history] == [(1, "deployed")]
     (deployment,) = found.deployments
@@ -243,14 +364,14 @@ def test_a_status_shows_what_runs(verified: Verified) -> None:
 def test_a_status_says_what_keeps_a_pod_from_serving(verified: Verified) -> None:
     crashing(verified.live)
     verified.live.pod["status"]["containerStatuses"][0]["restartCount"] = 4
-    (pod,) = verify.status(verified.context, verified.target).pods
+    (pod,) = verify.status(verified.session).pods
     assert (pod.phase, pod.restarts) == ("CrashLoopBackOff", 4)
     verified.live.pod["metadata"]["deletionTimestamp"] = "2026-11-23T10:00:00Z"
-    (pod,) = verify.status(verified.context, verified.target).pods
+    (pod,) = verify.status(verified.session).pods
     assert pod.phase == "Terminating"
 
 
 def test_a_status_shows_only_the_deployments_that_the_settings_name(verified: Verified) -> None:
-    target = replace(verified.target, deployments=("model-engine-cacher",))
-    found = verify.status(verified.context, target)
+    verified.target = replace(verified.target, deployments=("model-engine-cacher",))
+    found = verify.status(verified.session)
     assert (found.deployments, found.pods) == ((), ())

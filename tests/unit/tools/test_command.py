@@ -139,7 +139,7 @@ def test_a_full_disk_is_named(programs: Programs) -> None:
 def test_a_timeout_ends_the_program_and_what_it_started(programs: Programs, tmp_path: Path) -> None:
     with (
         ends(tmp_path / "fifo") as held,
-        pytest.raises(CommandFailed, match=r"took longer than 1 s: partial"),
+        pytest.raises(CommandFailed, match=r"timed out after 1 s: partial"),
     ):
         programs.run(["sh", "-c", f"{held}; echo partial; {FOREVER} & wait"], timeout=0.6)
 

@@ -1,4 +1,4 @@
-"""Notices over apprise's own sender to a receiver on this machine."""
+"""Notifications over apprise's own sender to a receiver on this machine."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from ci.digest import UNKNOWN, Digest
 from ci.errors import Interrupted, PipelineError, PlanRefused, PromotionFailed, RollbackFailed
 from ci.model import Cluster, Image, Promotion, Target
+from ci.promotion.release.session import TargetSession
 from ci.results import ChangeState
 from ci.run.context import Context
 from ci.run.events import Events
@@ -69,13 +70,19 @@ def context(tmp_path: Path, *whom: Notify, **env: str) -> Context:
     return cast(Context, made)
 
 
+def opened(context: Context) -> TargetSession:
+    """Nothing is asked of the cluster."""
+    nothing = cast(Any, None)
+    return TargetSession(context, TARGET, nothing, nothing, SystemClock())
+
+
 def noted(context: Context) -> list[str]:
     return [event.text for event in context.events.all]
 
 
-def test_a_start_and_a_success_are_told(receiver: Receiver, tmp_path: Path) -> None:
+def test_a_start_and_a_success_are_sent(receiver: Receiver, tmp_path: Path) -> None:
     here = context(tmp_path, Notify(url_env="HOOK"), HOOK=url(receiver))
-    with notifications.told(here, TARGET, IMAGE) as done:
+    with notifications.notifying(opened(here), IMAGE) as done:
         done.append(MOVED)
     first, second = receiver.got
     assert first["title"] == "Promoting rel in launch (prod)"
@@ -90,16 +97,16 @@ def test_a_start_and_a_success_are_told(receiver: Receiver, tmp_path: Path) -> N
     ("problem", "title", "kind"),
     [
         (PromotionFailed("requests were lost"), "Rolled back", "warning"),
-        (RollbackFailed("it failed, too", remedy="act now"), "Not promoted", "failure"),
+        (RollbackFailed("it failed, too", remedy="do this"), "Act now", "failure"),
         (PlanRefused("more than the image"), "Not promoted", "failure"),
         (Interrupted("interrupted"), "Not promoted", "failure"),
     ],
 )
-def test_how_it_failed_is_told_and_raised(
+def test_how_it_failed_is_sent_and_raised(
     receiver: Receiver, tmp_path: Path, problem: PipelineError, title: str, kind: str
 ) -> None:
     here = context(tmp_path, Notify(url_env="HOOK"), HOOK=url(receiver))
-    with pytest.raises(type(problem)), notifications.told(here, TARGET, IMAGE):
+    with pytest.raises(type(problem)), notifications.notifying(opened(here), IMAGE):
         raise problem
     last = receiver.got[-1]
     assert last["title"].startswith(title)
@@ -110,7 +117,7 @@ def test_how_it_failed_is_told_and_raised(
 
 def test_what_is_served_already_is_no_promotion(receiver: Receiver, tmp_path: Path) -> None:
     here = context(tmp_path, Notify(url_env="HOOK", on=("success",)), HOOK=url(receiver))
-    with notifications.told(here, TARGET, IMAGE) as done:
+    with notifications.notifying(opened(here), IMAGE) as done:
         done.append(Promotion("prod", IMAGE, IMAGE, 2, 2, None, (), ChangeState.ALREADY_SERVED))
     (only,) = receiver.got
     assert only["title"] == "Already served: rel in launch (prod)"
@@ -118,17 +125,17 @@ def test_what_is_served_already_is_no_promotion(receiver: Receiver, tmp_path: Pa
     assert "->" not in only["message"]
 
 
-def test_only_what_somebody_wants_to_hear_is_told(receiver: Receiver, tmp_path: Path) -> None:
+def test_only_the_occasions_of_a_recipient_are_sent(receiver: Receiver, tmp_path: Path) -> None:
     here = context(tmp_path, Notify(url_env="HOOK", on=("rollback",)), HOOK=url(receiver))
-    with notifications.told(here, TARGET, IMAGE) as done:
+    with notifications.notifying(opened(here), IMAGE) as done:
         done.append(MOVED)
     assert receiver.got == []
 
 
-def test_secrets_are_not_told(receiver: Receiver, tmp_path: Path) -> None:
+def test_secrets_are_not_sent(receiver: Receiver, tmp_path: Path) -> None:
     here = context(tmp_path, Notify(url_env="HOOK"), HOOK=url(receiver))
     here.programs.hide("swordfish-9")
-    with pytest.raises(PromotionFailed), notifications.told(here, TARGET, IMAGE):
+    with pytest.raises(PromotionFailed), notifications.notifying(opened(here), IMAGE):
         raise PromotionFailed("cannot log in with swordfish-9 to amqp://user:hunter2hunter2@bus")
     assert "swordfish-9" not in str(receiver.got)
     assert "hunter2" not in str(receiver.got)
@@ -138,7 +145,7 @@ def test_secrets_are_not_told(receiver: Receiver, tmp_path: Path) -> None:
 def test_a_program_may_print_the_address(receiver: Receiver, tmp_path: Path) -> None:
     command = ("printf", "%s\\n", url(receiver))
     here = context(tmp_path, Notify(url_command=command))
-    with notifications.told(here, TARGET, IMAGE) as done:
+    with notifications.notifying(opened(here), IMAGE) as done:
         done.append(MOVED)
     assert len(receiver.got) == 2
     assert not (tmp_path / "logs").exists(), "the address was logged"
@@ -149,21 +156,21 @@ def test_a_program_may_print_the_address(receiver: Receiver, tmp_path: Path) -> 
     ("whom", "env", "says"),
     [
         (Notify(url_env="HOOK"), {}, "the environment has no HOOK"),
-        (Notify(url_env="HOOK"), {"HOOK": f"what://{TOKEN}"}, "not an address that apprise knows"),
+        (Notify(url_env="HOOK"), {"HOOK": f"what://{TOKEN}"}, "not one that apprise supports"),
         (
             Notify(url_env="HOOK"),
             {"HOOK": f"json://127.0.0.1:9/{TOKEN}"},
-            "nobody took it there",
+            "JSON did not answer",
         ),
-        (Notify(url_command=("false",)), {}, "false ended with 1"),
+        (Notify(url_command=("false",)), {}, "false ended with status 1"),
         (Notify(url_command=("no-such-program",)), {}, "cannot start no-such-program"),
     ],
 )
-def test_a_notice_that_fails_is_noted_and_fails_nothing(
+def test_a_notification_that_fails_is_noted_and_fails_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], whom: Notify, env: dict[str, str], says: str
 ) -> None:
     here = context(tmp_path, whom, **env)
-    with notifications.told(here, TARGET, IMAGE) as done:
+    with notifications.notifying(opened(here), IMAGE) as done:
         done.append(MOVED)
     assert all("was not sent" in text and says in text for text in noted(here))
     assert len(noted(here)) == 2
@@ -174,7 +181,7 @@ def test_a_notice_that_fails_is_noted_and_fails_nothing(
 def test_a_receiver_that_refuses_is_noted(receiver: Receiver, tmp_path: Path) -> None:
     receiver.status = 500
     here = context(tmp_path, Notify(url_env="HOOK", on=("start",)), HOOK=url(receiver))
-    with notifications.told(here, TARGET, IMAGE):
+    with notifications.notifying(opened(here), IMAGE):
         pass
     assert noted(here) == ["notification 1 (start) was not sent: JSON answered 500"]
 

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from ci.promotion.plan.diff import Change, Difference, Plan, make
+from ci.model import Difference, PlanRecord
+from ci.promotion.plan.diff import Change, line, make, text
 from ci.promotion.release.manifest import Rendered, parse
+from ci.results import ChartRef, DifferenceReason
 
 CHANGE = Change(
     old_tag="0123456789abcdef0123456789abcdef01234567",
@@ -94,7 +96,7 @@ def planned(
     new: Rendered | None = None,
     again: Rendered | None = None,
     change: Change = CHANGE,
-) -> Plan:
+) -> PlanRecord:
     new = new or rendered(revision="2", tag=change.new_tag, repository=change.new_repository)
     return make(
         change,
@@ -105,14 +107,18 @@ def planned(
     )
 
 
-def refused(plan: Plan) -> list[tuple[str, str]]:
-    return [(d.object, d.path) for d in plan.refused]
+def refused(plan: PlanRecord) -> list[tuple[str, str]]:
+    return [(shown(d), d.path) for d in plan.refused]
+
+
+def shown(difference: Difference) -> str:
+    return f"{difference.object} (hook)" if difference.hook else difference.object
 
 
 def test_only_the_tag_and_the_revision_change() -> None:
     plan = planned()
     assert refused(plan) == []
-    assert {(d.object, d.path) for d in plan.differences} == {
+    assert {(shown(d), d.path) for d in plan.differences} == {
         ("ConfigMap/config", "data.config.yaml"),
         ("Deployment/model-engine", "metadata.labels.app.kubernetes.io/version"),
         ("Deployment/model-engine", "spec.template.metadata.labels.tags.datadoghq.com/version"),
@@ -125,6 +131,19 @@ def test_only_the_tag_and_the_revision_change() -> None:
         ("Job/migration-2 (hook)", "metadata.labels.app.kubernetes.io/version"),
         ("Job/migration-2 (hook)", "spec.template.spec.containers[migrate].image"),
     }
+
+
+def test_each_difference_has_the_reason_it_is_allowed_or_refused_for() -> None:
+    by_path = {d.path.rpartition(".")[2]: d.reason for d in planned().differences}
+    assert by_path["image"] is DifferenceReason.IMAGE
+    assert by_path["value"] is DifferenceReason.TAG
+    assert by_path["yaml"] is DifferenceReason.REVISION
+    summed = planned(new=rendered(revision="2", tag=CHANGE.new_tag, checksum="b" * 64))
+    assert DifferenceReason.TAG_CHECKSUM in {d.reason for d in summed.differences}
+    other = planned(new=rendered(revision="2", tag=CHANGE.new_tag, repository="registry:5000/x"))
+    assert {d.reason for d in other.refused} == {DifferenceReason.NOT_PROVEN_IMAGE}
+    scaled = planned(same=rendered(revision="2", replicas="3"))
+    assert DifferenceReason.CHART_OR_VALUES in {d.reason for d in scaled.refused}
 
 
 def test_nothing_differs_when_the_same_image_is_promoted_again() -> None:
@@ -184,11 +203,11 @@ def test_anything_else_is_refused_wherever_it_comes_from(
 
 
 def test_a_tag_inside_a_selector_is_refused() -> None:
-    text = (
+    template = (
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: d}}\n"
         "spec: {{selector: {{matchLabels: {{v: {}}}}}}}\n"
     )
-    old, new = (parse(text.format(tag), "") for tag in (CHANGE.old_tag, CHANGE.new_tag))
+    old, new = (parse(template.format(tag), "") for tag in (CHANGE.old_tag, CHANGE.new_tag))
     plan = make(CHANGE, live=old, same=old, new=new, again=new)
     assert refused(plan) == [("Deployment/d", "spec.selector.matchLabels.v")]
 
@@ -211,17 +230,18 @@ def test_a_random_value_is_called_random() -> None:
     plan = planned(same=rendered(revision="2", secret="random-three"), new=new, again=again)
     (only,) = plan.refused
     assert (only.object, only.path) == ("Secret/login", "stringData.password")
-    assert "not deterministic" in only.reason
+    assert only.reason is DifferenceReason.NOT_DETERMINISTIC
 
 
 def test_no_secret_is_ever_shown() -> None:
     new = rendered(
         revision="2", tag=CHANGE.new_tag, secret="other-secret", env_password="new-password"
     )
-    text = planned(new=new).text
-    assert "Secret/login stringData.password" in text
+    plan = planned(new=new)
+    assert "Secret/login stringData.password" in text(plan)
     for secret in ("hunter2hunter2", "other-secret", "swordfish", "new-password"):
-        assert secret not in text
+        assert secret not in text(plan)
+        assert secret not in repr(plan)
 
 
 def test_an_image_of_another_repository_is_refused() -> None:
@@ -240,12 +260,12 @@ def test_a_repository_may_change_on_purpose() -> None:
 
 
 def test_a_side_car_with_the_same_tag_is_not_ours() -> None:
-    text = (
+    template = (
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: d}}\n"
         "spec: {{template: {{spec: {{containers: [{{name: proxy,"
         " image: 'registry:5000/proxy:{}'}}]}}}}}}\n"
     )
-    old, new = (parse(text.format(tag), "") for tag in (CHANGE.old_tag, CHANGE.new_tag))
+    old, new = (parse(template.format(tag), "") for tag in (CHANGE.old_tag, CHANGE.new_tag))
     (only,) = make(CHANGE, live=old, same=old, new=new, again=new).refused
     assert only.path == "spec.template.spec.containers[proxy].image"
 
@@ -326,8 +346,11 @@ def test_yaml_is_read_as_kubernetes_reads_it() -> None:
 
 
 def test_a_difference_reads_like_a_line() -> None:
-    line = Difference("Deployment/d", "spec.replicas", "2", "3", False, "not of the image")
-    assert str(line) == "Deployment/d spec.replicas: 2 -> 3 (not of the image)"
+    reason = DifferenceReason.NOT_FROM_IMAGE
+    found = Difference("Deployment/d", "spec.replicas", "2", "3", False, reason)
+    assert line(found).startswith("Deployment/d spec.replicas: 2 -> 3 (")
+    hook = replace(found, object="Job/j", hook=True)
+    assert line(hook).startswith("Job/j (hook) spec.replicas: 2 -> 3 (")
 
 
 @pytest.mark.parametrize("make_text", [lambda tag: tag, lambda tag: f"release {tag}, again {tag}"])
@@ -344,7 +367,7 @@ def test_every_occurrence_may_follow_the_tag(make_text: Callable[[str], str]) ->
     assert [d.allowed for d in plan.differences] == [True]
 
 
-ON_PURPOSE = replace(CHANGE, chart="engine-0.1.13 -> engine-0.1.14")
+ON_PURPOSE = replace(CHANGE, chart=ChartRef("engine-0.1.13", "engine-0.1.14"))
 
 
 def of_another_chart(tag: str) -> Rendered:
@@ -362,11 +385,14 @@ def test_a_chart_changed_on_purpose_is_allowed_and_shown_in_full() -> None:
     same, new = of_another_chart(CHANGE.old_tag), of_another_chart(CHANGE.new_tag)
     plan = planned(same=same, new=new, change=ON_PURPOSE)
     assert plan.refused == ()
-    shown = {(d.object, d.path): d.after for d in plan.differences if "purpose" in d.reason}
-    assert shown["Deployment/model-engine", "spec.replicas"] == "3"
-    assert shown["ConfigMap/new", "data.lock"] == "30s"
-    assert "swordfish" not in plan.text
-    assert "chart engine-0.1.13 -> engine-0.1.14" in plan.text
+    by_chart = {
+        (d.object, d.path): d.after for d in plan.differences if d.reason is DifferenceReason.CHART
+    }
+    assert by_chart["Deployment/model-engine", "spec.replicas"] == "3"
+    assert by_chart["ConfigMap/new", "data.lock"] == "30s"
+    assert "swordfish" not in text(plan)
+    assert plan.chart == ON_PURPOSE.chart
+    assert "chart engine-0.1.13 -> engine-0.1.14" in text(plan)
     assert len(refused(planned(same=same, new=new))) == 3, "and not by chance"
 
 

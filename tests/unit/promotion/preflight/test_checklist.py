@@ -13,10 +13,28 @@ import pytest
 
 from ci.digest import Digest
 from ci.errors import PlanRefused
-from ci.model import Case, Check, Cluster, Image, Outcome, Proof, Target
+from ci.model import Case, Cluster, Image, Proof, Target
 from ci.promotion.preflight import checklist, image_pull
 from ci.promotion.release.manifest import parse
-from ci.run.context import Context
+from ci.promotion.release.session import TargetSession
+from ci.results import (
+    Because,
+    Check,
+    CheckId,
+    Count,
+    ExitStatus,
+    ImageRef,
+    Names,
+    Outcome,
+    Phase,
+    Problem,
+    Unit,
+    failed,
+    passed,
+    skipped,
+    unknown,
+)
+from ci.settings import Notify, Settings
 from ci.tools.command import Output
 
 IMAGE = Image("r/engine", "new", Digest.from_hex("b" * 64))
@@ -51,22 +69,32 @@ def test_hooks_that_migrate_are_named(text: str, named: str) -> None:
 
 
 def ask(text: str, status: int = 0, **changed: Any) -> Check:
-    target = replace(TARGET, **changed)
-    programs = SimpleNamespace(run=lambda *_, **__: Output(status, "table jobs: + column\n", ""))
-    context = cast(Context, SimpleNamespace(programs=programs))
-    return checklist.no_migration(context, target, parse("", text))
+    programs = SimpleNamespace(
+        run=lambda *_, **__: Output(status, "table jobs: + column\n", ""), redact=str
+    )
+    session = SimpleNamespace(programs=programs, target=replace(TARGET, **changed))
+    return checklist.no_migration(cast(TargetSession, session), parse("", text))
 
 
-def test_a_migration_hook_is_refused_unless_it_is_allowed() -> None:
-    with pytest.raises(PlanRefused, match=r"migrates a database.*Job/migration \(pre-upgrade"):
-        ask(hook(name="migration"))
-    assert "allowed: Job/migration" in ask(hook(name="migration"), allow_migrations=True).evidence
+MIGRATION = CheckId.MIGRATION_NOT_NEEDED
+HOOKS = Names(Unit.HOOKS, ("Job/migration (pre-upgrade: “migrat”)",), 1)
+
+
+def test_a_migration_hook_fails_unless_it_is_allowed_and_then_is_not_checked() -> None:
+    assert ask(hook()) == passed(MIGRATION, Count(Unit.HOOKS, 0))
+    assert ask(hook(name="migration")) == failed(MIGRATION, HOOKS)
+    allowed = ask(hook(name="migration"), allow_migrations=True)
+    assert allowed == skipped(MIGRATION, "allow_migrations", HOOKS)
 
 
 def test_the_configured_command_decides() -> None:
-    assert "check agrees" in ask("", migration_command=("check",)).evidence
-    with pytest.raises(PlanRefused, match=r"says check \(status 3\): table jobs: \+ column"):
-        ask("", status=3, migration_command=("check",))
+    agrees = ask("", migration_command=("check",))
+    assert agrees == passed(MIGRATION, Count(Unit.HOOKS, 0), ExitStatus("check", 0))
+    refuses = ask("", status=3, migration_command=("check",))
+    assert refuses.outcome is Outcome.FAILED
+    assert ExitStatus("check", 3, "table jobs: + column") in refuses.measured
+    also = ask(hook(name="migration"), 3, migration_command=("check",), allow_migrations=True)
+    assert also.failed, "a hook that may migrate says nothing of another migration"
 
 
 def pod(**state: Any) -> dict[str, Any]:
@@ -114,56 +142,79 @@ def test_the_pulling_pod_has_the_releases_rights_and_no_more() -> None:
 API: dict[str, Any] = {"paths": {"/tasks": {"get": {"responses": {"200": {}}}}}}
 
 
+def proof(*cases: Case, api: str = "") -> Proof:
+    return Proof(IMAGE, cases, Path("x"), datetime(2026, 1, 1, tzinfo=UTC), api=api)
+
+
 def api(proven: str, live: Any, **changed: Any) -> Check:
-    target = replace(TARGET, **changed)
-    proof = Proof(IMAGE, (), Path("x"), datetime(2026, 1, 1, tzinfo=UTC), api=proven)
-    return checklist.api_kept(target, proof, live)
+    return checklist.api_compatible(replace(TARGET, **changed), proof(api=proven), live)
 
 
-def test_an_api_that_breaks_clients_is_refused_before_the_change() -> None:
-    assert api(json.dumps(API), API).evidence == "1 paths compared"
-    with pytest.raises(PlanRefused, match=r"would break clients.*: /tasks is gone") as caught:
-        api('{"paths": {}}', API)
+COMPATIBLE = CheckId.API_COMPATIBLE
+
+
+def test_an_api_that_breaks_clients_fails_before_the_change() -> None:
+    assert api(json.dumps(API), API) == passed(COMPATIBLE, Count(Unit.API_PATHS, 1))
+    assert api('{"paths": {}}', API).failed
+
+
+@pytest.mark.parametrize(
+    ("check", "expected"),
+    [
+        (api("", API), unknown(COMPATIBLE, Because.NOT_IN_EVIDENCE)),
+        (
+            api(json.dumps(API), Because.NOT_DESCRIBED),
+            unknown(COMPATIBLE, Because.NOT_DESCRIBED),
+        ),
+        (api(json.dumps(API), Because.FORBIDDEN), unknown(COMPATIBLE, Because.FORBIDDEN)),
+        (api("", API, openapi_path=""), skipped(COMPATIBLE, "service.openapi_path")),
+    ],
+)
+def test_an_api_that_is_not_known_is_neither_passed_nor_failed(
+    check: Check, expected: Check
+) -> None:
+    assert check == expected
+
+
+def test_what_the_proof_shows_is_what_its_cases_say_that_they_show() -> None:
+    """Not what they are called: the names are the team's own."""
+    named = Case("test_health::test_readiness_under_load", Outcome.PASSED, 2.0, "slowest 80 ms")
+    nothing = unknown(CheckId.HEALTH_UNDER_LOAD, Because.NOT_IN_EVIDENCE)
+    assert checklist.ready_under_load(proof(named)) == nothing
+    assert checklist.health_proven(proof(named)).outcome is Outcome.UNKNOWN
+    load = Case("test_x::test_1", Outcome.PASSED, 2.0, "slowest 80 ms", ("health.under-load",))
+    asked = Case("test_x::test_2", Outcome.PASSED, 0.1, shows=("health.proven",))
+    assert checklist.ready_under_load(proof(load, asked)) == passed(
+        CheckId.HEALTH_UNDER_LOAD, Problem("slowest 80 ms")
+    )
+    assert checklist.health_proven(proof(load, asked)) == passed(
+        CheckId.HEALTH_PROVEN, Names(Unit.CASES, ("test_2",), 1)
+    )
+    excused = replace(asked, outcome=Outcome.SKIPPED)
+    assert checklist.health_proven(proof(load, excused)).outcome is Outcome.UNKNOWN
+
+
+def test_who_is_notified_is_counted() -> None:
+    nobody = skipped(CheckId.TEAM_NOTIFIED, "notify")
+    assert checklist.team_notified(Settings()) == nobody
+    later = Notify(url_env="A", on=("failure",))
+    assert checklist.team_notified(Settings(notify=(later,))) == nobody
+    found = checklist.team_notified(Settings(notify=(later, Notify(url_env="B"))))
+    assert found == passed(CheckId.TEAM_NOTIFIED, Count(Unit.RECIPIENTS, 1))
+
+
+def test_the_image_is_named_by_digest_where_it_was_built_and_where_it_is_pulled() -> None:
+    there = replace(IMAGE, repository="elsewhere/engine")
+    built, published = checklist.image_checks(proof(), there)
+    assert built.measured == (ImageRef("r/engine", "new", IMAGE.digest),)
+    assert published.measured == (ImageRef("elsewhere/engine", "new", IMAGE.digest),)
+
+
+def test_what_failed_is_refused_with_its_remedy_and_nothing_else_is() -> None:
+    well = [passed(COMPATIBLE), unknown(CheckId.HEALTH_PROVEN, Because.NOT_IN_EVIDENCE)]
+    checklist.refuse_failed(well)
+    wrong = failed(COMPATIBLE, Names(Unit.API_CHANGES, ("/tasks is gone",), 1))
+    with pytest.raises(PlanRefused, match="/tasks is gone") as caught:
+        checklist.refuse_failed([*well, wrong])
+    assert [(g.phase, g.checks) for g in caught.value.groups] == [(Phase.BEFORE, (wrong,))]
     assert "service.openapi_path" in caught.value.remedy
-
-
-def test_an_api_that_is_not_known_is_said_and_not_refused() -> None:
-    older = api("", API)
-    assert older.ok
-    assert older.evidence.startswith("not compared: the evidence describes none")
-    assert "serves describes none at /openapi.json" in api(json.dumps(API), None).evidence
-    assert "turned off" in api("", None, openapi_path="").evidence
-
-
-def test_what_the_proof_measured_under_load_is_told() -> None:
-    name = "test_health::test_readiness_answers_within_a_second_under_load"
-    proof = Proof(IMAGE, (), Path("x"), datetime(2026, 1, 1, tzinfo=UTC))
-    assert checklist.ready_under_load(proof).evidence.startswith("not measured")
-    measured = Case(name, Outcome.PASSED, 2.0, "slowest 80 ms")
-    found = checklist.ready_under_load(replace(proof, cases=(measured,)))
-    assert found == Check(checklist.READY, True, "slowest 80 ms")
-
-
-def test_the_checklist_is_the_plans_with_a_tick_or_the_reason() -> None:
-    cases = (Case("test_health::test_health_paths", Outcome.PASSED, 0.1),)
-    proof = Proof(IMAGE, cases, Path("x"), datetime(2026, 1, 1, tzinfo=UTC))
-    asked = [
-        Check(image_pull.Pull.name, True, "on n1"),
-        Check(checklist.NO_MIGRATION, True, "none"),
-        Check(checklist.API, True, "7 paths compared"),
-        Check(checklist.READY, True, "slowest 80 ms"),
-        Check(checklist.ROLLBACK, True, "revision 7 is there"),
-    ]
-    files = ["current-image.txt", "quick-rollback.sh"]
-    ticked = checklist.checklist(proof, asked, files=files, pushed="r/engine:new", told=2)
-    assert len(ticked) == 9
-    assert all(item.ok for item in ticked)
-    assert ticked[6].evidence == "test_health_paths; slowest 80 ms"
-    asked[0] = Check(image_pull.Pull.name, True, "not tried: turned off (pull_on_nodes)")
-    asked[2] = Check(checklist.API, True, "not compared: turned off")
-    bare = checklist.checklist(proof, asked, files=files, pushed="r/engine:new", told=0)
-    assert {item.name: item.evidence for item in bare if not item.ok} == {
-        "Image can be pulled from ECR": "not tried: turned off (pull_on_nodes)",
-        "Code changes are backward compatible": "not compared: turned off",
-        "Team notified about upgrade": "nobody is configured ([[notify]])",
-    }

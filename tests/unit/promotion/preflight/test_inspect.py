@@ -9,10 +9,23 @@ import pytest
 
 from ci.digest import Digest
 from ci.errors import PlanRefused, ProofFailed
-from ci.model import Case, Check, Cluster, Image, Outcome, Proof, Target
+from ci.model import Case, Cluster, Image, Proof, Target
 from ci.promotion.preflight import inspect as inspection
 from ci.promotion.release import manifest
 from ci.promotion.release.reader import Present
+from ci.results import (
+    Because,
+    Check,
+    CheckId,
+    Count,
+    Names,
+    Outcome,
+    Problem,
+    Unit,
+    failed,
+    passed,
+    unknown,
+)
 from ci.tools.helm import Revision
 
 IMAGE = Image("registry:5000/model-engine", "queue-timeout-1", Digest.from_hex("a" * 64))
@@ -53,19 +66,33 @@ def as_released(unread: frozenset[manifest.Key] = frozenset(), **spec: object) -
     return inspection.as_released(TARGET, Revision(7, "deployed", "c-1", ""), RELEASED, present)
 
 
+AS_RELEASED = CheckId.OBJECTS_AS_RELEASED
+
+
 def test_what_a_hand_changed_is_named_and_refused() -> None:
     """A Job that is gone has come to its end."""
-    assert as_released(data="one").evidence == "2 objects"
-    with pytest.raises(PlanRefused, match=r"ConfigMap/c data\.a") as caught:
+    assert as_released(data="one") == passed(AS_RELEASED, Count(Unit.OBJECTS, 2))
+    with pytest.raises(PlanRefused) as caught:
         as_released(data="two")
+    drifted = Names(Unit.FIELDS, ("ConfigMap/c data.a",), 1)
+    assert caught.value.checks == (failed(AS_RELEASED, drifted),)
     assert "--revision 7" in caught.value.remedy
     with pytest.raises(PlanRefused, match="ConfigMap/c is gone"):
         as_released()
 
 
-def test_what_a_controller_wrote_is_named_and_what_is_not_read_is_told() -> None:
-    assert (
-        "written by controllers: ScaledObject/s spec.max"
-        in as_released(data="one", most=9).evidence
+def test_what_a_controller_wrote_is_named() -> None:
+    written = Names(Unit.FIELDS, ("ScaledObject/s spec.max",), 1)
+    assert as_released(data="one", most=9) == passed(AS_RELEASED, Count(Unit.OBJECTS, 2), written)
+
+
+def test_what_is_not_read_is_unknown() -> None:
+    assert as_released(frozenset({CONFIG})) == unknown(
+        AS_RELEASED,
+        Because.FORBIDDEN,
+        Count(Unit.OBJECTS, 1),
+        Names(Unit.OBJECTS, ("ConfigMap/c",), 1),
+        Problem("no rights"),
     )
-    assert "1 were not read (no rights)" in as_released(frozenset({CONFIG})).evidence
+    with pytest.raises(PlanRefused, match="ConfigMap/c"):
+        as_released(frozenset({SCALED}), data="two")  # drift is refused whatever else is unread

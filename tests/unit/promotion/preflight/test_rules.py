@@ -14,6 +14,17 @@ from ci.errors import PlanRefused, TargetNotFound
 from ci.promotion.preflight import rules
 from ci.promotion.release import drift
 from ci.promotion.release import history as history_
+from ci.results import (
+    Because,
+    ChartRef,
+    CheckId,
+    Count,
+    Names,
+    Unit,
+    failed,
+    passed,
+    unknown,
+)
 from ci.tools import kubeconfig
 from ci.tools.helm import Revision
 
@@ -81,13 +92,15 @@ def test_a_promotion_that_was_killed_in_the_middle() -> None:
 
 def test_another_chart_is_refused() -> None:
     rules.same_chart("model-engine-0.1.13", {"name": "model-engine", "version": "0.1.13"})
-    with pytest.raises(PlanRefused, match=r"the chart here is model-engine-0\.2\.0"):
+    with pytest.raises(PlanRefused) as caught:
         rules.same_chart("model-engine-0.1.13", {"name": "model-engine", "version": "0.2.0"})
+    charts = ChartRef("model-engine-0.1.13", "model-engine-0.2.0")
+    assert caught.value.checks == (failed(CheckId.CHART_UNCHANGED, charts),)
 
 
 def test_contexts(tmp_path: Path) -> None:
     config = tmp_path / "config"
-    with pytest.raises(TargetNotFound, match="there is no kubeconfig"):
+    with pytest.raises(TargetNotFound, match="cannot read kubeconfig"):
         kubeconfig.contexts(config)
     for text in ("- a\n", "a: [", "\0"):
         config.write_text(text)
@@ -104,6 +117,11 @@ def test_an_autoscaler_and_fixed_replicas() -> None:
     assert rules.autoscaled([hpa], [fixed]) == ["model-engine"]
     assert rules.autoscaled([hpa], [free]) == []
     assert rules.autoscaled([], [fixed]) == []
+    id = CheckId.REPLICAS_NOT_AUTOSCALED
+    assert rules.not_autoscaled([hpa], [free]) == passed(id, Count(Unit.AUTOSCALERS, 1))
+    with pytest.raises(PlanRefused) as caught:
+        rules.not_autoscaled([hpa], [fixed])
+    assert caught.value.checks == (failed(id, Names(Unit.COMPONENTS, ("model-engine",), 1)),)
 
 
 # -- the chart inside the release -----------------------------------------------------------------
@@ -135,7 +153,7 @@ def test_a_default_that_helm_rewrote_for_reused_values_does_not_count(tmp_path: 
     chart = a_chart(tmp_path)
     chart["values"]["tag"] = "old-tag"
     assert rules.chart_differences(chart, tmp_path, {"tag": "old-tag"}) == []
-    assert rules.chart_differences(chart, tmp_path, {}) == ["values.yaml: tag differs"]
+    assert rules.chart_differences(chart, tmp_path, {}) == ["values.yaml: tag"]
 
 
 def test_templates_and_defaults_that_differ(tmp_path: Path) -> None:
@@ -143,13 +161,13 @@ def test_templates_and_defaults_that_differ(tmp_path: Path) -> None:
     (tmp_path / "templates" / "a.yaml").write_text("kind: B\n")
     (tmp_path / "values.yaml").write_text("tag: ''\nreplicas: {gateway: 3}\nnew: 1\n")
     assert rules.chart_differences(chart, tmp_path, {}) == [
-        "templates/a.yaml differs",
-        "values.yaml: replicas.gateway differs",
-        "values.yaml: new differs",
+        "templates/a.yaml",
+        "values.yaml: replicas.gateway",
+        "values.yaml: new",
     ]
     (tmp_path / "templates" / "a.yaml").unlink()
     found = rules.chart_differences(chart, tmp_path, {"replicas": {"gateway": 5}, "new": None})
-    assert found == ["templates/a.yaml is missing here"]
+    assert found == ["templates/a.yaml"]
 
 
 def test_custom_resource_definitions_that_differ(tmp_path: Path) -> None:
@@ -160,10 +178,25 @@ def test_custom_resource_definitions_that_differ(tmp_path: Path) -> None:
     assert rules.chart_differences(chart, tmp_path, {}) == []
     (tmp_path / "crds" / "a.yaml").write_text("kind: B\n")
     (tmp_path / "crds" / "b.yaml").write_text("kind: C\n")
-    assert rules.chart_differences(chart, tmp_path, {}) == [
-        "crds/a.yaml differs",
-        "crds/b.yaml is not in it: an upgrade installs no CRD",
-    ]
+    assert rules.chart_differences(chart, tmp_path, {}) == ["crds/a.yaml", "crds/b.yaml"]
+
+
+def test_a_chart_is_unchanged_changed_or_not_known(tmp_path: Path) -> None:
+    id = CheckId.CHART_UNCHANGED
+    chart = a_chart(tmp_path)
+    named = ChartRef("engine-1", "engine-1")
+    assert rules.chart_is_live(chart, tmp_path, {}, chart="engine-1") == passed(id, named)
+    unread = rules.chart_is_live(None, tmp_path, {}, chart="engine-1")
+    assert unread == unknown(id, Because.NO_ANSWER, named)
+    (tmp_path / "templates" / "a.yaml").write_text("kind: B\n")
+    with pytest.raises(PlanRefused) as caught:
+        rules.chart_is_live(chart, tmp_path, {})
+    assert caught.value.checks == (failed(id, Names(Unit.FILES, ("templates/a.yaml",), 1)),)
+    changed = rules.chart_changed(chart, tmp_path, {}, was="engine-1", now="engine-2")
+    assert changed.id is CheckId.CHART_CHANGE_INTENDED
+    assert changed.measured == (
+        ChartRef("engine-1", "engine-2"), Names(Unit.FILES, ("templates/a.yaml",), 1),
+    )  # fmt: skip
 
 
 # -- drift ----------------------------------------------------------------------------------------

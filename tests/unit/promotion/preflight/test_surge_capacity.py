@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,9 +14,9 @@ from ci.errors import CommandFailed, PlanRefused
 from ci.model import Cluster, Target
 from ci.promotion.preflight import surge_capacity
 from ci.promotion.preflight.surge_capacity import Surge
-from ci.promotion.release import reader
 from ci.promotion.release.rollout import Snapshot
-from ci.run.context import Context
+from ci.promotion.release.session import TargetSession
+from ci.results import Because, Check, CheckId, Count, Problem, Unit, passed, skipped, unknown
 from tests.unit.promotion.release.test_rollout import deployment
 
 TARGET = Target("p", Cluster("c", Path("k"), "c", True), "n", "rel", Path("x"), "r/engine")
@@ -68,11 +69,10 @@ def test_the_pod_asks_for_what_the_live_pods_ask_for_and_runs_nothing() -> None:
 class Scheduler:
     """Answers for the cluster; the clock goes on by two seconds with each look."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, says: str, refused: str = "") -> None:
+    def __init__(self, says: str, refused: str = "") -> None:
         self.says, self.refused, self.now = says, refused, 0.0
         self.made: list[dict[str, Any]] = []
         self.removed = 0
-        monkeypatch.setattr(reader, "private_kube", lambda *_: self)
 
     def create(self, _: str, namespace: str, pod: dict[str, Any]) -> None:
         if self.refused:
@@ -102,18 +102,32 @@ class Scheduler:
         return
 
 
-def tried(scheduler: Scheduler, target: Target = TARGET, replicas: int = 2) -> str:
+SURGE = CheckId.CAPACITY_SURGE
+
+
+def tried(scheduler: Scheduler, target: Target = TARGET, replicas: int = 2) -> Check:
     now = Snapshot.of([deployment("gateway", replicas)])
-    context = cast(Context, SimpleNamespace(clock=scheduler))
-    with Surge(context, target, ("gateway",), now) as asked:
-        return asked.check().evidence
+    session = SimpleNamespace(clock=scheduler, kube=scheduler, target=target)
+    with Surge(cast(TargetSession, session), ("gateway",), now) as asked:
+        return asked.check()
 
 
-def test_room_is_what_the_scheduler_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    scheduler = Scheduler(monkeypatch, "")
-    assert tried(scheduler) == "nodes for 1 more pods, as the scheduler says"
+def test_room_is_what_the_scheduler_says() -> None:
+    scheduler = Scheduler("")
+    assert tried(scheduler) == passed(SURGE, Count(Unit.PODS, 1))
     assert scheduler.removed
-    assert tried(scheduler, replicas=4) == "not tried: the roll-over adds no pod"
+
+
+def test_a_rollout_that_adds_no_pod_needs_no_room() -> None:
+    scheduler = Scheduler("")
+    assert tried(scheduler, replicas=4) == passed(SURGE, Count(Unit.PODS, 0))
+    assert scheduler.made == []
+
+
+def test_room_that_is_not_to_be_tried_is_skipped() -> None:
+    scheduler = Scheduler("")
+    assert tried(scheduler, replace(TARGET, try_surge=False)) == skipped(SURGE, "try_surge")
+    assert scheduler.made == []
 
 
 @pytest.mark.parametrize(
@@ -123,16 +137,15 @@ def test_room_is_what_the_scheduler_says(monkeypatch: pytest.MonkeyPatch) -> Non
         ("", 'pods "x" is forbidden: exceeded quota: full, requested: pods=1', "exceeded quota"),
     ],
 )
-def test_no_room_is_refused_before_the_change(
-    monkeypatch: pytest.MonkeyPatch, says: str, refused: str, why: str
-) -> None:
-    scheduler = Scheduler(monkeypatch, says, refused)
+def test_no_room_is_refused_before_the_change(says: str, refused: str, why: str) -> None:
+    scheduler = Scheduler(says, refused)
     with pytest.raises(PlanRefused, match=why) as caught:
         tried(scheduler)
+    assert [(check.id, check.failed) for check in caught.value.checks] == [(SURGE, True)]
     assert "try_surge" in caught.value.remedy
     assert scheduler.removed
 
 
-def test_who_may_make_no_pods_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    scheduler = Scheduler(monkeypatch, "", 'User "ci" cannot create resource "pods"')
-    assert tried(scheduler).startswith("not tried: the pod is not admitted")
+def test_who_may_make_no_pods_is_not_refused_and_nothing_is_known() -> None:
+    problem = 'User "ci" cannot create resource "pods"'
+    assert tried(Scheduler("", problem)) == unknown(SURGE, Because.NOT_ADMITTED, Problem(problem))

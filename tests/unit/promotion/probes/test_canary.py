@@ -6,24 +6,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
+from ci import texts
 from ci.errors import PlanRefused, PromotionFailed
-from ci.model import Cluster, Target
-from ci.promotion.probes import canary
-from ci.promotion.probes.canary import LOCK_AFTER, Canary, breaches, tally
-from ci.run.context import Context
-from ci.run.events import Events
+from ci.model import Cluster, ServiceBusAccess, ServiceBusEndpoints, StandIns, Target
+from ci.promotion.probes import canary, servicebus_admin
+from ci.promotion.probes.canary import LOCK_AFTER, Canary, tally
+from ci.results import Because, Check, CheckId, Outcome, Problem, QueueState, Tasks
 from ci.tools import api
 from ci.tools.api import Answer
-from ci.tools.command import Programs
 from ci.tools.kube import Kube
 from ci.tools.wait import SystemClock
+from tests.unit.sessions import CLUSTER, session_of
 
 
 def task(status: str, *outcomes: str) -> dict[str, Any]:
@@ -41,11 +41,11 @@ def test_each_task_is_once_or_lost_or_twice() -> None:
         "g": None,
     }
     found = tally(tasks)
-    assert str(found) == "7 sent, 2 executed once, 3 lost, 2 processed twice"
-    assert (found.lost, found.twice) == (("e", "f", "g"), ("c", "d"))
-    lost, twice = breaches(found, tasks)
-    assert lost == "3 tasks were lost (failed)"
-    assert twice.startswith("2 tasks were processed twice (lock-lost, completed)")
+    assert found == Tasks(once=2, lost=3, twice=2, example="failed")
+    assert found.accepted == 7
+    del tasks["e"], tasks["f"], tasks["g"]
+    assert tally(tasks, 1, "HTTP 503") == Tasks(2, 0, 2, 1, "lock-lost, completed")
+    assert tally({}, 1, "HTTP 503") == Tasks(0, 0, 0, 1, "HTTP 503")
 
 
 def test_a_task_is_settled_once_nothing_runs() -> None:
@@ -71,6 +71,7 @@ class World:
         self.dead = 0
         self.status = 202
         self.silent = ""
+        self.gone = self.kubernetes = False
 
     def answer(self, method: str, path: str, body: Any) -> Answer:
         parts = path.partition("/proxy")[2].strip("/").split("/")
@@ -91,6 +92,8 @@ class World:
                 del self.endpoints[name]
                 return said(202)
             case ("POST", "model-endpoints", _, "tasks"):
+                if self.status != 202 and self.kubernetes:
+                    return said(self.status, kind="Status", message="no endpoints available")
                 if self.status != 202:
                     return said(self.status, detail="try again")
                 id = str(len(self.tasks))
@@ -102,8 +105,10 @@ class World:
                 return said(200, **self.tasks[id])
         raise AssertionError(path)
 
-    def lock_duration(self, _: str) -> timedelta:
-        return timedelta(seconds=self.lock)
+    def lock_duration(self, _: str) -> timedelta | None:
+        if self.silent:
+            raise canary.BrokerUnavailable(self.silent)
+        return None if self.gone else timedelta(seconds=self.lock)
 
     def messages(self, _: str) -> tuple[int, int]:
         return 0, self.dead
@@ -113,7 +118,7 @@ class World:
 
     def states(self) -> list[str]:
         if self.silent:
-            raise canary.Silent(self.silent)
+            raise canary.BrokerUnavailable(self.silent)
         return [f"q: lock duration {self.lock} s", "p: lock duration 60 s"]
 
 
@@ -132,33 +137,23 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def asked(**env: str) -> tuple[Context, Target]:
-    clock = SystemClock()
-    target = Target(
-        "prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("x"), "r/engine",
-        servicebus_env="BUS", canary_per_second=50,
-    )  # fmt: skip
-    programs = Programs(env=env)
-    context = SimpleNamespace(
-        clock=clock,
-        events=Events(clock),
-        programs=programs,
-        kube=lambda cluster: Kube(Path("kubectl"), cluster, programs, clock),
-    )
-    return cast(Context, context), target
+TARGET = Target(
+    "prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("x"), "r/engine",
+    servicebus_env="BUS", canary_per_second=50,
+)  # fmt: skip
 
 
 def made(**env: str) -> Canary:
-    return Canary(*asked(**env))
+    return Canary(session_of(TARGET, env=env))
 
 
 def test_how_every_queue_is_can_be_kept(world: World) -> None:
     world.lock = 30
-    known = asked(BUS="Endpoint=sb://x")
-    assert canary.queue_states(*known) == "q: lock duration 30 s\np: lock duration 60 s\n"
+    known = session_of(TARGET, env={"BUS": "Endpoint=sb://x"})
+    assert canary.queue_states(known) == "q: lock duration 30 s\np: lock duration 60 s\n"
     world.silent = "timed out"
-    assert canary.queue_states(*known) == "Service Bus does not answer: timed out\n"
-    assert canary.queue_states(*asked()).startswith("no Service Bus access")
+    assert canary.queue_states(known) == "Service Bus does not answer: timed out\n"
+    assert canary.queue_states(session_of(TARGET)).startswith("no Service Bus access")
 
 
 def test_every_task_of_a_good_change_is_executed_once(world: World) -> None:
@@ -166,24 +161,32 @@ def test_every_task_of_a_good_change_is_executed_once(world: World) -> None:
     with made(BUS="Endpoint=sb://x") as here:
         here.steady()
         account, queue = here.account()
-        assert account.evidence.endswith("executed once, 0 lost, 0 processed twice")
-        assert int(account.evidence.split()[0]) == len(world.tasks) >= 1
-        assert f"lock duration {LOCK_AFTER} s" in queue.evidence
+        assert (account.id, account.outcome) == (CheckId.TASKS_EXECUTED_ONCE, Outcome.PASSED)
+        (tasks,) = account.measured
+        assert isinstance(tasks, Tasks)
+        assert (tasks.lost, tasks.twice, tasks.refused) == (0, 0, 0)
+        assert tasks.once == len(world.tasks) >= 1
+        assert (queue.id, queue.outcome) == (CheckId.QUEUE_LOCK_DURATION, Outcome.PASSED)
+        assert queue.measured == (QueueState(here._queue, LOCK_AFTER, LOCK_AFTER, 0, 0),)
     assert world.endpoints == {}
 
 
+TASKS, QUEUE = CheckId.TASKS_EXECUTED_ONCE, CheckId.QUEUE_LOCK_DURATION
+
+
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "id", "measured"),
     [
-        ({"ignores_lock": True}, "ignores the lock duration: 45 s were asked for.*0:00:30"),
-        ({"dead": 1}, r"1 dead letters \(UnknownTask\)"),
-        ({"outcomes": ["completed", "completed"]}, "processed twice"),
-        ({"outcomes": ["failed"]}, "tasks were lost"),
-        ({"status": 503}, "tasks were not accepted.*503"),
+        ({"ignores_lock": True}, QUEUE, {"lock_seconds": 30, "asked_lock_seconds": 45}),
+        ({"dead": 1}, QUEUE, {"dead_lettered": 1, "dead_letter_reason": "UnknownTask"}),
+        ({"gone": True}, QUEUE, {"exists": False}),
+        ({"outcomes": ["completed", "completed"]}, TASKS, {"example": "completed, completed"}),
+        ({"outcomes": ["failed"]}, TASKS, {"example": "failed"}),
+        ({"status": 503}, TASKS, {"lost": 0, "twice": 0}),
     ],
 )
-def test_what_the_new_version_does_wrong_is_told(
-    world: World, change: dict[str, Any], says: str
+def test_what_the_new_version_does_wrong_fails_its_check(
+    world: World, change: dict[str, Any], id: CheckId, measured: dict[str, Any]
 ) -> None:
     with made(BUS="Endpoint=sb://x") as here:
         here.steady()
@@ -194,8 +197,41 @@ def test_what_the_new_version_does_wrong_is_told(
             SystemClock().sleep(0.01)
         while world.status != 202 and not here._prober.account().failed:  # type: ignore[union-attr]
             SystemClock().sleep(0.01)
-        with pytest.raises(PromotionFailed, match=says):
+        with pytest.raises(PromotionFailed) as lost:
             here.account()
+    (check,) = (check for check in lost.value.checks if not check.passed)
+    assert (check.id, check.outcome) == (id, Outcome.FAILED)
+    values = asdict(check.measured[0])
+    assert {name: values[name] for name in measured} == measured
+    if world.status == 503:
+        assert values["refused"] > 0
+        assert "503" in values["example"]
+    assert texts.sentence(check) == str(lost.value)
+
+
+def test_a_refusal_of_the_api_server_is_none_of_the_service(world: World) -> None:
+    """Whether requests are lost on the way is the prober's account."""
+    with made(BUS="Endpoint=sb://x") as here:
+        here.steady()
+        world.kubernetes, world.status = True, 503
+        while not here._prober.account().failed:  # type: ignore[union-attr]
+            SystemClock().sleep(0.01)
+        world.status = 202
+        tasks, _ = here.account()
+    assert isinstance(tasks.measured[0], Tasks)
+    assert tasks.measured[0].refused == 0
+
+
+def test_a_service_bus_that_does_not_answer_is_no_empty_queue(world: World) -> None:
+    with made(BUS="Endpoint=sb://x") as here:
+        here.steady()
+        world.silent = "timed out"
+        with pytest.raises(PromotionFailed) as lost:
+            here.account()
+    tasks, queue = lost.value.checks
+    assert tasks.passed
+    assert (queue.outcome, queue.because) == (Outcome.UNKNOWN, Because.NO_ANSWER)
+    assert queue.measured == (Problem("timed out"),)
 
 
 def test_a_service_that_executes_nothing_before_the_change_is_refused(
@@ -207,17 +243,64 @@ def test_a_service_that_executes_nothing_before_the_change_is_refused(
         here.steady()
 
 
-def test_a_service_without_the_api_has_no_canary(world: World) -> None:
-    world.answer = lambda *_: said(404)  # type: ignore[method-assign]
+def both(checks: tuple[Check, ...], outcome: Outcome) -> tuple[Check, ...]:
+    assert [check.id for check in checks] == [TASKS, QUEUE]
+    assert {check.outcome for check in checks} == {outcome}
+    return checks
+
+
+@pytest.mark.parametrize(
+    ("code", "because"), [(404, Because.NOT_OFFERED), (500, Because.NO_ANSWER)]
+)
+def test_a_service_without_the_api_leaves_it_unknown(
+    world: World, code: int, because: Because
+) -> None:
+    world.answer = lambda *_: said(code)  # type: ignore[method-assign]
     with made(BUS="Endpoint=sb://x") as here:
-        here.steady()
-        (check,) = here.account()
-    assert "no such API" in check.evidence
+        known_before = here.steady()
+        checks = both(here.account(), Outcome.UNKNOWN)
+    assert {check.because for check in checks} == {because}
+    assert known_before == checks
 
 
-def test_without_access_to_service_bus_there_is_no_canary(world: World) -> None:
-    with made() as here:
-        here.steady()
-        (check,) = here.account()
-    assert "servicebus_connection_string_env" in check.evidence
+@pytest.mark.parametrize(
+    ("target", "setting"),
+    [
+        (TARGET, "servicebus_connection_string_env"),
+        (replace(TARGET, canary_per_second=0), "canary_per_second"),
+    ],
+)
+def test_without_access_or_turned_off_it_is_skipped(
+    world: World, target: Target, setting: str
+) -> None:
+    with Canary(session_of(target)) as here:
+        known_before = here.steady()
+        checks = both(here.account(), Outcome.SKIPPED)
+    assert {check.setting for check in checks} == {setting}
+    assert known_before == checks
     assert world.endpoints == {}
+
+
+def test_stand_ins_are_reached_by_the_way_that_the_session_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    access = ServiceBusAccess("", b"CA", "")
+    standins = StandIns(CLUSTER, "standins", access, "", "")
+    opened: list[tuple[str, str, bytes]] = []
+
+    class Broker:
+        def __init__(self, connection: str, admin: str, options: dict[str, Any]) -> None:
+            opened.append((connection, admin, Path(options["connection_verify"]).read_bytes()))
+
+        def close(self) -> None:
+            opened.append(("closed", "", b""))
+
+    @contextmanager
+    def reach(_: Kube, of: StandIns) -> Iterator[ServiceBusEndpoints]:
+        assert of is standins
+        yield ServiceBusEndpoints("amqp", "admin", of.servicebus.ca_pem)
+
+    monkeypatch.setattr(servicebus_admin, "Broker", Broker)
+    with canary.broker(session_of(replace(TARGET, standins=standins), reach=reach)):
+        pass
+    assert opened == [("amqp", "admin", b"CA"), ("closed", "", b"")]

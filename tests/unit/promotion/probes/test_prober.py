@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci.promotion.probes.prober import REASONS, Prober, Sample, bucket, ends
-from ci.tools.wait import SystemClock
+from ci.promotion.probes.series import Buckets
+from ci.results import ProbePlace, Requests
+from ci.tools.wait import SystemClock, wait_until
 from tests.unit.promotion.probes.accounts import account
 
 
@@ -25,11 +27,40 @@ def test_the_longest_gap_is_between_answers_not_requests() -> None:
     assert (found.slowest, found.median) == (1.5, ends(bucket(1.0)))
 
 
-def test_it_says_why_in_one_line() -> None:
-    line = str(account([Sample(0, 0.01), Sample(1, 2, "refused")], sent=2, begun=0, ended=2))
-    assert line == (
-        "2 sent, 1 answered, 1 failed (refused); longest gap 1.99 s, median 10 ms, slowest 10 ms"
-    )
+def test_an_account_is_a_measured_value() -> None:
+    found = account([Sample(0, 0.01), Sample(1, 2, "refused")], sent=3, begun=0, ended=2)
+    assert found.requests(1) == Requests(3, 1, 1, 1.99, 0.01, 0.01, (("refused", 1),), 1)
+    assert found.requests().under_way == 1
+
+
+def test_requests_count_in_the_second_in_which_they_were_sent() -> None:
+    with Prober(
+        lambda: "", per_second=100, timeout=1, clock=SystemClock(), began=SystemClock().monotonic()
+    ) as prober:
+        wait_until("ten answers", lambda: prober.account().answered >= 10, timeout=5,
+                   clock=SystemClock())  # fmt: skip
+    final = prober.stop()
+    series = prober.series()
+    assert prober.stop() is final, "no gap grows after it"
+    assert (series.place, series.bucket_seconds) == (ProbePlace.API_PROXY, 1.0)
+    assert series.final == final.requests()
+    assert sum(each.sent for each in series.buckets) == final.sent
+    assert sum(each.answered for each in series.buckets) == final.answered
+    assert max(each.slowest_seconds for each in series.buckets) > 0
+
+
+@given(st.lists(st.tuples(st.floats(0, 200_000), st.booleans()), max_size=300))
+def test_buckets_lose_nothing_and_stay_few(samples: list[tuple[float, bool]]) -> None:
+    buckets = Buckets(limit=16)
+    for at, good in samples:
+        buckets.add(at, sent=1, answered=int(good), failed=int(not good), slowest=at / 1000)
+    made = buckets.all()
+    assert len(made) <= 16
+    assert sum(each.sent for each in made) == len(samples)
+    assert sum(each.failed for each in made) == sum(not good for _, good in samples)
+    assert [each.at_seconds for each in made] == sorted({each.at_seconds for each in made})
+    for at, _ in samples:
+        assert any(each.at_seconds <= at < each.at_seconds + buckets.width for each in made)
 
 
 @given(st.lists(st.tuples(st.floats(0, 50), st.floats(0, 50), st.sampled_from(["", "a", "b"]))))

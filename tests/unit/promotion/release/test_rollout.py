@@ -10,6 +10,7 @@ import pytest
 
 from ci.promotion.release.rollout import (
     Expected,
+    Running,
     Snapshot,
     Trouble,
     Watch,
@@ -18,6 +19,7 @@ from ci.promotion.release.rollout import (
     misplaced,
     troubles,
 )
+from ci.results import Count, GapId, ImageRef, RolloutGap, Unit
 
 REPOSITORY = "registry:5000/model-engine"
 NEW, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -93,13 +95,27 @@ EXPECTED = Expected(("gateway", "cacher"), "gateway", REPOSITORY, "new", frozens
 
 
 def waiting(changed: list[dict[str, Any]], expected: Expected = EXPECTED) -> str:
-    return "; ".join(judge(Snapshot.of(changed), expected).waiting)
+    """What is missing, in words."""
+    judged = judge(Snapshot.of(changed), expected)
+    return "" if judged.complete else str(judged)
 
 
 def test_complete() -> None:
     judged = judge(Snapshot.of(items()), EXPECTED)
     assert judged.complete
-    assert judged.evidence == (f"gateway: 2 pods, {NEW}", "cacher: 0 pods, scaled to 0")
+    image = ImageRef(REPOSITORY, "new", NEW)
+    assert judged.evidence == (Running("gateway", 2, (image,)), Running("cacher", 0, ()))
+    assert judged.measured == (Count(Unit.PODS, 2), image)
+
+
+def test_what_is_missing_is_measured_by_object_pods_and_counts() -> None:
+    changed = items()
+    changed[0]["status"]["updatedReplicas"] = 1
+    changed[4] = pod("g-1", "gateway-1", digest=OLD)
+    assert judge(Snapshot.of(changed), EXPECTED).measured == (
+        RolloutGap(GapId.REPLICAS_UPDATED, "gateway", count=1, desired=2),
+        RolloutGap(GapId.OTHER_DIGEST, "gateway", ("g-1",), value=OLD),
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +128,7 @@ def test_complete() -> None:
         (
             ("spec", "template"),
             {"spec": containers("gateway", "old")},
-            f"asks for {REPOSITORY}:old",
+            f"is to run {REPOSITORY}:old",
         ),
     ],
 )
@@ -125,7 +141,7 @@ def test_a_deployment_that_is_behind(path: tuple[str, str], value: Any, seen: st
 def test_a_deployment_scaled_to_nothing_is_judged_by_its_specification() -> None:
     changed = items()
     changed[1] = deployment("cacher", 0, tag="old")
-    assert waiting(changed) == f"cacher: container cacher asks for {REPOSITORY}:old"
+    assert waiting(changed) == f"cacher: container cacher is to run {REPOSITORY}:old"
 
 
 def test_old_pods_must_be_gone_even_while_they_end() -> None:
@@ -147,7 +163,7 @@ def test_what_is_left_once_pods_have_drained() -> None:
     ending = items()
     ending[4]["metadata"]["deletionTimestamp"] = "2026-11-23T16:00:00Z"
     left = judge(Snapshot.of(ending).without_terminating(), EXPECTED)
-    assert left.waiting == ("gateway: 1 of 2 pods are new",)
+    assert left.waiting == (RolloutGap(GapId.PODS_NEW, "gateway", count=1, desired=2),)
 
 
 def test_an_evicted_pod_is_a_record_and_no_pod() -> None:
@@ -176,19 +192,19 @@ def test_a_pod_that_has_not_started_has_no_digest() -> None:
 def test_a_pod_that_is_not_ready() -> None:
     changed = items()
     changed[4]["status"]["conditions"] = []
-    assert "pod g-1 is not ready" in waiting(changed)
+    assert "gateway: not ready: g-1" in waiting(changed)
 
 
 def test_the_service_leads_to_new_pods_only() -> None:
     changed = items()
     changed[-1] = endpoints("g-1", "g-2", "g-0")
-    assert waiting(changed) == "Service gateway still leads to g-0"
+    assert waiting(changed) == "Service gateway still routes to g-0"
     changed[-1] = endpoints("g-1")
-    assert waiting(changed) == "Service gateway does not lead to g-2 yet"
+    assert waiting(changed) == "Service gateway does not route to g-2 yet"
     changed.append(endpoints("g-2", ready=False, serving=False, terminating=True))
-    assert waiting(changed) == "Service gateway does not lead to g-2 yet"
+    assert waiting(changed) == "Service gateway does not route to g-2 yet"
     changed.append(endpoints("g-0", ready=False, serving=True, terminating=True))
-    assert "still leads to g-0" in waiting(changed)
+    assert "still routes to g-0" in waiting(changed)
 
 
 def test_a_missing_deployment() -> None:
@@ -297,7 +313,7 @@ def test_a_release_serves_while_only_old_pods_of_the_gateway_drain() -> None:
     assert judged.serving
     assert not judged.complete
     assert "old pods not gone: g-0" in str(judged)
-    assert "still leads to g-0" in str(judged)
+    assert "still routes to g-0" in str(judged)
 
 
 def test_a_complete_release_serves() -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ci import texts
 from ci.model import Cluster, Target
 from ci.promotion.release.reader import running_image
 from ci.promotion.release.rollout import (
@@ -192,16 +193,16 @@ def test_a_pod_that_its_node_evicted_is_named_and_was_not_replaced_by_a_change()
         (look(Pod("b", 1), Pod("a", 9)), "pods of an older ReplicaSet still run: engine-a-9"),
         (look(*KEPT, replicasets="a"), ""),
         (look(Pod("b", 1)), "1 of 2 pods run"),
-        (look(Pod("b", 1), Pod("b", 2, ready=False)), "pods are not ready: engine-b-2"),
+        (look(Pod("b", 1), Pod("b", 2, ready=False)), "engine: not ready: engine-b-2"),
         (Snapshot.of([deployment("b", observedGeneration=1)]), "has not seen the change"),
         (Snapshot.of([deployment("b", availableReplicas=1)]), "1 of 2 replicas available"),
         (Snapshot.of([]), "engine: no such Deployment"),
     ],
 )
 def test_what_is_still_under_way(now: Snapshot, missing: str) -> None:
-    found = "; ".join(unsettled(now, [NAME]))
-    assert missing in found
-    assert bool(missing) == bool(found)
+    gaps = unsettled(now, [NAME])
+    assert missing in "; ".join(map(texts.measured, gaps))
+    assert bool(missing) == bool(gaps)
 
 
 @pytest.mark.parametrize("state", ["terminating", "finished"])

@@ -1,110 +1,196 @@
-"""Why a promotion failed, from what was raised and from the evidence."""
+"""Why a promotion failed: by what was raised, the checks it carries, and the cluster's objects."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ci.errors import CommandFailed, Interrupted, PromotionFailed
+from ci.errors import CommandFailed, Interrupted, PromotionFailed, WaitTimeout
 from ci.promotion.release.rollout import Trouble, UnrecoverablePod
 from ci.promotion.rollback import cause
+from ci.promotion.rollback.cause import Cause
+from ci.results import (
+    CauseId,
+    Check,
+    CheckId,
+    Names,
+    Phase,
+    Problem,
+    Requests,
+    Unit,
+    failed,
+    passed,
+)
 from ci.tools.command import Output
+from ci.tools.diagnostics import Collected
 from ci.tools.helm import reason
+
+WELL = passed(CheckId.PODS_READY)
+
+
+def carrying(*checks: Check) -> PromotionFailed:
+    return PromotionFailed("whatever it says").carrying(Phase.DURING, *checks)
+
+
+LOST = Requests(9, 8, 1, 0.1, 0.1, 0.1)
 
 
 @pytest.mark.parametrize(
-    ("problem", "said"),
+    ("problem", "id"),
     [
-        (KeyboardInterrupt(), "interrupted during the upgrade"),
-        (Interrupted("x"), "interrupted during the upgrade"),
-        (
-            UnrecoverablePod(Trouble("p", "c", "CrashLoopBackOff", "it ended with 1 (Error)")),
-            "the new version cannot start: pod p: container c is in CrashLoopBackOff:"
-            " it ended with 1 (Error)",
-        ),
-        (PromotionFailed("plain words\nmore"), "plain words"),
-        (CommandFailed("long argv", output="one\ntwo  words"), "two words"),
-        (ValueError(), "ValueError"),
+        (KeyboardInterrupt(), CauseId.INTERRUPTED),
+        (Interrupted("x"), CauseId.INTERRUPTED),
+        (WaitTimeout("x"), CauseId.TIMED_OUT),
+        (CommandFailed("x"), CauseId.UNKNOWN),
+        (ValueError(), CauseId.UNKNOWN),
+        (PromotionFailed("interrupted, not ready, timed out waiting"), CauseId.UNKNOWN),
+        (carrying(WELL, failed(CheckId.HEALTH_PATH)), CauseId.HEALTH_FAILED),
+        (carrying(failed(CheckId.API_STILL_COMPATIBLE)), CauseId.API_BROKEN),
+        (carrying(failed(CheckId.REQUESTS_ANSWERED, LOST)), CauseId.REQUESTS_LOST),
+        (carrying(failed(CheckId.TASKS_EXECUTED_ONCE)), CauseId.TASKS_LOST),
+        (carrying(failed(CheckId.QUEUE_LOCK_DURATION)), CauseId.QUEUE_NOT_AS_ASKED),
+        (carrying(failed(CheckId.QUEUE_TIMEOUTS)), CauseId.TESTS_FAILED),
+        (carrying(failed(CheckId.SOAK_GATES)), CauseId.SOAK_BREACHED),
+        (carrying(WELL), CauseId.UNKNOWN),
     ],
 )
-def test_causes_in_plain_words(problem: BaseException, said: str) -> None:
-    assert cause.cause(problem) == said
+def test_a_cause_is_found_by_class_and_checks(problem: BaseException, id: CauseId) -> None:
+    assert cause.of(problem).id is id
 
 
-def test_the_last_words_of_a_crash_are_told(tmp_path: Path) -> None:
-    crash = UnrecoverablePod(Trouble("p", "c", "CrashLoopBackOff", ""))
-    assert cause.with_last_words("why", crash, tmp_path) == "why"
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "p.c.previous.log").write_text("start\nKeyError: 'LOCK'\n\n")
-    assert cause.with_last_words("why", crash, tmp_path).endswith("words: KeyError: 'LOCK'")
-    pull = UnrecoverablePod(Trouble("p", "c", "ImagePullBackOff", ""))
-    assert cause.with_last_words("why", pull, tmp_path) == "why"
-
-
-def test_why_a_pod_never_became_ready_is_told(tmp_path: Path) -> None:
-    (tmp_path / "events.txt").write_text(
-        "1s Warning Unhealthy pod/p Readiness probe failed: statuscode: 503\n2s Normal Killing\n"
+def test_who_raises_may_know_more_than_the_checks_say() -> None:
+    known = carrying(failed(CheckId.HEALTH_PATH)).carrying(
+        Phase.DURING, cause=CauseId.REQUIRED_NOT_CHECKED
     )
-    slow = PromotionFailed("x")
-    because = "helm gave up; last seen: pod p is not ready"
-    told = cause.with_last_words(because, slow, tmp_path)
-    assert told == f"{because} (readiness probe failed: statuscode: 503)"
-    assert cause.with_last_words("lost requests", slow, tmp_path) == "lost requests"
+    assert cause.of(known).id is CauseId.REQUIRED_NOT_CHECKED
 
 
-def test_only_pods_that_are_not_ready_are_asked_why(tmp_path: Path) -> None:
-    (tmp_path / "pods.txt").write_text(
-        "NAME READY STATUS\nold-a   1/1   Running   0   9s\nnew-b   0/1   Running   0   3s\n"
+def test_the_problem_is_one_line() -> None:
+    assert cause.of(PromotionFailed("plain words\nmore")).problem == "plain words"
+    assert cause.of(CommandFailed("long argv", output="one\ntwo  words")).problem == "two words"
+    assert cause.of(ValueError()).problem == "ValueError"
+
+
+@pytest.mark.parametrize(
+    ("reason_", "id"),
+    [
+        ("CrashLoopBackOff", CauseId.CONTAINER_CRASHED),
+        ("CreateContainerConfigError", CauseId.CONTAINER_CRASHED),
+        ("ImagePullBackOff", CauseId.IMAGE_NOT_PULLED),
+        ("Unschedulable", CauseId.NOT_SCHEDULED),
+        ("ReplicaFailure", CauseId.ADMISSION_REFUSED),
+    ],
+)
+def test_a_pod_that_cannot_start_says_why(reason_: str, id: CauseId) -> None:
+    found = cause.of(UnrecoverablePod(Trouble("p", "c", reason_, "it ended with 1 (Error)")))
+    assert found.id is id
+    assert found.measured == (
+        Names(Unit.PODS, ("p/c",), 1),
+        Names(Unit.REASONS, (f"{reason_}: it ended with 1 (Error)",), 1),
     )
-    (tmp_path / "events.txt").write_text(
-        "1s Warning Unhealthy pod/new-b   Readiness probe failed: statuscode: 503\n"
-        "1s Warning Unhealthy pod/old-a   Readiness probe failed: connection refused\n"
+
+
+# -- what the objects add --------------------------------------------------------------------------
+
+WAITED = Cause(CauseId.HELM_FAILED, (), "context deadline exceeded")
+
+
+def pod(name: str, *, ready: bool = False, phase: str = "Running", at: int = 0) -> dict[str, Any]:
+    made = f"2026-11-23T10:00:{at:02}Z"
+    status = {"type": "Ready", "status": "True" if ready else "False"}
+    return {
+        "metadata": {"name": name, "creationTimestamp": made},
+        "status": {"phase": phase, "conditions": [status]},
+    }
+
+
+def event(
+    reason: str, about: str, message: str, at: str = "10:00:00", kind: str = "Pod"
+) -> dict[str, Any]:
+    return {
+        "reason": reason,
+        "message": message,
+        "involvedObject": {"kind": kind, "name": about},
+        "lastTimestamp": f"2026-11-23T{at}Z",
+    }
+
+
+PROBE = event("Unhealthy", "new-b", "Readiness probe failed: statuscode: 503", "10:00:09")
+
+
+def explained(
+    pods: list[dict[str, Any]], events: list[dict[str, Any]], of: Cause = WAITED
+) -> Cause:
+    return cause.explained(of, Collected(pods, events))
+
+
+def test_the_last_line_of_a_crash_is_kept() -> None:
+    crash = cause.of(UnrecoverablePod(Trouble("p", "c", "CrashLoopBackOff", "")))
+    assert cause.explained(crash, Collected()) == crash
+    logs = {("p", "c", True): "start\nKeyError: 'LOCK'\n\n", ("p", "c", False): "start\n"}
+    found = cause.explained(crash, Collected(logs=logs))
+    assert found.measured[-1] == Names(Unit.LOG_LINES, ("KeyError: 'LOCK'",), 1)
+    pull = cause.of(UnrecoverablePod(Trouble("p", "c", "ImagePullBackOff", "")))
+    assert cause.explained(pull, Collected(logs=logs)) == pull
+
+
+def test_only_pods_that_are_not_ready_are_asked_why() -> None:
+    old = event("Unhealthy", "old-a", "Readiness probe failed: connection refused", "10:00:10")
+    found = explained([pod("old-a", ready=True), pod("new-b")], [PROBE, old])
+    assert found.id is CauseId.PODS_NOT_READY
+    assert found.measured == (
+        Names(Unit.OBJECTS, ("Pod/new-b",), 1),
+        Problem("Readiness probe failed: statuscode: 503"),
     )
-    timeout = "UPGRADE FAILED: context deadline exceeded; last seen: 1 of 2 replicas updated"
-    told = cause.with_last_words(timeout, PromotionFailed("x"), tmp_path)
-    assert told == f"{timeout} (readiness probe failed: statuscode: 503)"
+    assert found.problem == WAITED.problem
 
 
-def test_what_an_earlier_change_left_is_not_the_cause(tmp_path: Path) -> None:
-    (tmp_path / "pods.txt").write_text(
-        "NAME READY STATUS RESTARTS AGE\n"
-        "migration-4   0/1   ErrImagePull   0   113s   10.244.0.140\n"
-        "migration-6   0/1   Completed   0   20s   10.244.0.155\n"
-        "new-b   0/1   Running   2 (5s ago)   1m26s   10.244.0.208\n"
+def test_what_was_no_wait_is_not_explained_by_what_else_is_there() -> None:
+    lost = Cause(CauseId.REQUESTS_LOST)
+    assert explained([pod("new-b")], [PROBE], lost) == lost
+    assert explained([pod("new-b", ready=True)], [PROBE]) == WAITED
+
+
+def test_what_an_earlier_change_left_is_not_the_cause() -> None:
+    left = [
+        pod("migration-4", phase="Pending", at=1),
+        pod("migration-6", phase="Succeeded", at=50),
+        pod("new-b", at=40),
+    ]
+    pulling = event("Pulling", "migration-4", 'Pulling image "engine:bad"')
+    assert Problem("Readiness probe failed: statuscode: 503") in (
+        explained(left, [pulling, PROBE]).measured
     )
-    (tmp_path / "events.txt").write_text(
-        '113s   Normal   Pulling   pod/migration-4   Pulling image "engine:bad"\n'
-        "1s   Warning   Unhealthy   pod/new-b   Readiness probe failed: statuscode: 503\n"
+
+
+def test_a_pull_that_hangs_is_the_cause_until_it_ends() -> None:
+    pulling = event("Pulling", "new-b", 'Pulling image "engine:v2"')
+    found = explained([pod("new-b", phase="Pending")], [pulling])
+    assert found.id is CauseId.IMAGE_NOT_PULLED
+    assert found.measured[-1] == Problem('Pulling image "engine:v2"')
+    done = event("Pulled", "new-b", "Successfully pulled image", "10:00:01")
+    assert explained([pod("new-b")], [done, pulling]) == WAITED
+
+
+def test_a_quota_is_the_cause_where_a_pod_was_forbidden_in_this_change() -> None:
+    refused = event("FailedCreate", "m", "Error creating: exceeded quota", "10:00:01", "Job")
+    long_ago = event("FailedCreate", "x", "Error creating: long ago", "07:00:00", "Job")
+    found = explained([pod("new-b")], [refused, long_ago, PROBE])
+    assert found.id is CauseId.ADMISSION_REFUSED
+    assert found.measured == (
+        Names(Unit.OBJECTS, ("Job/m",), 1),
+        Problem("Error creating: exceeded quota"),
     )
-    told = cause.with_last_words("deadline exceeded", PromotionFailed("x"), tmp_path)
-    assert told == "deadline exceeded (readiness probe failed: statuscode: 503)"
+    assert explained([pod("new-b")], [long_ago, PROBE]).id is CauseId.PODS_NOT_READY
 
 
-def test_a_pull_that_hangs_is_told(tmp_path: Path) -> None:
-    (tmp_path / "pods.txt").write_text("NAME READY STATUS\nnew-b   0/1   ContainerCreating   0\n")
-    pulls = '20s   Normal   Pulling   pod/new-b   Pulling image "engine:v2"\n'
-    (tmp_path / "events.txt").write_text(pulls)
-    timeout = "pre-upgrade hooks failed: timed out waiting for the condition"
-    told = cause.with_last_words(timeout, PromotionFailed("x"), tmp_path)
-    assert told == f'{timeout} (pod new-b: Pulling image "engine:v2")'
-    done = "19s   Normal   Pulled   pod/new-b   Successfully pulled image\n"
-    (tmp_path / "events.txt").write_text(pulls + done)
-    assert cause.with_last_words(timeout, PromotionFailed("x"), tmp_path) == timeout
-
-
-def test_a_quota_is_told_where_only_a_wait_ended(tmp_path: Path) -> None:
-    (tmp_path / "events.txt").write_text(
-        "1s   Warning   FailedCreate   job/m   Error creating: pods is forbidden: exceeded quota\n"
-        "3h   Warning   FailedCreate   job/x   Error creating: long ago\n"
-        "2s   Warning   Unhealthy   pod/new   Readiness probe failed: statuscode: 503\n"
-    )
-    timeout = "UPGRADE FAILED: pre-upgrade hooks failed: timed out waiting for the condition"
-    told = cause.with_last_words(timeout, PromotionFailed("x"), tmp_path)
-    assert told == f"{timeout} (pods is forbidden: exceeded quota)"
-    assert cause.with_last_words("requests were lost", PromotionFailed("x"), tmp_path) == (
-        "requests were lost"
-    )
+def test_events_without_a_time_decide_nothing() -> None:
+    undated = {**PROBE, "lastTimestamp": None}
+    broken = {**PROBE, "lastTimestamp": "yesterday"}
+    assert explained([pod("new-b")], [undated, broken]) == WAITED
+    series = {**undated, "series": {"lastObservedTime": "2026-11-23T10:00:00.000000Z"}}
+    assert explained([pod("new-b")], [series]).id is CauseId.PODS_NOT_READY
 
 
 def test_helms_reason_is_one_line() -> None:

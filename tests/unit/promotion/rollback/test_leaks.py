@@ -20,10 +20,11 @@ import yaml
 from ci.cli import app
 from ci.cli import session as sessions
 from ci.errors import PipelineError, PromotionFailed
-from ci.model import Check, Cluster, Release, Result
-from ci.promotion.release import health, lease, reader
+from ci.model import Cluster, Release, Result
+from ci.promotion.release import health, lease
 from ci.promotion.upgrade import watch as watch_
 from ci.report import terminal
+from ci.results import Check, CheckId, HttpAnswer, passed
 from ci.run.context import Context
 from ci.run.events import Events
 from ci.run.state import Home
@@ -32,7 +33,7 @@ from ci.stages import promote, prove
 from ci.tools import api, diagnostics
 from ci.tools.api import Answer
 from ci.tools.command import Invocation, Output, Programs
-from ci.tools.wait import SystemClock, wait_until
+from ci.tools.wait import Cancellable, SystemClock, wait_until
 from tests.unit.promotion import test_promote_flow as flow
 from tests.unit.promotion.test_promote_flow import NEW, World, go, said
 
@@ -261,6 +262,9 @@ class LeakyPrograms(Programs):
 
     world: LeakyWorld
 
+    def unlogged(self) -> Programs:
+        return type(self)(env=self.env, cancel=self.cancel, redactor=self.redactor)
+
     def _start(self, wanted: Invocation) -> Any:
         words = wanted.argv
         match words:
@@ -286,15 +290,15 @@ class LeakyPrograms(Programs):
         """Nothing runs."""
 
 
+HEALTHY = passed(CheckId.HEALTH_PATH, HttpAnswer(200), subject="/readyz")
+
+
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> LeakyWorld:
     world = LeakyWorld()
-    monkeypatch.setattr(health, "health", lambda *a, **k: (Check("/readyz", True, "HTTP 200"),))
-    monkeypatch.setattr(
-        promote, "proven_image", lambda c, t, proof: (proof.image, frozenset({NEW}))
-    )
+    monkeypatch.setattr(health, "health", lambda *a, **k: (HEALTHY,))
+    monkeypatch.setattr(promote, "proven_image", lambda _, proof: (proof.image, frozenset({NEW})))
     monkeypatch.setattr(LeakyPrograms, "world", world, raising=False)
-    monkeypatch.setattr(reader, "Programs", LeakyPrograms)
     monkeypatch.setattr(api, "ask", lambda _, *words, **more: world.api_(*words, **more))
     monkeypatch.setattr(watch_, "INTERVAL_SECONDS", 0.01)
     return world
@@ -313,7 +317,7 @@ def context(tmp_path: Path, world: LeakyWorld, shown: io.StringIO) -> Context:
     run_dir = tmp_path / "runs" / "20261123-100000-aaaa"
     programs = LeakyPrograms(env={}, logs=run_dir / "logs")
     programs.hide(PLANTED["known to the run"])
-    clock = SystemClock(programs.cancel)
+    clock = Cancellable(SystemClock(), programs.cancel)
     events = Events(clock, path=run_dir / "events.jsonl", redactor=programs.redactor)
     events.listen(terminal.Lines(shown, every=True))
     tools = SimpleNamespace(helm="helm", kubectl="kubectl", registry=None)
@@ -333,7 +337,7 @@ def leave(context: Context, problem: Exception, shown: io.StringIO) -> None:
     """What the command line does at the end of a run."""
     session = SimpleNamespace(
         events=context.events, run_dir=context.run_dir, folder=context.folder,
-        programs=context.programs, handed=None, elapsed=lambda: 1.0,
+        programs=context.programs, handed=None, elapsed=lambda: 1.0, begun=0.0,
     )  # fmt: skip
     record = app._record("promote", cast(Any, session), Result(), problem, ())
     finished = context.programs.redactor.data(record)
@@ -370,7 +374,7 @@ def test_a_failed_test_on_the_target_leaks_nothing(
         kube.run("get", "missing", PLANTED["known to the run"])
     context.events.note(LOG, data=SECRET, also={"password": PLANTED["log line"]})
 
-    def after(release: Release) -> None:
+    def after(release: Release) -> tuple[Check, ...]:
         seen = world.asked.copy()
         watch = context.run_dir / "watch" / "logs.txt"
         wait_until("the logs", watch.exists, timeout=10, clock=SystemClock())
@@ -379,6 +383,7 @@ def test_a_failed_test_on_the_target_leaks_nothing(
             prove.prove(context, lambda: release, None, select=prove.QUICK, label="target")
         except PipelineError as problem:
             raise PromotionFailed(str(problem)) from problem
+        raise AssertionError("the test on the target fails")
 
     with pytest.raises(PromotionFailed, match="rolled back to revision 1") as failed:
         go(context, after)
@@ -418,7 +423,7 @@ def test_a_failed_test_on_the_target_leaks_nothing(
 def test_all_of_a_run_is_its_owners_alone(
     context: Context, world: LeakyWorld, shown: io.StringIO
 ) -> None:
-    def after(_: Release) -> None:
+    def after(_: Release) -> tuple[Check, ...]:
         raise PromotionFailed("the lock duration is ignored")
 
     with pytest.raises(PromotionFailed) as failed:
@@ -451,10 +456,10 @@ def test_the_journal_on_the_cluster_holds_no_secret(context: Context, world: Lea
 def test_a_defect_of_the_collector_does_not_stop_the_rollback(
     context: Context, world: LeakyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object, **__: object) -> int:
+    def broken(*_: object, **__: object) -> diagnostics.Collected:
         raise KeyError("a defect")
 
-    def after(_: Release) -> None:
+    def after(_: Release) -> tuple[Check, ...]:
         raise PromotionFailed("the lock duration is ignored")
 
     monkeypatch.setattr(diagnostics, "collect", broken)

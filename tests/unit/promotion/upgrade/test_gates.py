@@ -9,11 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.model import Gates, Query
+from ci import results
 from ci.promotion.probes.prober import BUCKETS, Account, Sample, bucket, ends
 from ci.promotion.release.rollout import restart_counts
 from ci.promotion.upgrade import gates
 from ci.promotion.upgrade.gates import Lines, Span
+from ci.results import (
+    Because,
+    Breach,
+    BreachId,
+    CheckId,
+    Cure,
+    CureId,
+    Outcome,
+    Problem,
+)
+from ci.settings import Gates, Query
 from tests.unit.promotion.probes.accounts import account
 
 NONE = (0,) * BUCKETS
@@ -71,12 +82,13 @@ def test_failed_requests_are_held_against_those_before(
     assert bool(gates.errors(before, soak, Gates(error_percent=1))) is breached
 
 
-def test_a_breach_is_told_with_its_numbers() -> None:
-    said = gates.errors(span(*[5.0] * 100), span(*[5.0] * 95, failed=5), Gates())
-    assert said == (
-        "5.0 % of the requests failed while it soaked (5 of 100, HTTP 500), before the change"
-        " 0.0 %; the limit is 1.0 %"
-    )
+def test_a_breach_has_its_numbers() -> None:
+    breach = gates.errors(span(*[5.0] * 100), span(*[5.0] * 95, failed=5), Gates())
+    assert breach == Breach(BreachId.ERROR_PERCENT, 5.0, 1.0, 0.0, "HTTP 500")
+    slow = gates.latency(span(*[5.0] * 50), span(*[400.0] * 50), Gates())
+    assert slow is not None
+    assert (slow.id, slow.limit) == (BreachId.LATENCY_P95, (slow.before or 0) + 0.25)
+    assert slow.value == ends(bucket(0.4))
 
 
 @pytest.mark.parametrize(
@@ -102,18 +114,18 @@ def pod(name: str, count: int, **last: Any) -> dict[str, Any]:
 
 def test_restarts_say_how_the_last_one_ended() -> None:
     pods = [pod("a", 0), pod("b", 2, exitCode=137, reason="OOMKilled")]
-    said = gates.restarted(pods, Gates())
-    assert said.startswith("2 restarts of the new pods while they soaked; b/engine ended with 137")
-    assert "OOMKilled" in said
-    assert gates.restarted(pods, Gates(restarts=2)) == ""
+    breach = gates.restarted(pods, Gates())
+    how = "b/engine: exit code 137, OOMKilled"
+    assert breach == Breach(BreachId.RESTARTS, 2, 0, example=how)
+    assert gates.restarted(pods, Gates(restarts=2)) is None
 
 
 def test_restarts_from_before_the_change_are_not_its_own() -> None:
     kept = pod("a", 3, exitCode=1, reason="Error")
     before = restart_counts([kept])
-    assert gates.restarted([kept], Gates(), before) == ""
+    assert gates.restarted([kept], Gates(), before) is None
     again = gates.restarted([pod("a", 4, exitCode=1, reason="Error"), pod("b", 0)], Gates(), before)
-    assert again.startswith("1 restarts of the new pods while they soaked; a/engine ended with 1")
+    assert again == Breach(BreachId.RESTARTS, 1, 0, example="a/engine: exit code 1, Error")
 
 
 def lines(count: int, pod_seconds: float) -> Lines:
@@ -134,18 +146,23 @@ def lines(count: int, pod_seconds: float) -> Lines:
 def test_error_lines_are_held_against_the_old_rate(
     before: Lines, soak: Lines, breached: bool
 ) -> None:
-    said = gates.error_lines(before, soak)
-    assert bool(said) is breached
-    if breached:
-        assert soak.lines[-1] in said
+    breach = gates.error_lines(before, soak)
+    assert (breach is not None) is breached
+    if breach is not None:
+        assert (breach.value, breach.example) == (len(soak.lines), soak.lines[-1])
 
 
 def test_a_query_is_held_against_its_limit() -> None:
-    asked = Query("dead letters", "sum(x)", 3)
-    assert gates.query(asked, 3.0) == ""
-    assert gates.query(asked, None) == ""
-    assert "'dead letters' gave 3.5 while it soaked; the limit is 3" in gates.query(asked, 3.5)
-    assert "vector(0)" in gates.unanswered(asked, "no sample")
+    asked = Query(name="dead letters", query="sum(x)", limit=3)
+    fine, over = gates.query(asked, 3.0), gates.query(asked, 3.5)
+    assert (fine.id, fine.outcome, fine.subject) == (CheckId.SOAK_QUERY, Outcome.PASSED, asked.name)
+    assert (over.outcome, over.measured) == (Outcome.FAILED, (results.Sample(3.5, 3),))
+
+
+def test_a_query_without_a_sample_is_unknown_with_what_to_do() -> None:
+    check = gates.query(Query(name="dead letters", query="sum(x)", limit=3), None, "no sample")
+    assert (check.outcome, check.because) == (Outcome.UNKNOWN, Because.NO_ANSWER)
+    assert check.measured == (Problem("no sample"), Cure(CureId.QUERY_WITHOUT_SERIES))
 
 
 def test_an_account_without_answers_is_whole() -> None:

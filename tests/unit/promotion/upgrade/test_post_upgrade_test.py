@@ -11,7 +11,7 @@ from ci.digest import UNKNOWN
 from ci.errors import PromotionFailed, ProofFailed
 from ci.model import Cluster, Image, Release
 from ci.promotion.upgrade.post_upgrade_test import afterwards
-from ci.results import StepId
+from ci.results import Check, CheckId, Count, StepId, Unit, passed
 from ci.run.events import Events
 from ci.tools.wait import SystemClock
 
@@ -24,6 +24,9 @@ RELEASE = Release(
 )
 
 
+TESTED = passed(CheckId.QUEUE_TIMEOUTS, Count(Unit.CASES, 4))
+
+
 def events() -> Events:
     return Events(SystemClock())
 
@@ -31,10 +34,11 @@ def events() -> Events:
 def test_it_runs_beside_what_follows_and_only_once() -> None:
     begun, go_on, seen = threading.Event(), threading.Event(), []
 
-    def after(release: Release) -> None:
+    def after(release: Release) -> tuple[Check, ...]:
         seen.append(release)
         begun.set()
         assert go_on.wait(10)
+        return (TESTED,)
 
     told = events()
     with afterwards(told, after) as tested:
@@ -42,7 +46,7 @@ def test_it_runs_beside_what_follows_and_only_once() -> None:
         tested.begin(RELEASE)
         assert begun.wait(10)
         go_on.set()
-        tested.end()
+        assert tested.end() == (TESTED,)
     assert seen == [RELEASE]
     assert [(e.kind, e.step) for e in told.all] == [
         ("step.started", StepId.TEST_TARGET),
@@ -51,7 +55,7 @@ def test_it_runs_beside_what_follows_and_only_once() -> None:
 
 
 def test_what_it_raises_comes_at_its_end() -> None:
-    def after(_: Release) -> None:
+    def after(_: Release) -> tuple[Check, ...]:
         raise ProofFailed("test_lock_duration failed")
 
     with afterwards(events(), after) as tested:
@@ -63,10 +67,11 @@ def test_what_it_raises_comes_at_its_end() -> None:
 def test_another_failure_is_told_only_when_the_check_has_ended() -> None:
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
-    def after(_: Release) -> None:
+    def after(_: Release) -> tuple[Check, ...]:
         begun.set()
         assert go_on.wait(10)
         ended.set()
+        return (TESTED,)
 
     def fails() -> None:
         with afterwards(events(), after) as tested:
@@ -84,5 +89,5 @@ def test_without_a_check_nothing_happens() -> None:
     told = events()
     with afterwards(told, None) as tested:
         tested.begin(RELEASE)
-        tested.end()
+        assert tested.end() == ()
     assert not told.all

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from ci.errors import CommandFailed, WaitTimeout
 from ci.model import Cluster, Target
-from ci.promotion.release import reader
 from ci.promotion.upgrade import watch
 from ci.promotion.upgrade.watch import Changes, Tail, Watching
-from ci.run.context import Context
-from ci.run.events import Events
-from ci.run_folder import RunFolder
 from ci.tools.api import Answer
-from ci.tools.command import Programs
-from ci.tools.wait import SystemClock, wait_until
+from ci.tools.wait import wait_until
+from tests.unit.sessions import session_of
 
 
 def pod(name: str, **changed: Any) -> dict[str, Any]:
@@ -109,6 +104,9 @@ class World:
             "involvedObject": about,
         }  # fmt: skip
 
+    def for_cleanup(self) -> World:
+        return self
+
     def objects(self, kind: str, namespace: str, *, timeout: float) -> list[dict[str, Any]]:
         assert (namespace, timeout) == ("launch", watch.TIMEOUT_SECONDS)
         self.looks += kind == "events"
@@ -124,7 +122,6 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(reader, "private_kube", lambda *_, **__: world)
     monkeypatch.setattr(watch, "INTERVAL_SECONDS", 0.01)
     return world
 
@@ -132,22 +129,10 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 TARGET = Target("prod", Cluster("c", Path("k"), "c", True), "launch", "rel", Path("x"), "r/engine")
 
 
-def context_in(folder: Path) -> Context:
-    clock = SystemClock()
-    programs = Programs(env={})
-    found = SimpleNamespace(
-        events=Events(clock),
-        programs=programs,
-        folder=RunFolder(folder, programs.redactor),
-        clock=clock,
-    )
-    return cast(Context, found)
-
-
 def test_what_soaks_is_watched_rarely_and_its_end_at_once(world: World, tmp_path: Path) -> None:
-    context = context_in(tmp_path)
-    clock = context.clock
-    with Watching(context, TARGET, ["engine"]) as watched:
+    session = session_of(TARGET, folder=tmp_path, kube=world)
+    clock = session.clock
+    with Watching(session, ["engine"]) as watched:
         with watched.rarely():
             wait_until("the look under way", lambda: world.looks >= 1, timeout=10, clock=clock)
             # It may have been about to look again when the soak began, and no further time.
@@ -158,15 +143,15 @@ def test_what_soaks_is_watched_rarely_and_its_end_at_once(world: World, tmp_path
 
 
 def test_all_four_are_watched_and_kept(world: World, tmp_path: Path) -> None:
-    context = context_in(tmp_path)
-    clock, events = context.clock, context.events
-    context.programs.hide("swordfish")
+    session = session_of(TARGET, folder=tmp_path, kube=world)
+    clock, events = session.clock, session.events
+    session.programs.hide("swordfish")
 
     def looked_again() -> None:
         seen = world.looks
         wait_until("two looks", lambda: world.looks >= seen + 2, timeout=10, clock=clock)
 
-    with Watching(context, TARGET, ["engine"]):
+    with Watching(session, ["engine"]):
         looked_again()
         world.away = True
         looked_again()
@@ -191,4 +176,4 @@ def test_all_four_are_watched_and_kept(world: World, tmp_path: Path) -> None:
     assert [line[:18] for line in logs] == [f"engine-old: line {n}" for n in range(5)]
     assert "swordfish" not in "".join(logs)
     told = [event.text for event in events.all if event.kind == "watch" and event.step == "logs"]
-    assert told == logs[-watch.TOLD_LINES :]
+    assert told == logs[-watch.SHOWN_LINES :]

@@ -13,7 +13,8 @@ import pytest
 
 from ci.digest import Digest
 from ci.errors import RegistryRefused
-from ci.model import Image, Login, Registry
+from ci.model import Image, Registry
+from ci.settings import Login
 from ci.tools import registry
 from ci.tools.command import Programs
 
@@ -160,18 +161,18 @@ def test_a_registry_that_does_not_answer() -> None:
 
 def test_a_password_from_the_environment_is_hidden() -> None:
     programs = Programs(env={"PW": "hunter2hunter2"})
-    assert registry.password(Login("AWS", password_env="PW"), programs) == "hunter2hunter2"
+    assert registry.password(Login(username="AWS", password_env="PW"), programs) == "hunter2hunter2"
     assert programs.redact("x hunter2hunter2 y") == "x *** y"
     with pytest.raises(RegistryRefused, match="variable OTHER holds no"):
-        registry.password(Login("AWS", password_env="OTHER"), programs)
+        registry.password(Login(username="AWS", password_env="OTHER"), programs)
     with pytest.raises(RegistryRefused, match="names neither"):
-        registry.password(Login("AWS"), programs)
+        registry.password(Login(username="AWS"), programs)
 
 
 @pytest.mark.parametrize("name", ["model-engine", "mirror/model-engine", "host:5000"])
 def test_a_name_without_a_registry_is_refused(name: str) -> None:
     with (
-        pytest.raises(RegistryRefused, match="names no registry"),
+        pytest.raises(RegistryRefused, match="has no registry host"),
         registry.open_repository(name, programs=Programs(env={})),
     ):
         pass

@@ -9,9 +9,10 @@ from typing import Any, cast
 import pytest
 
 from ci.errors import SettingsError
-from ci.model import Gates, Probing, Query, Target
+from ci.model import Target
+from ci.results import REQUIRED_BY_DEFAULT, CheckId, required
 from ci.run.context import Context
-from ci.settings import ProbingSettings, Settings, load
+from ci.settings import Gates, Probing, Query, Settings, load
 from ci.standins.admission import SELECTOR
 from ci.workflow import environments
 
@@ -36,7 +37,6 @@ def target(tmp_path: Path, more: str = "") -> Target:
 
 
 def test_the_defaults_are_the_models(tmp_path: Path) -> None:
-    assert Probing(**ProbingSettings().model_dump()) == Probing()
     found = target(tmp_path)
     assert found.probing == Probing()
     assert found.repository_values == ("image.repository",)
@@ -49,7 +49,12 @@ def test_the_probing_block_reaches_the_target(tmp_path: Path) -> None:
         'outside_url = "https://engine.example.com/readyz"\n'
     )
     assert target(tmp_path, block).probing == Probing(
-        "/v1/models?limit=1", 0.5, 2.0, False, 3, "https://engine.example.com/readyz"
+        path="/v1/models?limit=1",
+        per_second=0.5,
+        timeout_seconds=2,
+        inside=False,
+        allowed_failures=3,
+        outside_url="https://engine.example.com/readyz",
     )
 
 
@@ -107,7 +112,7 @@ def test_the_gates_reach_the_target(tmp_path: Path) -> None:
         error_percent=0.5,
         restarts=1,
         prometheus_url="https://prometheus.example.com/prod",
-        queries=(Query("lag", "max(lag)", 10.0),),
+        queries=(Query(name="lag", query="max(lag)", limit=10),),
     )
     assert target(tmp_path).soak_seconds == 0
     assert target(tmp_path).gates == Gates()
@@ -136,7 +141,7 @@ def test_a_repository_value_without_a_name_is_refused(tmp_path: Path) -> None:
 def test_the_example_shows_each_key_at_its_default() -> None:
     example = (Path(__file__).parents[2] / "pipeline.toml.example").read_text(encoding="utf-8")
     block = example.split("[targets.prod.probing]")[1]
-    shown: dict[str, Any] = ProbingSettings().model_dump()
+    shown: dict[str, Any] = Probing().model_dump()
     for key, value in shown.items():
         written = f'"{value}"' if isinstance(value, str) else str(value).lower()
         assert f"# {key} = {written.removesuffix('.0')}\n" in block
@@ -182,3 +187,38 @@ def test_the_pods_that_get_an_identity_are_those_of_aks(tmp_path: Path) -> None:
 def test_the_gate_is_never_the_demonstration_targets_cluster(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"gate\.name: .*demonstration target's cluster"):
         loaded(tmp_path, '[gate]\nname = "launch"\n')
+
+
+# -- the checks that a target requires ------------------------------------------------------------
+
+
+def test_what_a_target_requires_reaches_it(tmp_path: Path) -> None:
+    assert target(tmp_path).require == REQUIRED_BY_DEFAULT
+    found = target(tmp_path, 'require = ["release.*", "queue.*", "!queue.lock-duration"]\n')
+    assert required(CheckId.QUEUE_TIMEOUTS, found.require)
+    assert not required(CheckId.QUEUE_LOCK_DURATION, found.require)
+    assert not required(CheckId.LOGS_NO_ERRORS, found.require)
+    assert target(tmp_path, "require = []\n").require == ()
+
+
+@pytest.mark.parametrize(
+    ("glob", "near"),
+    [
+        ("queue.timeout", "queue.timeouts"),
+        ("queues.*", r"queue\.\*"),
+        ("!log.*", r"logs\.\*"),
+        ("Release.*", r"release\.\*"),
+    ],
+)
+def test_a_glob_that_names_no_check_is_refused_with_the_nearest(
+    tmp_path: Path, glob: str, near: str
+) -> None:
+    with pytest.raises(SettingsError, match=rf"targets\.prod\.require.*matches no check.*{near}"):
+        loaded(tmp_path, f'require = ["release.*", "{glob}"]\n')
+
+
+def test_the_example_shows_what_is_required_by_default() -> None:
+    example = (Path(__file__).parents[2] / "pipeline.toml.example").read_text(encoding="utf-8")
+    block = example.partition("# require = [")[2].partition("]")[0]
+    shown = tuple(part.strip(' #\n"') for part in block.split(","))
+    assert shown == REQUIRED_BY_DEFAULT
