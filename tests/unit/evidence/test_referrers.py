@@ -137,7 +137,7 @@ def test_what_is_damaged_does_not_hide_what_is_sound(registry: FakeRegistry) -> 
     there = opened(registry)
     attach(there, digest, b"damaged")
     registry.blobs[sha(b"damaged")] = b"other bytes"
-    with pytest.raises(RegistryRefused, match="gave other bytes"):
+    with pytest.raises(RegistryRefused, match="does not match digest"):
         found(there, digest)
     attach(there, digest, b"sound")
     assert found(there, digest) == [b"sound"]
@@ -162,7 +162,7 @@ def test_a_manifest_that_is_garbage(manifest: bytes) -> None:
     listed = json.dumps({"manifests": [{"digest": sha(manifest), "artifactType": ARTIFACT}]})
     fake.manifests[sha(listed.encode())] = (listed.encode(), INDEX)
     fake.tags[referrers_tag(digest)] = sha(listed.encode())
-    with pytest.raises(RegistryRefused, match="invalid list of referrers|is not valid"):
+    with pytest.raises(RegistryRefused, match=r"invalid list of referrers|is not valid"):
         found(opened(fake), digest)
 
 

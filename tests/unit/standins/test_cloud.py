@@ -282,9 +282,9 @@ def test_when_it_cannot_be_given_back_the_original_is_shown_where_it_is() -> Non
     cluster = Cluster()
     lead(cluster)
     cluster.corefile = cluster.corefile.replace(corefile.END, "")
-    with pytest.raises(DeployFailed, match="somebody else") as raised:
+    with pytest.raises(DeployFailed, match="something else") as raised:
         give_back(cluster)
-    assert f"ConfigMap {admission.NAME} in kube-system" in raised.value.remedy
+    assert f"get configmap -n kube-system {admission.NAME}" in raised.value.remedy
     assert cluster.note is not None
     assert cluster.note["original"] == KUBEADM
 

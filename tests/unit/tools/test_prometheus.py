@@ -88,7 +88,7 @@ def test_the_query_and_the_token_are_sent(server: Server) -> None:
 
 def test_no_json_is_told(server: Server) -> None:
     server.answer, server.status = b"<html>", 502
-    assert ask(server) == (None, "HTTP 502, without JSON")
+    assert ask(server) == (None, "HTTP 502 without JSON")
 
 
 def test_nobody_there_is_told() -> None:

@@ -58,7 +58,11 @@ def test_targets_are_one_after_the_other_and_waves_as_they_stand() -> None:
 
 @pytest.mark.parametrize(
     ("names", "says"),
-    [(["a", "x"], "unknown target 'x'"), (["a", "a"], "named twice"), (["a", "all"], "unknown target 'all'")],
+    [
+        (["a", "x"], "unknown target 'x'"),
+        (["a", "a"], "named twice"),
+        (["a", "all"], "unknown target 'all'"),
+    ],
 )
 def test_names_that_make_no_sense_are_refused(names: list[str], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
