@@ -20,9 +20,10 @@ from pathlib import Path
 
 from benchmarks.compare import ROOT, measure, note_to
 from ci import texts
-from ci.model import Image, Target
+from ci.model import Image
 from ci.promotion.release import reader
 from ci.promotion.release.rollout import Expected
+from ci.promotion.release.session import TargetSession
 from ci.report import files
 from ci.results import CheckId, StepId
 from ci.run import state as homes
@@ -60,21 +61,23 @@ def opened(env: Mapping[str, str], folder: Path) -> Context:
     return Context(ROOT, load(ROOT / "pipeline.toml"), tools, programs, clock, events, folder, home)
 
 
-def helm_upgrade(context: Context, target: Target, tag: str, log: Path) -> float:
+def helm_upgrade(session: TargetSession, tag: str, log: Path) -> float:
     """What the upgrade plan types by hand, and nothing else. Seconds."""
-    helm = context.helm(target.cluster)
+    helm, target = session.helm, session.target
     words = helm.upgrade_words(target.release, target.chart, {target.tag_value: tag})
     argv = helm.argv(*words, "--wait", "--timeout", "10m", namespace=target.namespace)
-    return measure(argv, context.programs.env, log).seconds
+    return measure(argv, session.env, log).seconds
 
 
-def settle(context: Context, target: Target, tag: str) -> None:
+def settle(session: TargetSession, tag: str) -> None:
     """Until only pods of ``tag`` are left: what ends from before is nobody's to pay."""
+    target = session.target
     expected = Expected(
         target.deployments, target.gateway, target.image_repository, tag, frozenset()
     )
-    kube = reader.private_kube(context, target)
-    reader.wait_complete(kube, target, expected, timeout=SETTLE_SECONDS, clock=context.clock)
+    reader.wait_complete(
+        session.kube, target, expected, timeout=SETTLE_SECONDS, clock=session.clock
+    )
 
 
 def promotion(image: Image, env: Mapping[str, str]) -> Promoted:
@@ -122,8 +125,8 @@ def parts(run: Path, taken: float) -> dict[str, float]:
         "`helm upgrade --wait`, watched": ended[upgrade] - began[upgrade],
         "until the last old pod has drained, and health": drained - ended[upgrade],
         "queue time-outs on the target, beyond that": tested - drained,
-        "count requests and tasks": accounted - tested,
-        "remove what was made, give the lock back": ended[promote] - accounted,
+        "account for requests and tasks": accounted - tested,
+        "remove the probers, release the Lease": ended[promote] - accounted,
         "verify the criteria": ended[StepId.VERIFY] - ended[promote],
         "the interpreter's start, summary and report": taken - ended[StepId.VERIFY],
     }
@@ -144,19 +147,19 @@ def main() -> None:
     old = build.find(context, context.settings.image.name, environments.PREVIOUS_TAG)
     if new is None or old is None:
         sys.exit(f"error: nothing to promote\nremedy: see {folder / 'run.log'}")
-    target = environments.found_target(context, DEMO_TARGET)
+    session = environments.found_target(context, environments.resolve(context, DEMO_TARGET))
     bare: list[float] = []
     whole: list[Promoted] = []
     log = folder / "helm.log"
 
     def back() -> None:
-        helm_upgrade(context, target, old.tag, log)
-        settle(context, target, old.tag)
+        helm_upgrade(session, old.tag, log)
+        settle(session, old.tag)
 
     for number in range(chosen.pairs + 1):  # the first pair warms up
         back()
-        bare.append(helm_upgrade(context, target, new.tag, log))
-        settle(context, target, new.tag)
+        bare.append(helm_upgrade(session, new.tag, log))
+        settle(session, new.tag)
         back()
         whole.append(promotion(new, env))
         name = f"{number} of {chosen.pairs}" if number else "not counted"

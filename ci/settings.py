@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -112,10 +112,11 @@ SERVICE_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?\.[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 
 class CloudSettings(Block):
-    """Azure's own names, led to the stand-ins on clusters that the pipeline makes: for an image
-    that connects to ``NAMESPACE.servicebus.windows.net`` with its pod's identity."""
+    """Azure's own names, redirected to the stand-ins on clusters that the pipeline makes: for an
+    image that connects to ``NAMESPACE.servicebus.windows.net`` with its pod's identity."""
 
-    lead: bool = False
+    redirect: bool = False
+    """Whether they are."""
     pods: Annotated[
         str, Field(pattern=rf"^{LABEL}(=({LABEL})?)?(,{LABEL}(=({LABEL})?)?)*$", max_length=500)
     ] = "azure.workload.identity/use=true"
@@ -388,8 +389,13 @@ class Settings(Block):
         return targets
 
 
-def load(path: Path) -> Settings:
-    """Settings from ``path``; the embedded defaults when there is no such file.
+RENAMED: Mapping[tuple[str, ...], str] = {("gate", "cloud", "lead"): "redirect"}
+"""Keys that have another name since the version before; they go with the next one."""
+
+
+def load(path: Path, *, renamed: Callable[[str, str], None] = lambda old, new: None) -> Settings:
+    """Settings from ``path``; the embedded defaults when there is no such file. ``renamed`` is
+    called for each key that is written with its old name, with both names.
 
     Raises :class:`ci.errors.SettingsError` naming the file, the key and what is wrong with it.
     """
@@ -399,11 +405,18 @@ def load(path: Path) -> Settings:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise SettingsError(f"{path.name} is not TOML: {problem}") from problem
-    return parse(_tuples(raw), origin=path.name)
+    return parse(_tuples(raw), origin=path.name, renamed=renamed)
 
 
-def parse(raw: dict[str, Any], *, origin: str) -> Settings:
-    """Settings from a mapping; ``origin`` names it in errors."""
+def parse(
+    raw: dict[str, Any],
+    *,
+    origin: str,
+    renamed: Callable[[str, str], None] = lambda old, new: None,
+) -> Settings:
+    """Settings from a mapping; ``origin`` names it in errors. ``renamed`` as for :func:`load`."""
+    for old, name in RENAMED.items():
+        raw = _with_new_name(raw, old, name, origin, renamed)
     try:
         return Settings.model_validate(raw)
     except ValidationError as problem:
@@ -477,6 +490,35 @@ def members(settings: Settings, name: str) -> tuple[str, ...]:
     """The targets of a wave by its name; of a target, itself."""
     wave = settings.waves.get(name)
     return tuple(target for each in wave.order for target in each) if wave else (name,)
+
+
+def _with_new_name(
+    raw: dict[str, Any],
+    old: tuple[str, ...],
+    name: str,
+    origin: str,
+    renamed: Callable[[str, str], None],
+) -> dict[str, Any]:
+    """A copy with ``old`` under its new ``name``; ``raw`` itself where it does not say ``old``."""
+    first, *rest = old
+    if first not in raw:
+        return raw
+    if rest:
+        inner = raw[first]
+        if not isinstance(inner, dict):
+            return raw
+
+        def outer(old: str, new: str) -> None:
+            renamed(f"{first}.{old}", f"{first}.{new}")
+
+        return {**raw, first: _with_new_name(inner, tuple(rest), name, origin, outer)}
+    if name in raw:
+        raise SettingsError(
+            f"{origin}: {first} is the old name of {name}, and both are given",
+            remedy=f"remove {first}",
+        )
+    renamed(first, name)
+    return {**{key: value for key, value in raw.items() if key != first}, name: raw[first]}
 
 
 def _tuples(value: Any) -> Any:

@@ -125,7 +125,7 @@ REASONS: Mapping[Because, str] = {
     Because.NOT_REACHED: "the run ended before it was checked",
 }
 
-TURNED_OFF = "turned off by {setting}"
+TURNED_OFF = "not enabled (setting {setting})"
 NOT_MET = "not met"
 """Before the titles of checks that failed, which say what should be."""
 
@@ -608,7 +608,7 @@ def measured(value: Measured) -> str:
         case RevisionRef(number=number, status=status, chart=chart):
             return " ".join(filter(None, (f"revision {number}", status, chart)))
         case ChartRef(before=before, after=after):
-            return f"{before} -> {after}"
+            return before if before == after else f"{before} -> {after}"
         case HttpAnswer():
             return _answer(value)
         case Requests():

@@ -773,7 +773,7 @@ def _settings(config: Path) -> Settings:
             f"settings file {config} does not exist",
             remedy="copy pipeline.toml.example, or correct --config",
         )
-    return load(path)
+    return load(path, renamed=_deprecated)
 
 
 class _reporting_errors:

@@ -64,7 +64,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class _Flaw:
-    """Why one candidate was not taken; the one that came furthest is told."""
+    """Why one candidate was not taken; the one that came furthest is reported."""
 
     came: int
     at: datetime | None
@@ -116,9 +116,9 @@ def approved(
             flaws.append(f"by {given.by} is dated in the future")
         else:
             return given
-    said = f" (the one attached {flaws[-1]})" if flaws else ""
+    flaw = f" (the one attached {flaws[-1]})" if flaws else ""
     raise EvidenceRefused(
-        f"{target} needs an approval, {wanted.image} has none{said}",
+        f"{target} needs an approval, {wanted.image} has none{flaw}",
         remedy=f"let a person approve it: `python3 pipeline.py approve --image {wanted.image}"
         f" --target {target} --by NAME`",
     )
@@ -156,9 +156,9 @@ def rehearsed(
         if not why:
             return newest
         flaws.append(why)
-    said = f" (the one attached {flaws[-1]})" if flaws else ""
+    flaw = f" (the one attached {flaws[-1]})" if flaws else ""
     raise EvidenceRefused(
-        f"{target} needs a passed rehearsal, {wanted.image} has none{said}",
+        f"{target} needs a passed rehearsal, {wanted.image} has none{flaw}",
         remedy=f"rehearse it: `python3 pipeline.py rehearse --image {wanted.image}"
         f" --target {target}`",
     )

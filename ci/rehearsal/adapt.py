@@ -3,7 +3,7 @@
 Everything stays but four kinds of values, and each change is shown:
 
 ======================  =====================================================================
-what leads to a cloud   is led to the stand-ins, as the caller's ``redirect`` says; names of
+what leads to a cloud   is redirected to the stand-ins, as the caller's ``redirect`` says; names of
                         cloud hosts that are left are shown, too: nothing answers to them here
 secrets                 are not taken along: a rehearsed service that could log in to the target's
                         queues would take its messages
@@ -28,7 +28,7 @@ from ci.tools.chart import merge
 
 Path = tuple[str, ...]
 
-REDIRECTED = "led to the stand-ins"
+REDIRECTED = "redirected to the stand-ins"
 SCALED = "scaled to the machine"
 PLACED = "names machines of the target"
 SECRET = "a secret of the target: not taken along"

@@ -109,7 +109,7 @@ def start_standins(context: Context, standins: StandIns, emulator: Image) -> Non
     _wait_ready(context, kube, standins.namespace, timeout=120)
 
 
-def lead_cloud_here(
+def redirect_cloud(
     context: Context,
     standins: StandIns,
     images: Sequence[str],
@@ -142,7 +142,7 @@ def lead_cloud_here(
     emulator = kube.get("deployment", manifests.SERVICEBUS, namespace=namespace)
     routes = dict.fromkeys(admission.AZURE_NAMES, manifests.servicebus_host(namespace))
     routes |= {name: f"{host}.svc.cluster.local" for name, host in (names or {}).items()}
-    cloud.lead(
+    cloud.redirect(
         kube,
         context.clock,
         cloud.Wanted(
@@ -162,7 +162,7 @@ def remove_overlay(context: Context, cluster: Cluster) -> bool:
     """Restore the cluster's DNS and remove the admission policy; returns whether there was anything
     to undo. Raises :class:`ci.errors.ForeignCluster` before anything is changed."""
     _refuse_foreign(context, cluster)
-    return cloud.give_back(context.kube(cluster).for_cleanup(), uncancelled(context.clock))
+    return cloud.restore_dns(context.kube(cluster).for_cleanup(), uncancelled(context.clock))
 
 
 def deploy(
@@ -187,7 +187,7 @@ def deploy(
     helm = context.helm(cluster)
     charts.metadata(chart)
     images: list[str] = []
-    if context.settings.gate.cloud.lead:
+    if context.settings.gate.cloud.redirect:
         rendered = charts.render(
             context.tools.helm,
             context.programs,
@@ -220,8 +220,8 @@ def connect(context: Context, standins: StandIns, namespace: str, images: Sequen
     ``images``."""
     context.kube(standins.cluster).apply(_service_secrets(namespace, standins))
     described = context.settings.gate.cloud
-    if described.lead:
-        lead_cloud_here(context, standins, images, described.pods, described.names)
+    if described.redirect:
+        redirect_cloud(context, standins, images, described.pods, described.names)
     else:
         remove_overlay(context, standins.cluster)  # left by a run with other settings
 

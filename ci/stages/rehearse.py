@@ -157,7 +157,7 @@ def rehearse(
 ) -> Rehearsal:
     """Rehearse the promotion of the proven image to ``target`` on ``cluster``.
 
-    ``redirect`` are the values that lead the release to the ``standins``, which its canary and
+    ``redirect`` are the values that redirect the release to the ``standins``, which its canary and
     ``actors.use`` look at; ``prepare`` puts what the values name into the namespace, for pods of
     an image. The verdict may be a failed one. Raises :class:`RehearsalFailed` when the live
     release does not even come up here, and :class:`PlanRefused` when it is not fit to be changed.
@@ -180,7 +180,8 @@ def rehearse(
         servicebus_env="",
         soak_seconds=0,
         require=(*target.require, *NOT_REHEARSED),
-        probing=replace(target.probing, outside_url=""),  # that way leads to the target
+        # That way leads to the target.
+        probing=target.probing.model_copy(update={"outside_url": ""}),
     )
     here = TargetSession.open(session.context, there, reach=manifests.reach)
     kube = here.kube
@@ -266,16 +267,14 @@ def read(session: TargetSession) -> LiveRelease:
     rules.same_chart(revision.chart, charts.metadata(chart))
     kube, helm = session.kube, session.helm
     stored = reader.stored(kube, helm, target, revision.number)
-    check = rules.chart_is_live(stored.chart, chart, stored.values)
+    check = rules.chart_is_live(stored.chart, chart, stored.values, chart=revision.chart)
     image, digests = reader.running_image(target, reader.snapshot(kube, target.namespace))
     if len(digests) != 1:
         raise PlanRefused(
             f"the release's pods run {len(digests)} different digests of {image.by_tag}",
             remedy="repair the release first: its one image is what a rehearsal begins with",
         )
-    session.events.note(
-        f"revision {revision.number}, {revision.chart} ({texts.evidence(check)}), {image.by_tag}"
-    )
+    session.events.note(f"revision {revision.number}, {texts.sentence(check)}, {image.by_tag}")
     return LiveRelease(
         revision,
         state(history, image, stored.values),

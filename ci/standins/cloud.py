@@ -98,10 +98,10 @@ class Note:
         return cls(data["original"], data["led"], data["loaded"], data["selector"], bundles)
 
 
-def lead(kube: Kube, clock: Clock, wanted: Wanted, *, say: Callable[[str], None]) -> None:
+def redirect(kube: Kube, clock: Clock, wanted: Wanted, *, say: Callable[[str], None]) -> None:
     """Redirect what is ``wanted``, and wait until it is in effect. Earlier redirects are replaced.
 
-    Raises :class:`DeployFailed`; :func:`give_back` then undoes what was done so far.
+    Raises :class:`DeployFailed`; :func:`restore_dns` then undoes what was done so far.
     """
     _check_served(kube)
     current = _corefile(kube)
@@ -110,7 +110,7 @@ def lead(kube: Kube, clock: Clock, wanted: Wanted, *, say: Callable[[str], None]
         original = corefile.without(current)
         if recorded is not None and current == recorded.led:
             original = recorded.original
-        led = corefile.lead(original, wanted.routes)
+        led = corefile.redirect(original, wanted.routes)
     except corefile.Unreadable as problem:
         raise DeployFailed(f"CoreDNS's Corefile cannot be edited: {problem}") from problem
     note = replace(recorded or Note(original), original=original, led=led, selector=wanted.selector)
@@ -132,8 +132,9 @@ def lead(kube: Kube, clock: Clock, wanted: Wanted, *, say: Callable[[str], None]
     kube.apply([replace(note, loaded=led).manifest()])
 
 
-def give_back(kube: Kube, clock: Clock) -> bool:
-    """Undo :func:`lead`, also when it was interrupted; returns whether there was anything to undo.
+def restore_dns(kube: Kube, clock: Clock) -> bool:
+    """Undo :func:`redirect`, also when it was interrupted; returns whether there was anything to
+    undo.
 
     The policy is deleted first, so that new pods are not changed any more. Existing pods keep
     their changes until they are recreated.

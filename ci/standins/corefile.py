@@ -5,7 +5,7 @@ A name is exact (``login.microsoftonline.com``) or has a star for its first labe
 serves the root zone. Its expression is anchored at both ends: a pod's search domains are tried
 first, and ``NAME.servicebus.windows.net.launch.svc.cluster.local`` has to stay unknown.
 ``answer auto`` puts the queried name into the answer. :func:`without` removes exactly what
-:func:`lead` added.
+:func:`redirect` added.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Unreadable(ValueError):
     """The text is not a Corefile that can be edited; the message says why."""
 
 
-def lead(corefile: str, routes: Mapping[str, str]) -> str:
+def redirect(corefile: str, routes: Mapping[str, str]) -> str:
     """Redirect names: ``routes`` maps each to the host that answers instead. Rules of an earlier
     call are replaced. Raises :class:`Unreadable`."""
     text = without(corefile)
@@ -42,8 +42,8 @@ def lead(corefile: str, routes: Mapping[str, str]) -> str:
 
 
 def without(corefile: str) -> str:
-    """The Corefile as it was before :func:`lead`. Raises :class:`Unreadable` when only a part of
-    the added block is left."""
+    """The Corefile as it was before :func:`redirect`. Raises :class:`Unreadable` when only a part
+    of the added block is left."""
     text = _OURS.sub("", corefile)
     if BEGIN.strip() in text or END.strip() in text:
         raise Unreadable("the block of redirected names was edited by something else")

@@ -6,18 +6,18 @@ Stages never import each other; what one of them needs of another is handed to i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 from ci.digest import Digest
 from ci.errors import EvidenceRefused, PipelineError, ProofFailed, SettingsError
 from ci.model import Cluster, Image, Promotion, Proof, Rehearsal, Release, StandIns, Target
+from ci.promotion.preflight.required import SERVICE_BUS
 from ci.promotion.release.session import TargetSession
 from ci.promotion.upgrade.post_upgrade_test import After
 from ci.results import (
     Check,
-    CheckGroup,
     CheckId,
     Count,
     Measured,
@@ -37,8 +37,6 @@ from ci.stages import attest, build, deploy, prove
 from ci.stages import promote as promotion
 from ci.stages import rehearse as rehearsing
 from ci.workflow import notifications
-
-SERVICE_BUS_SETTING = "servicebus_connection_string_env"
 
 
 def latest_or_built(context: Context) -> Image:
@@ -166,24 +164,18 @@ def tests_of(session: TargetSession) -> Iterator[After]:
             remedy=f"export {target.servicebus_env}",
         )
     if target.standins is None and not connection:
-        yield lambda _: (skipped(CheckId.QUEUE_TIMEOUTS, SERVICE_BUS_SETTING),)
+        yield lambda _: (skipped(CheckId.QUEUE_TIMEOUTS, SERVICE_BUS),)
         return
     patience = target.timeout_seconds + prove.RELEASE_SECONDS
 
     def after(release: Release) -> tuple[Check, ...]:
-        wanting: list[Proof] = []
+        failures: list[Proof] = []
         try:
             proof = tests.prove(
-                release, target.standins, servicebus=connection, on_failure=wanting.append
+                release, target.standins, servicebus=connection, on_failure=failures.append
             )
         except ProofFailed as problem:
-            names = tuple(case.name for proof in wanting for case in proof.failed)
-            what: Measured = (
-                Names(Unit.CASES, names, len(names)) if names else Problem(str(problem))
-            )
-            check = failed(CheckId.QUEUE_TIMEOUTS, what)
-            problem.groups += (CheckGroup(Phase.DURING, (check,)),)
-            raise
+            raise problem.carrying(Phase.DURING, _failed_tests(problem, failures)) from None
         cases = sum(case.outcome is Outcome.PASSED for case in proof.cases)
         return (passed(CheckId.QUEUE_TIMEOUTS, Count(Unit.CASES, cases)),)
 
@@ -195,6 +187,13 @@ def tests_of(session: TargetSession) -> Iterator[After]:
         standins=target.standins,
     ) as tests:
         yield after
+
+
+def _failed_tests(problem: ProofFailed, failures: Sequence[Proof]) -> Check:
+    """Which cases failed; without any, why the tests came to no end."""
+    names = tuple(case.name for proof in failures for case in proof.failed)
+    measured: Measured = Names(Unit.CASES, names, len(names)) if names else Problem(str(problem))
+    return failed(CheckId.QUEUE_TIMEOUTS, measured)
 
 
 def proven_here(context: Context, released: Callable[[], Release], standins: StandIns) -> Proof:

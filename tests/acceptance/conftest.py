@@ -43,6 +43,12 @@ class Ended:
         read: dict[str, Any] = json.loads((self.run_dir / "summary.json").read_text("utf-8"))
         return read
 
+    @property
+    def checks(self) -> dict[str, str]:
+        """The outcome of every check of the run, by id; of one with several the last."""
+        groups = self.summary["groups"]
+        return {check["id"]: check["outcome"] for group in groups for check in group["checks"]}
+
     def error(self) -> tuple[str, str]:
         """Its last two lines, which have to be the error and its remedy."""
         error, remedy = self.stderr.strip().splitlines()[-2:]

@@ -30,7 +30,7 @@ from ci.stages import cluster as clusters
 from ci.toolchain import obtain, services
 from ci.tools.command import Programs
 from ci.tools.kube import Kube
-from ci.tools.wait import SystemClock
+from ci.tools.wait import Cancellable, SystemClock
 from tests.failure_injection import images
 from tests.failure_injection.rig import (
     CERTS,
@@ -88,7 +88,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     cancel = threading.Event()
-    clock = SystemClock(cancel)
+    clock = Cancellable(SystemClock(), cancel)
     programs = Programs(env=os.environ, logs=out / "logs", cancel=cancel)
     events = Events(clock, path=out / "events.jsonl")
     home = homes.Home(homes.path(os.environ))
@@ -142,7 +142,11 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     config.addinivalue_line("markers", "alone: runs while no other case does")
     config.addinivalue_line("markers", "shares(what): runs while no other case with this does")
-    config.addinivalue_line("markers", "end(text): how the case has to end, for the table")
+    config.addinivalue_line(
+        "markers",
+        "end(*verdicts, either=False, note=''): how each promotion, rollback and rehearsal of the"
+        " case has to end, in order, or its only one in either of several ways",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -224,7 +228,7 @@ def alone(request: pytest.FixtureRequest, rig: Rig) -> Iterator[None]:
 def place(request: pytest.FixtureRequest, rig: Rig, alone: None) -> Iterator[Place]:
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower()).strip("-")
     promised = request.node.get_closest_marker("end")
-    row = Row(name, promised.args[0] if promised else "see the case")
+    row = Row(name, promised.args, **promised.kwargs) if promised else Row(name)
     standing = request.config.stash.setdefault(STANDING, Standing())
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw")
     namespace = f"{name[:36].strip('-')}-{worker}-{datetime.now(UTC):%H%M%S}"
@@ -234,6 +238,8 @@ def place(request: pytest.FixtureRequest, rig: Rig, alone: None) -> Iterator[Pla
         yield here
     finally:
         row.seconds = monotonic() - begun
-        row.passed = request.node.stash.get(PASSED, False)
+        ran = request.node.stash.get(PASSED, False)
+        row.passed = ran and row.kept
         write(rig.folder, row)
         here.leave()
+    assert row.kept or not ran, f"it ended {row.ended}, and not {row.promised}"

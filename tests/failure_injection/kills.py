@@ -93,6 +93,10 @@ REPAIRS = (
 """Of the rollback that repairs what a promotion left, one after the other."""
 
 
+LEFT = "left to the next"
+"""What a kill of a rollback leaves, which the next one repairs."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """One kill and what came of it."""
@@ -101,6 +105,7 @@ class Outcome:
     serving: str = ""
     """What answered right after the kill."""
     end: str = ""
+    """What serves in the end."""
     sent: int = 0
     failed: int = 0
     seconds: float = 0.0
@@ -141,7 +146,7 @@ def _survive(place: Place, shot: Kill, outcome: Outcome) -> None:
     outcome.serving = serving.version
     assert set(serving.version.split("+")) <= {"v1", shot.version or "v2"}, serving
     if shot.leaves is Leaves.HALF:
-        place.refused(PlanRefused, "rollback")(place.promote, "v2")
+        place.refused(PlanRefused, "pipeline.py rollback")(place.promote, "v2")
         if shot.version:
             place.rollback()
     else:
@@ -151,11 +156,11 @@ def _survive(place: Place, shot: Kill, outcome: Outcome) -> None:
     if shot in BEFORE:
         assert serving.revision == place.first
         assert serving.digests == {place.rig.images["v1"].digest}
-        place.row.seen = f"{serving.version} serves, revision {serving.revision} {serving.status}"
+        place.saw(serving)
     elif shot.version:
         place.first = place.history()[-1].number
         place.ends("v1", 1)
-    outcome.end = place.row.seen.partition(",")[0] if shot.version else "left to the next"
+    outcome.end = place.row.serves if shot.version else LEFT
     place.nothing_lost()
 
 

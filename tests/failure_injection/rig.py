@@ -7,43 +7,60 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ci import standins as manifests
 from ci.cli.selftest import FAILURE_INJECTION
-from ci.errors import CommandFailed, PipelineError
+from ci.errors import CommandFailed, PipelineError, RehearsalFailed
 from ci.model import (
     Case,
+    ChangeRecord,
     Cluster,
     Image,
-    Outcome,
-    Probing,
+    PlanRecord,
     Promotion,
     Proof,
     Registry,
     Rehearsal,
-    Release,
     Rollback,
+    RollbackOutcome,
+    RunRecord,
     Target,
     Tools,
 )
 from ci.promotion.probes import in_cluster
 from ci.promotion.probes.prober import Account
 from ci.promotion.release import lease
-from ci.results import StepId
+from ci.promotion.release.session import TargetSession
+from ci.promotion.upgrade.post_upgrade_test import After
+from ci.report import files, verdict
+from ci.results import (
+    REQUIRED_BY_DEFAULT,
+    CauseId,
+    ChangeState,
+    Check,
+    CheckId,
+    Outcome,
+    StepId,
+    VerdictId,
+)
+from ci.run import changes
 from ci.run import state as homes
 from ci.run.context import Context
-from ci.run.events import Event, Events
-from ci.settings import Settings
+from ci.run.events import CHANGE, Event, Events
+from ci.settings import Probing, Settings
 from ci.stages.promote import promote, rollback
-from ci.stages.rehearse import Actors, rehearse
+from ci.stages.rehearse import Actors, refuse_failed, rehearse
 from ci.tools.command import Programs
 from ci.tools.helm import Helm, Revision
 from ci.tools.kube import Kube
-from ci.tools.wait import SystemClock, wait_until
+from ci.tools.wait import Cancellable, SystemClock, wait_until
 from tests.failure_injection import images
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +69,18 @@ CERTS = "certs.d"
 """Where the node looks how to reach a registry, below the rig's folder."""
 RELEASE = "engine-release"
 PASSWORD = "swordfish-of-the-matrix"
+REQUIRE = (
+    *REQUIRED_BY_DEFAULT,
+    "!queue.*",  # the small service has no Service Bus
+    "!migration.*",  # its chart has a hook that migrates, and is allowed to
+    "!health.proven",  # its proof has no such case
+    "!health.under-load",
+)
+"""What the cases' targets require, unless a case says otherwise."""
+WITHOUT_API = (*REQUIRE, "!api.*")
+"""Of cases whose images, or whose proofs, describe no API."""
+WITHOUT_PULL = (*REQUIRE, "!image.pullable")
+"""Of cases that turn it off."""
 WITNESS = "witness"
 WITNESS_RATE = 10.0
 WITNESS_SECONDS = 3600
@@ -71,16 +100,40 @@ class Rig:
 
 @dataclass(slots=True)
 class Row:
-    """One line of the table."""
+    """One line of the table: what a case promised, and how it ended, by ids alone."""
 
     case: str
-    expected: str
-    seen: str = "it did not come to its end"
-    requests: str = "-"
-    """Failed of sent, as a witness in the cluster that the promotion knows nothing of saw it."""
+    promised: tuple[VerdictId, ...] = ()
+    """How every change of the case has to end, in order; empty where the case itself says it."""
+    either: bool = False
+    """Whether the case's only change may end in any of ``promised``."""
+    note: str = ""
+    """For whoever reads the table."""
+    ended: list[VerdictId] = field(default_factory=list)
+    """How every promotion, rollback and rehearsal of the case ended, in order."""
+    exit_codes: list[int] = field(default_factory=list)
+    """Of the same."""
+    cause: CauseId | None = None
+    """Why the last change that failed did."""
+    message: str = ""
+    """Its error and remedy, for people."""
+    serves: str = ""
+    """The version that answers at the end; as the rest below."""
+    revision: int = 0
+    status: str = ""
+    holder: str = ""
+    sent: int | None = None
+    """Requests, as a witness in the cluster that the promotion knows nothing of saw them."""
+    failed: int = 0
     seconds: float = 0.0
     passed: bool = False
-    cause: str = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether every change ended as promised."""
+        if self.either:
+            return len(self.ended) == 1 and self.ended[0] in self.promised
+        return not self.promised or tuple(self.ended) == self.promised
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +158,41 @@ def proof(image: Image) -> Proof:
     case = Case("test_of_the_matrix", Outcome.PASSED, 1.0)
     api = images.api(image.tag)
     return Proof(image, (case,), Path("junit.xml"), datetime.now(UTC), api=api)
+
+
+def failed(checks: Iterable[Check]) -> list[CheckId]:
+    return [check.id for check in checks if check.failed]
+
+
+def ended(
+    command: str,
+    context: Context,
+    problem: PipelineError | None,
+    state: ChangeState | None = None,
+) -> VerdictId:
+    """How a command ended, by the same rules as a run's report. ``state`` is what its result says
+    of the target; without one the context's events do."""
+    change = changes.latest(event.data for event in context.events.all if event.kind == CHANGE)
+    if state is not None:
+        change = ChangeRecord("matrix", state)
+    record = RunRecord(
+        context.run_dir.name,
+        command,
+        Outcome.PASSED if problem is None else Outcome.FAILED,
+        0 if problem is None else problem.exit_code,
+        datetime.now(UTC),
+        0.0,
+        (),
+        context.run_dir,
+        change=change,
+    )
+    return verdict.identify(record, finished=True)
+
+
+STATES: Mapping[RollbackOutcome, ChangeState] = {
+    RollbackOutcome.ROLLED_BACK: ChangeState.ROLLED_BACK,
+    RollbackOutcome.ALREADY_THERE: ChangeState.ALREADY_SERVED,
+}
 
 
 @dataclass(slots=True)
@@ -204,6 +292,7 @@ class Place:
             "deployments": ("engine", "engine-builder"),
             "probing": Probing(path="/work"),
             "allow_migrations": True,
+            "require": REQUIRE,
         }
         return Target(**{**described, **changed})
 
@@ -212,7 +301,7 @@ class Place:
         self.runs += 1
         run_dir = self.folder / f"run-{self.runs}"
         cancel = threading.Event()
-        clock = SystemClock(cancel)
+        clock = Cancellable(SystemClock(), cancel)
         programs = Programs(env=os.environ, logs=run_dir / "logs", cancel=cancel)
         events = Events(clock, path=run_dir / "events.jsonl", redactor=programs.redactor)
         for hook in self.hooks:
@@ -223,32 +312,71 @@ class Place:
             tools = replace(tools, registry=registry)
         return Context(ROOT, Settings(), tools, programs, clock, events, run_dir, home)
 
+    def session(self, context: Context | None = None, **changed: Any) -> TargetSession:
+        """Of the case's target in one more run."""
+        target = self.target(**changed)
+        return TargetSession.open(context or self.context(), target, reach=manifests.reach)
+
     def promote(
         self,
         version: str | Image,
         *,
-        after: Callable[[Release], None] | None = None,
+        after: After | None = None,
         context: Context | None = None,
         proven: Callable[[Image], Proof] = proof,
         force: bool = False,
         **changed: Any,
     ) -> Promotion:
         image = self.rig.images[version] if isinstance(version, str) else version
-        target = self.target(**changed)
-        return promote(context or self.context(), target, proven(image), after=after, force=force)
+        session = self.session(context, **changed)
+        with self.recorded("promote", session.context) as stands:
+            promoted = promote(session, proven(image), after=after, force=force)
+            stands.append(promoted.state)
+        return promoted
 
     def rehearse(self, version: str) -> Rehearsal:
         """On this very cluster, in a namespace beside the release's own."""
-        actors = Actors(promote, rollback)
-        target = self.target(name=self.namespace)
+        actors = Actors(partial(promote, recorded=False), partial(rollback, recorded=False))
+        session = self.session(name=self.namespace)
         image = self.rig.images[version]
-        return rehearse(self.context(), self.rig.cluster, target, proof(image), actors, redirect={})
+        rehearsal = rehearse(session, self.rig.cluster, proof(image), actors, redirect={})
+        with suppress(RehearsalFailed), self.recorded("rehearse", session.context):
+            refuse_failed(rehearsal)
+        return rehearsal
 
     def rollback(self, revision: int | None = None, *, dry_run: bool = False) -> Rollback:
-        return rollback(self.context(), self.target(), revision, dry_run=dry_run)
+        session = self.session()
+        if dry_run:
+            return rollback(session, revision, dry_run=True)
+        with self.recorded("rollback", session.context) as stands:
+            done = rollback(session, revision)
+            stands.append(STATES[done.outcome])
+        return done
 
-    def refused(self, error: type[PipelineError], *says: str) -> Callable[..., PipelineError]:
-        """Calls what has to raise exactly ``error``, with each of ``says`` in its words."""
+    @contextmanager
+    def recorded(self, command: str, context: Context) -> Iterator[list[ChangeState]]:
+        """Write down how the command in the block ended; it appends where the target stands."""
+        stands: list[ChangeState] = []
+        try:
+            yield stands
+        except PipelineError as problem:
+            self.row.ended.append(ended(command, context, problem))
+            self.row.exit_codes.append(problem.exit_code)
+            raise
+        state = stands[-1] if stands else None
+        self.row.ended.append(ended(command, context, None, state))
+        self.row.exit_codes.append(0)
+
+    def refused(
+        self,
+        error: type[PipelineError],
+        *facts: str,
+        cause: CauseId | None = None,
+        check: CheckId | None = None,
+    ) -> Callable[..., PipelineError]:
+        """Calls what has to raise exactly ``error``, for this ``cause`` and with this ``check``
+        among those that failed, where they are given. ``facts`` are what other programs said, or
+        what a person has to type: each has to be in the error or its remedy."""
 
         def call(fn: Callable[..., object], *a: Any, **k: Any) -> PipelineError:
             try:
@@ -257,14 +385,22 @@ class Place:
                 problem = raised
             else:
                 raise AssertionError(f"{error.__name__} was expected, and nothing was raised")
-            text = self.row.cause = f"{problem} | {problem.remedy}"
+            text = self.row.message = f"{problem} | {problem.remedy}"
+            self.row.cause = problem.cause
             assert type(problem) is error, f"{type(problem).__name__}: {text}"
-            for words in says:
-                assert words in text, f"{words!r} is not in: {text}"
-            assert PASSWORD not in text, "a secret was told"
+            assert cause in (None, problem.cause), f"{problem.cause}: {text}"
+            assert check is None or check in failed(problem.checks), f"{problem.checks}: {text}"
+            for fact in facts:
+                assert fact in text, f"{fact!r} is not in: {text}"
+            assert PASSWORD not in text, "a secret is in the error"
             return problem
 
         return call
+
+    def plan(self, run: int = 1) -> PlanRecord:
+        """What one of the case's promotions planned."""
+        text = (self.folder / f"run-{run}" / files.PLAN).read_bytes()
+        return files.adapter(PlanRecord).validate_json(text)
 
     # -- how it ended ---------------------------------------------------------------------------
 
@@ -306,13 +442,19 @@ class Place:
         """The release serves ``version`` from every pod, and nobody holds the lock. The case
         found it at ``revision`` 1."""
         last = self.end()
-        self.row.seen = str(last)
+        self.saw(last)
         if self.witness:
             self.witnessed()
         assert last.version == version, last
         assert last.digests == {self.rig.images[version].digest}, last
         assert (last.revision, last.status) == (self.first - 1 + revision, status), last
         assert not last.holder, last
+
+    def saw(self, last: End) -> None:
+        """Write down the state on the cluster."""
+        row = self.row
+        row.serves, row.revision, row.status = last.version, last.revision, last.status
+        row.holder = last.holder
 
     def watch(self) -> None:
         """Start the witness: requests at a steady rate, of which none may be lost."""
@@ -339,8 +481,8 @@ class Place:
         wait_until("the witness's first answers", began, timeout=60, clock=SystemClock())
 
     def _account(self) -> Account | None:
-        said = self.kube.logs(self.witness, self.namespace, tailLines=3)
-        return in_cluster.parse(said.text) if said.ok else None
+        log = self.kube.logs(self.witness, self.namespace, tailLines=3)
+        return in_cluster.parse(log.text) if log.ok else None
 
     def _witnessed(self) -> Account:
         found = self._account()
@@ -351,7 +493,7 @@ class Place:
         """Requests sent and failed since the case began."""
         now = self._witnessed()
         sent, failed = now.sent - self.seen_before[0], now.failed - self.seen_before[1]
-        self.row.requests = f"{failed} of {sent}"
+        self.row.sent, self.row.failed = sent, failed
         return sent, failed
 
     def nothing_lost(self) -> None:
@@ -423,7 +565,10 @@ def write(folder: Path, row: Row) -> None:
     (path / f"{row.case}.json").write_text(json.dumps(asdict(row)), encoding="utf-8")
 
 
-COLUMNS = ("case", "expected end", "seen end", "failed requests", "seconds", "ok")
+COLUMNS = (
+    "case", "has to end", "ended", "exit codes", "cause", "serves", "failed requests", "seconds",
+    "ok",
+)  # fmt: skip
 
 
 def table(folder: Path, into: Path) -> str:
@@ -431,25 +576,40 @@ def table(folder: Path, into: Path) -> str:
     Those that failed come first."""
     found = [json.loads(p.read_text("utf-8")) for p in sorted((folder / "rows").glob("*.json"))]
     found.sort(key=lambda row: row["passed"])
-    rows = [
-        [r["case"], r["expected"], r["seen"], r["requests"], f"{r['seconds']:.0f}", r["passed"]]
-        for r in found
-    ]
+    rows = [cells(row) for row in found]
     described = {
         "title": "Promotions that were made to fail",
         "note": "Failed requests are those that a witness in the cluster sent during the case.",
         "columns": COLUMNS,
         "rows": rows,
-        "causes": {row["case"]: row["cause"] for row in found},
+        "messages": {row["case"]: row["message"] for row in found},
     }
     (into / f"{FAILURE_INJECTION}.json").write_text(
         json.dumps(described, indent=1), encoding="utf-8"
     )
     lines = [COLUMNS, ["---"] * len(COLUMNS)]
-    lines += [[*cells, "yes" if passed else "NO"] for *cells, passed in rows]
+    lines += [[*map(str, row), "yes" if passed else "NO"] for *row, passed in rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     (into / f"{FAILURE_INJECTION}.md").write_text(text, encoding="utf-8")
     return text
+
+
+def cells(row: Mapping[str, Any]) -> list[str | bool]:
+    """A row of the table, of what :func:`write` wrote."""
+    promised = (" or " if row["either"] else ", ").join(row["promised"])
+    held = f", lock held by {row['holder']}" if row["holder"] else ""
+    at = f" at revision {row['revision']}, {row['status']}" if row["revision"] else ""
+    return [
+        row["case"],
+        "; ".join(filter(None, (promised, row["note"]))) or "see the case",
+        ", ".join(row["ended"]) or "-",
+        ", ".join(map(str, row["exit_codes"])) or "-",
+        row["cause"] or "-",
+        f"{row['serves']}{at}{held}" if row["serves"] else "-",
+        "-" if row["sent"] is None else f"{row['failed']} of {row['sent']}",
+        f"{row['seconds']:.0f}",
+        bool(row["passed"]),
+    ]
 
 
 def monotonic() -> float:

@@ -14,12 +14,13 @@ import pytest
 from ci.errors import PromotionFailed
 from ci.model import Image, Promotion, StandIns
 from ci.promotion.probes.canary import LOCK_AFTER, broker
+from ci.results import CauseId, CheckId, QueueState, Tasks, VerdictId
 from ci.run.context import Context
 from ci.settings import Probing
 from ci.stages import build, deploy
 from ci.workflow.environments import PREVIOUS_TAG
 from tests.failure_injection import images
-from tests.failure_injection.rig import RELEASE, ROOT, Place, until
+from tests.failure_injection.rig import RELEASE, ROOT, WITHOUT_API, Place, until
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.shares("standins")]
 
@@ -48,6 +49,7 @@ class Service:
             "probing": Probing(path="/readyz"),
             "canary_per_second": 4.0,
             "standins": self.standins,
+            "require": WITHOUT_API,
         }
 
     def serves(self, tag: str, revision: int) -> None:
@@ -60,7 +62,8 @@ class Service:
             if not pod["metadata"].get("deletionTimestamp")
             for status in pod["status"]["containerStatuses"]
         }
-        self.place.row.seen = f"{tag} serves, revision {latest.number} {latest.status}"
+        row = self.place.row
+        row.serves, row.revision, row.status = tag, latest.number, latest.status
         assert (latest.number, latest.status) == (revision, "deployed")
         assert digests == {self.versions[tag].digest}
 
@@ -84,35 +87,43 @@ def service(place: Place) -> Iterator[Service]:
     place.kubectl("delete", "deployments", "--all", "--wait=true")
 
 
-@pytest.mark.end("promoted; every task executed once; the queue has the new lock duration")
+@pytest.mark.end(VerdictId.PROMOTED, note="the queue has the new lock duration")
 def test_tasks_of_a_clean_promotion(service: Service) -> None:
-    said = {check.name: check.evidence for check in service.promote("service-v2").checks}
-    account = said["tasks through the canary queue"]
-    sent = int(account.split()[0])
-    assert sent >= 20
-    assert account == f"{sent} sent, {sent} executed once, 0 lost, 0 processed twice"
-    assert f"lock duration {LOCK_AFTER} s" in said["the queue is as the new version was asked for"]
+    checks = {check.id: check for check in service.promote("service-v2").checks}
+    (tasks,) = checks[CheckId.TASKS_EXECUTED_ONCE].measured
+    assert isinstance(tasks, Tasks)
+    assert tasks.accepted >= 20
+    assert (tasks.once, tasks.lost, tasks.twice, tasks.refused) == (tasks.accepted, 0, 0, 0)
+    (queue,) = checks[CheckId.QUEUE_LOCK_DURATION].measured
+    assert isinstance(queue, QueueState)
+    assert queue.lock_seconds == LOCK_AFTER
     service.serves("service-v2", 2)
-    queue = said["the queue is as the new version was asked for"].partition(":")[0]
-    with broker(service.context, service.place.target(**service.described())) as bus:
-        until("the canary's queue to be gone", lambda: bus.lock_duration(queue) is None)
+    session = service.place.session(service.context, **service.described())
+    with broker(session) as bus:
+        until("the canary's queue to be gone", lambda: bus.lock_duration(queue.name) is None)
 
 
-@pytest.mark.end("rolled back; the first version serves")
+@pytest.mark.end(VerdictId.ROLLED_BACK)
 @pytest.mark.parametrize(
-    ("tag", "says"),
+    ("tag", "cause", "check"),
     [
-        ("service-twice", "processed twice"),
-        ("service-loses", "tasks were lost"),
-        ("service-ignores-lock", "ignores the lock duration: 45 s were asked for"),
+        ("service-twice", CauseId.TASKS_LOST, CheckId.TASKS_EXECUTED_ONCE),
+        ("service-loses", CauseId.TASKS_LOST, CheckId.TASKS_EXECUTED_ONCE),
+        ("service-ignores-lock", CauseId.QUEUE_NOT_AS_ASKED, CheckId.QUEUE_LOCK_DURATION),
     ],
     ids=[
-        "two consumers at once during the roll-over",
+        "two consumers at once during the rollout",
         "messages are lost",
         "lock duration is ignored",
     ],
 )
-def test_tasks_of_a_new_version(service: Service, tag: str, says: str) -> None:
-    refused = service.place.refused(PromotionFailed, says, "rolled back to revision 1")
-    refused(service.promote, tag)
+def test_tasks_of_a_new_version(service: Service, tag: str, cause: CauseId, check: CheckId) -> None:
+    refused = service.place.refused(PromotionFailed, cause=cause, check=check)
+    problem = refused(service.promote, tag)
+    for value in (value for each in problem.checks for value in each.measured):
+        if isinstance(value, Tasks):
+            wrong = {"service-twice": value.twice, "service-loses": value.lost}
+            assert wrong.get(tag, 1), value
+        if isinstance(value, QueueState) and tag == "service-ignores-lock":
+            assert (value.lock_seconds, value.asked_lock_seconds) == (30, LOCK_AFTER)
     service.serves("service-v1", 3)

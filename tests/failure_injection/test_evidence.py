@@ -12,7 +12,8 @@ import pytest
 
 from ci.errors import EvidenceRefused
 from ci.evidence import dsse, keys
-from ci.model import Case, Image, Outcome, Promotion, Proof
+from ci.model import Case, Image, Promotion, Proof
+from ci.results import Outcome, VerdictId
 from ci.run.context import Context
 from ci.settings import Settings
 from ci.stages import attest
@@ -62,7 +63,10 @@ class Release:
         return attest.verified(self.context, source, self.place.chart)
 
     def promote(self) -> Promotion:
-        return promote(self.context, self.place.target(), self.proven())
+        with self.place.recorded("promote", self.context) as stands:
+            promoted = promote(self.place.session(self.context), self.proven())
+            stands.append(promoted.state)
+        return promoted
 
 
 def ended(release: Release, outcome: Outcome) -> Proof:
@@ -131,7 +135,7 @@ FLAWS: tuple[tuple[Callable[[Release], None], str], ...] = (
 )
 
 
-@pytest.mark.end("refused; revision 1 serves v1; good evidence is then taken")
+@pytest.mark.end(VerdictId.NOT_PROMOTED, note="good evidence is then taken")
 @pytest.mark.parametrize(
     ("flaw", "says"), FLAWS, ids=[flaw.__name__.replace("_", " ") for flaw, _ in FLAWS]
 )

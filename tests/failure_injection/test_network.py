@@ -4,7 +4,6 @@ cluster while it upgrades. The relays are of the cases' own; what is behind them
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,15 +16,23 @@ import yaml
 
 from ci.errors import PlanRefused, PromotionFailed, RollbackFailed
 from ci.model import Cluster, Image, Registry
-from ci.results import StepId
+from ci.results import (
+    CauseId,
+    CheckId,
+    ImageRef,
+    ProbePlace,
+    Requests,
+    StepId,
+    VerdictId,
+)
 from ci.settings import Probing
 from tests.failure_injection.link import Link
-from tests.failure_injection.rig import CERTS, Place, Rig, at_step, until
+from tests.failure_injection.rig import CERTS, WITHOUT_PULL, Place, Rig, at_step, until
 
 pytestmark = pytest.mark.timeout(600)
 
 SERVERS = {"is gone": True, "says nothing more": False}
-"""How a registry goes away in mid-pull; whether its end is told."""
+"""How a registry goes away in mid-pull; whether it closes its connections."""
 
 
 # -- between the node and its registry -------------------------------------------------------------
@@ -64,7 +71,7 @@ def own(place: Place, rig: Rig) -> Iterator[OwnRegistry]:
         yield OwnRegistry(place, link, address)
 
 
-@pytest.mark.end("refused; revision 1 serves v1; 0 requests lost")
+@pytest.mark.end(VerdictId.REFUSED, note="0 requests lost")
 @pytest.mark.parametrize("how", SERVERS)
 def test_registry_in_mid_pull(place: Place, own: OwnRegistry, how: str) -> None:
     place.install(repository=own.image(place, "v1").repository)
@@ -72,8 +79,8 @@ def test_registry_in_mid_pull(place: Place, own: OwnRegistry, how: str) -> None:
     gone = SERVERS[how]
     image = own.image(place, "large-0" if gone else "large-1")
     own.link.trap(after=1 << 20, ends=gone)
-    says = ("cannot pull", "ImagePull") if gone else ("do not get the image", "0 of 1 have it")
-    place.refused(PlanRefused, image.by_digest, *says)(
+    facts = ("ImagePull",) if gone else ()
+    problem = place.refused(PlanRefused, *facts, check=CheckId.IMAGE_PULLABLE)(
         place.promote,
         image,
         context=place.context(own.registry),
@@ -81,11 +88,13 @@ def test_registry_in_mid_pull(place: Place, own: OwnRegistry, how: str) -> None:
         timeout_seconds=150 if gone else 15,
     )
     assert own.link.sprung.is_set(), "it was not in mid-pull"
+    (pull,) = (check for check in problem.checks if check.id is CheckId.IMAGE_PULLABLE)
+    assert ImageRef(image.repository, image.tag, image.digest) in pull.measured
     place.ends("v1", 1)
     place.nothing_lost()
 
 
-@pytest.mark.end("rolled back; v1 serves; 0 requests lost")
+@pytest.mark.end(VerdictId.ROLLED_BACK, note="0 requests lost")
 @pytest.mark.parametrize("how", SERVERS)
 def test_registry_in_mid_pull_of_the_upgrade(place: Place, own: OwnRegistry, how: str) -> None:
     place.install(repository=own.image(place, "v1").repository)
@@ -93,13 +102,14 @@ def test_registry_in_mid_pull_of_the_upgrade(place: Place, own: OwnRegistry, how
     gone = SERVERS[how]
     image = own.image(place, "large-2" if gone else "large-3")
     own.link.trap(after=1 << 20, ends=gone)
-    says = ("cannot start", "ImagePull") if gone else ("Pulling image", image.by_tag)
-    place.refused(PromotionFailed, "rolled back to revision 1", *says)(
+    fact = "ImagePull" if gone else image.by_tag
+    place.refused(PromotionFailed, fact, cause=CauseId.IMAGE_NOT_PULLED)(
         place.promote,
         image,
         context=place.context(own.registry),
         image_repository=image.repository,
         pull_on_nodes=False,
+        require=WITHOUT_PULL,
         timeout_seconds=150 if gone else 20,
     )
     assert own.link.sprung.is_set(), "it was not in mid-pull"
@@ -136,28 +146,28 @@ def door(place: Place, rig: Rig) -> Iterator[Link]:
         yield link
 
 
-@pytest.mark.end("promoted; v2 serves; 0 requests lost, from outside neither")
+@pytest.mark.end(VerdictId.PROMOTED, note="0 requests lost, from outside neither")
 def test_clients_outside_lose_nothing(place: Place, door: Link) -> None:
     probing = Probing(path="/work", outside_url=f"http://127.0.0.1:{door.port}/work")
     promoted = place.promote("v2", probing=probing)
-    said = {check.name: check.evidence for check in promoted.checks}
-    outside = said["requests from outside during the change"]
-    counted = re.match(r"(\d+) sent, (\d+) answered, 0 failed;", outside)
-    assert counted, outside
-    assert int(counted[1]) == int(counted[2]) >= 100, outside
+    checks = {(check.id, check.subject): check for check in promoted.checks}
+    (outside,) = checks[CheckId.REQUESTS_ANSWERED, ProbePlace.EXTERNAL].measured
+    assert isinstance(outside, Requests)
+    assert outside.failed == 0, outside
+    assert outside.sent == outside.answered >= 100, outside
     place.ends("v2", 2)
     place.nothing_lost()
 
 
-@pytest.mark.end("rolled back; v1 serves; requests were lost outside alone")
+@pytest.mark.end(VerdictId.ROLLED_BACK, note="requests were lost outside alone")
 def test_clients_outside_are_cut_off(place: Place, door: Link) -> None:
     """Helm, the pods and every request inside say that all is well."""
     place.hooks.append(at_step(StepId.VERIFY_DIGESTS, door.end))
-    refused = place.refused(
-        PromotionFailed, "requests were lost", "ConnectError", "from outside", "rolled back"
-    )
+    refused = place.refused(PromotionFailed, "ConnectError", cause=CauseId.REQUESTS_LOST)
     probing = Probing(path="/work", outside_url=f"http://127.0.0.1:{door.port}/work")
-    refused(place.promote, "v2", probing=probing)
+    problem = refused(place.promote, "v2", probing=probing)
+    lost = {c.subject: c.failed for c in problem.checks if c.id is CheckId.REQUESTS_ANSWERED}
+    assert lost == {ProbePlace.IN_CLUSTER: False, ProbePlace.EXTERNAL: True}
     place.ends("v1", 3)
     place.nothing_lost()
 
@@ -180,7 +190,9 @@ def way(rig: Rig, tmp_path: Path) -> Iterator[tuple[Link, Cluster]]:
         yield link, replace(rig.cluster, kubeconfig=file)
 
 
-@pytest.mark.end("promoted or rolled back, whole; 0 requests lost")
+@pytest.mark.end(
+    VerdictId.PROMOTED, VerdictId.ROLLED_BACK, either=True, note="whole; 0 requests lost"
+)
 def test_network_cut_for_a_while(place: Place, way: tuple[Link, Cluster]) -> None:
     place.install()
     place.watch()
@@ -193,20 +205,19 @@ def test_network_cut_for_a_while(place: Place, way: tuple[Link, Cluster]) -> Non
         mend.start()
 
     place.hooks.append(at_step(StepId.UPGRADE, cut, later=2.5))
-    failed = ""
     try:
         place.promote("v2", cluster=cluster)
     except PromotionFailed as problem:
-        failed = place.row.cause = str(problem)
-    if failed:
-        assert "rolled back" in failed
+        place.row.cause, place.row.message = problem.cause, str(problem)
         place.ends("v1", 3)
     else:
         place.ends("v2", 2)
     place.nothing_lost()
 
 
-@pytest.mark.end("RollbackFailed with the commands; once whole, rollback repairs; 0 requests lost")
+@pytest.mark.end(
+    VerdictId.ROLLBACK_FAILED, VerdictId.REFUSED, VerdictId.RETURNED, note="0 requests lost"
+)
 def test_network_cut_for_longer_than_it_is_waited_for(
     place: Place, way: tuple[Link, Cluster]
 ) -> None:
@@ -215,8 +226,6 @@ def test_network_cut_for_longer_than_it_is_waited_for(
     place.hooks.append(at_step(StepId.UPGRADE, link.cut, later=2.5))
     refused = place.refused(
         RollbackFailed,
-        "the rollback failed, too",
-        "an answer of the cluster's API",
         f"rollback engine-release {place.first} --wait",
         "quick-rollback.sh",
     )
@@ -224,7 +233,7 @@ def test_network_cut_for_longer_than_it_is_waited_for(
     assert place.end().version, "nothing serves"
     link.mend()
     place.hooks.clear()
-    place.refused(PlanRefused, "rollback")(place.promote, "v2")
+    place.refused(PlanRefused, "pipeline.py rollback")(place.promote, "v2")
     place.rollback()
     place.first = place.history()[-1].number
     place.ends("v1", 1)

@@ -64,7 +64,7 @@ def main() -> None:
         )
     if order.version:
         soak = SOAK_SECONDS if order.step is StepId.SOAK else 0
-        place.promote(order.version, after=lambda _: None, soak_seconds=soak)
+        place.promote(order.version, after=lambda _: (), soak_seconds=soak)
     else:
         place.rollback()
 

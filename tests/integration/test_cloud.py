@@ -26,7 +26,7 @@ from ci.stages import cluster as clusters
 from ci.standins import admission, corefile
 from ci.tools.command import Programs
 from ci.tools.kube import Kube
-from ci.tools.wait import SystemClock, wait_until
+from ci.tools.wait import Cancellable, SystemClock, wait_until
 from tests.failure_injection import images
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ class Place:
 
     def lead(self, context: Context | None = None) -> None:
         asked = [self.todays.by_tag, self.services.by_digest]
-        deploy.lead_cloud_here(context or self.context, self.standins, asked)
+        deploy.redirect_cloud(context or self.context, self.standins, asked)
 
     def remove(self) -> bool:
         return deploy.remove_overlay(self.context, self.standins.cluster)
@@ -170,7 +170,7 @@ def place(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pl
     """A cluster with stand-ins, and images that know nothing of them."""
     folder = tmp_path_factory.mktemp("cloud")
     cancel = threading.Event()
-    clock = SystemClock(cancel)
+    clock = Cancellable(SystemClock(), cancel)
     programs = Programs(env=os.environ, logs=folder / "logs", cancel=cancel)
     home = homes.Home(homes.path(os.environ))
     events = Events(clock)

@@ -29,6 +29,7 @@ TOGETHER: Mapping[str, tuple[str, ...]] = {
     "promotion/preflight/test_checklist.py": ("promotion/preflight/image_pull.py",),
     "promotion/preflight/test_rules.py": ("promotion/release/drift.py", "tools/kubeconfig.py"),
     "promotion/preflight/test_surge_capacity.py": ("promotion/release/pods.py",),
+    "promotion/probes/test_prober.py": ("promotion/probes/series.py",),
     "promotion/probes/test_accounting.py": (
         "promotion/probes/api_proxy.py",
         "promotion/probes/external.py",
@@ -44,6 +45,7 @@ TOGETHER: Mapping[str, tuple[str, ...]] = {
     "promotion/test_promote_flow.py": (
         "promotion/release/baseline.py",
         "promotion/rollback/recovery.py",
+        "promotion/rollback/standing.py",
         "promotion/upgrade/upgrade.py",
         "stages/promote.py",
     ),

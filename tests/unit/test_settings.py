@@ -147,16 +147,16 @@ def test_the_example_shows_each_key_at_its_default() -> None:
         assert f"# {key} = {written.removesuffix('.0')}\n" in block
 
 
-def test_azures_names_are_led_where_the_gate_says_so(tmp_path: Path) -> None:
-    assert not loaded(tmp_path).gate.cloud.lead
+def test_azures_names_are_redirected_where_the_gate_says_so(tmp_path: Path) -> None:
+    assert not loaded(tmp_path).gate.cloud.redirect
     block = """
 [gate.cloud]
-lead = true
+redirect = true
 pods = "azure.workload.identity/use=true,app"
 names = { "*.blob.core.windows.net" = "azurite.blobs", "vault.azure.net" = "vault.stand-ins" }
 """
     cloud = loaded(tmp_path, block).gate.cloud
-    assert cloud.lead
+    assert cloud.redirect
     assert cloud.pods == "azure.workload.identity/use=true,app"
     assert cloud.names["*.blob.core.windows.net"] == "azurite.blobs"
 
@@ -172,12 +172,29 @@ names = { "*.blob.core.windows.net" = "azurite.blobs", "vault.azure.net" = "vaul
         'names = { "a.net {" = "azurite.blobs" }',
         'names = { "a.net" = "azurite" }',
         'names = { "a.net" = "azurite.blobs answer auto" }',
+        "redirect = 1",
         "lead = 1",
     ],
 )
 def test_names_and_labels_that_are_none_are_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(SettingsError, match=r"gate\.cloud"):
         loaded(tmp_path, f"[gate.cloud]\n{line}\n")
+
+
+def test_a_key_with_its_old_name_works_and_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.toml"
+    file.write_text("[gate.cloud]\nlead = true\n")
+    named: list[tuple[str, str]] = []
+    found = load(file, renamed=lambda old, new: named.append((old, new)))
+    assert found.gate.cloud.redirect
+    assert named == [("gate.cloud.lead", "gate.cloud.redirect")]
+    file.write_text("[gate.cloud]\nredirect = true\n")
+    assert load(file, renamed=lambda old, new: pytest.fail("named")) == found
+
+
+def test_a_key_with_both_its_names_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="lead is the old name of redirect"):
+        loaded(tmp_path, "[gate.cloud]\nlead = true\nredirect = false\n")
 
 
 def test_the_pods_that_get_an_identity_are_those_of_aks(tmp_path: Path) -> None:
@@ -189,7 +206,7 @@ def test_the_gate_is_never_the_demonstration_targets_cluster(tmp_path: Path) -> 
         loaded(tmp_path, '[gate]\nname = "launch"\n')
 
 
-# -- the checks that a target requires ------------------------------------------------------------
+# -- the checks that a target requires -------------------------------------------------------------
 
 
 def test_what_a_target_requires_reaches_it(tmp_path: Path) -> None:

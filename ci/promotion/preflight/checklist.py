@@ -44,8 +44,8 @@ def refusal(*checks: Check, remedy: str = "") -> PlanRefused:
     """The error for checks of which some failed before the change. Its remedy is that of the first
     that failed, when none is given."""
     wrong = next(check for check in checks if check.failed)
-    remedy = remedy or texts.REMEDIES[wrong.id]
-    return failure(PlanRefused, Phase.BEFORE, checks, context=texts.NOT_MET, remedy=remedy)
+    known = remedy or texts.REMEDIES.get(wrong.id)
+    return failure(PlanRefused, Phase.BEFORE, checks, context=texts.NOT_MET, remedy=known)
 
 
 def refuse_failed(checks: Iterable[Check]) -> None:

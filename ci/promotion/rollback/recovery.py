@@ -26,6 +26,7 @@ from ci.promotion.rollback.standing import Standing
 from ci.redaction import Redactor
 from ci.results import (
     Because,
+    CauseId,
     ChangeState,
     Check,
     CheckGroup,
@@ -103,10 +104,13 @@ def _rolled_back(
     session: TargetSession, before: Before, kept: Path, cause: Cause, *, changed: bool
 ) -> PromotionFailed:
     did = f"rolled back to revision {before.revision.number}" if changed else "nothing was changed"
+    where = f"the evidence is in {kept}, and as one archive beside it"
+    unmet = cause.id is CauseId.REQUIRED_NOT_CHECKED
+    own = texts.REMEDY_UNMET.format(target=session.target.name) if unmet else ""
     return PromotionFailed(
         f"{session.programs.redact(str(cause))}; {did}: {before.image.tag}"
         f" ({before.image.digest.short}) serves again",
-        remedy=f"the evidence is in {kept}, and as one archive beside it",
+        remedy=f"{own}; {where}" if own else where,
     )
 
 

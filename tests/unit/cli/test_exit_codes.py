@@ -494,7 +494,7 @@ def test_a_live_release_that_does_not_come_up_on_the_gate(box: Box, hurry: None)
         said_of if path.endswith("/namespaces/rehearsal-prod/pods") else None
     )
     status, error = box("rehearse", "--target", "prod", "--image", image)
-    assert (status, "CrashLoopBackOff" in error) == (22, True)
+    assert (status, "CrashLoopBackOff" in error) == (22, True), error
 
 
 # -- 30 to 34: the target -------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_every_outcome_of_what_was_asked_has_its_sign_and_is_counted() -> None:
     signs = [line.split(" ")[0] for line in lines[at + 1 : at + 5]]
     assert signs == ["✓", "✗", "\N{EN DASH}", "?"]
     assert lines[at + 2].endswith("the API is backward compatible: /a is gone")
-    assert lines[at + 3].endswith("the team is notified: turned off by notify")
+    assert lines[at + 3].endswith("the team is notified: not enabled (setting notify)")
     assert lines[at + 4].endswith("the proof does not contain it")
 
 

@@ -46,7 +46,7 @@ def gateway() -> Iterator[str]:
             API + " " * openapi_compat.LIMIT,
             "/openapi.json",
             "",
-            "the description of the API is longer than 1 MiB: left out",
+            "the OpenAPI description is longer than 1 MiB: left out",
         ),
     ],
     ids=["described", "something else", "not there", "turned off", "too long"],

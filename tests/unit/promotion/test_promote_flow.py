@@ -30,11 +30,12 @@ from ci.errors import (
     VerifyFailed,
 )
 from ci.model import (
+    BackupsRecord,
     Case,
     ChangeRecord,
     Cluster,
     Image,
-    Probing,
+    PlanRecord,
     Promotion,
     Proof,
     Release,
@@ -42,6 +43,7 @@ from ci.model import (
     RollbackOutcome,
     Target,
 )
+from ci.promotion.probes import canary
 from ci.promotion.release import health, lease, reader
 from ci.promotion.release import manifest as manifest_
 from ci.promotion.release.baseline import Before
@@ -71,7 +73,7 @@ from ci.results import (
 from ci.run import changes
 from ci.run.context import Context
 from ci.run.events import CHANGE, CHECK, Events
-from ci.settings import Settings
+from ci.settings import Probing, Settings
 from ci.stages import promote
 from ci.tools import api
 from ci.tools.api import Answer
@@ -667,7 +669,8 @@ def test_what_is_served_already_is_verified_and_left_alone(context: Context, wor
     go(context)
     world.asked.clear()
     context.events.all.clear()
-    done = go(context, heard(tested := []))
+    tested: list[Release] = []
+    done = go(context, heard(tested))
     assert tested == [], "nothing new is to be tested"
     assert world.asked == []
     assert [line["revision"] for line in world.history] == [1, 2]
@@ -1040,11 +1043,12 @@ def test_logs_that_may_not_be_read_refuse_before_the_change(
 def test_a_required_check_without_an_answer_after_the_change_rolls_back(
     context: Context, world: World, late: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(promote.required.canary, "known", lambda _: True)
+    monkeypatch.setattr(canary, "known", lambda _: True)
     changed: dict[str, Any] = {"require": ("queue.timeouts",), "canary_per_second": 0.0}
     with pytest.raises(PromotionFailed) as caught:
         go(context, lambda _: (late,), changed=changed)
     assert (caught.value.exit_code, caught.value.cause) == (32, CauseId.REQUIRED_NOT_CHECKED)
+    assert "[targets.prod]" in caught.value.remedy
     assert late in caught.value.checks
     assert world.asked == ["upgrade", "evidence", "rollback 1"]
     assert stands(context).cause is CauseId.REQUIRED_NOT_CHECKED
@@ -1086,8 +1090,8 @@ def test_a_rehearsed_promotion_says_nothing_of_the_target(context: Context, worl
 def test_the_run_keeps_its_plan_and_what_the_backups_are_of(context: Context, world: World) -> None:
     done = go(context)
     unreadable: list[str] = []
-    plan = files.read(context.run_dir, files.PlanRecord, unreadable)
-    backups = files.read(context.run_dir, files.BackupsRecord, unreadable)
+    plan = files.read(context.run_dir, PlanRecord, unreadable)
+    backups = files.read(context.run_dir, BackupsRecord, unreadable)
     assert unreadable == []
     assert plan is not None
     assert backups is not None
@@ -1118,9 +1122,9 @@ def test_a_service_without_the_canarys_api_is_refused_where_it_is_required(
 ) -> None:
     """That is known only when it was asked, and before the change all the same."""
     absent = unknown(CheckId.QUEUE_LOCK_DURATION, Because.NOT_OFFERED)
-    monkeypatch.setattr(promote.required.canary, "known", lambda _: True)
-    monkeypatch.setattr(promote.Canary, "__enter__", lambda self: self)
-    monkeypatch.setattr(promote.Canary, "steady", lambda _: (absent,))
+    monkeypatch.setattr(canary, "known", lambda _: True)
+    monkeypatch.setattr(canary.Canary, "__enter__", lambda self: self)
+    monkeypatch.setattr(canary.Canary, "steady", lambda _: (absent,))
     with pytest.raises(PlanRefused) as caught:
         go(context, changed={"require": ("queue.lock-duration",)})
     assert absent in caught.value.checks

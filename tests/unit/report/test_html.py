@@ -342,7 +342,7 @@ def test_a_report_holds_everything_of_a_promotion(tmp_path: Path) -> None:
         "the Helm release is deployed",
         "revision 4 deployed",
         "9 passed, 1 skipped, 2 unknown",
-        "skipped : turned off by service.openapi_path",
+        "skipped : not enabled (setting service.openapi_path)",
         "unknown : not permitted to read it",
         "Pre-upgrade checklist",
         "Docker image built successfully",

@@ -19,7 +19,7 @@ def test_checks_are_read_again_with_the_same_outcomes(tmp_path: Path) -> None:
     cases = junit.read(path)
     assert [case.outcome for case in cases] == [c.outcome for g in groups for c in g.checks]
     by_name = {case.name: case for case in cases}
-    assert by_name["before::api.compatible"].message == "turned off by service.openapi_path"
+    assert by_name["before::api.compatible"].message == "not enabled (setting service.openapi_path)"
     assert by_name["before::image.pullable"].outcome is Outcome.UNKNOWN
     assert by_name["targets::health.path[/readyz]"].message.startswith("HTTP 503")
 
@@ -49,3 +49,13 @@ def test_an_error_of_another_type_is_a_failure(tmp_path: Path) -> None:
         '<testsuite><testcase name="a"><error message="setup"/></testcase></testsuite>', "utf-8"
     )
     assert [case.outcome for case in junit.read(path)] == [Outcome.FAILED]
+
+
+def test_what_a_case_shows_is_read_of_its_properties(tmp_path: Path) -> None:
+    path = tmp_path / "junit.xml"
+    shows = "".join(f'<property name="shows" value="{id}"/>' for id in ("a.b", "c.d", "a.b"))
+    path.write_text(
+        f'<testsuites><testcase name="t" time="1"><properties>{shows}</properties></testcase>'
+        '<testcase name="u" time="1"/></testsuites>'
+    )
+    assert [case.shows for case in junit.read(path)] == [("a.b", "c.d"), ()]

@@ -155,7 +155,7 @@ def summary(command: str) -> tuple[str, ...]:
         f"  to       {NEW.tag}  {DIGEST}",
         "checks     2 passed, 1 skipped, 1 unknown",
         f"  ✓ All backups created: {EVIDENCE}",
-        "  \N{EN DASH} skipped: Code changes are backward compatible: turned off by service.ope",
+        "  \N{EN DASH} skipped: Code changes are backward compatible: not enabled (setting ",
         "  ? unknown: the cluster has room for the rollout's surge pods: the cluster does ",
         f"  ✓ every pod runs the digest: {EVIDENCE}",
         f"{command} succeeded after ",

@@ -249,7 +249,7 @@ def foreign(home: Home, **changed: Any) -> tuple[Context, StandIns]:
     "touch",
     [
         lambda context, there: deploy.prepare_standins(context, there.cluster),
-        lambda context, there: deploy.lead_cloud_here(context, there, ["image"]),
+        lambda context, there: deploy.redirect_cloud(context, there, ["image"]),
         lambda context, there: deploy.remove_overlay(context, there.cluster),
     ],
 )
@@ -346,8 +346,8 @@ def test_a_proof_is_made_of_cases_that_passed(tmp_path: Path) -> None:
         ((PASSED, FAILED), 1, "1 of 2 cases failed: t::b: lock was 60"),
         ((PASSED, ERROR), 1, "no gateway"),
         ((PASSED, FAILED), 0, "1 of 2 cases failed"),
-        ((SKIPPED,), 0, "no case passed"),
-        ((), 5, "no case passed"),
+        ((SKIPPED,), 0, "no test case passed"),
+        ((), 5, "no test case passed"),
         ((PASSED,), 3, "ended with 3"),
     ],
 )

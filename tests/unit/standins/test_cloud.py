@@ -170,12 +170,12 @@ class Cluster:
         return {"spec": {"initContainers": [{"name": admission.NAME, "env": env}]}}
 
 
-def lead(cluster: Cluster, wanted: Wanted = WANTED) -> None:
-    cloud.lead(cast(Kube, cluster), Still(), wanted, say=lambda _: None)
+def redirect(cluster: Cluster, wanted: Wanted = WANTED) -> None:
+    cloud.redirect(cast(Kube, cluster), Still(), wanted, say=lambda _: None)
 
 
-def give_back(cluster: Cluster) -> bool:
-    return cloud.give_back(cast(Kube, cluster), Still())
+def restore_dns(cluster: Cluster) -> bool:
+    return cloud.restore_dns(cast(Kube, cluster), Still())
 
 
 def calls_of(action: Callable[[Cluster], object], cluster: Cluster) -> int:
@@ -187,86 +187,86 @@ def calls_of(action: Callable[[Cluster], object], cluster: Cluster) -> int:
 def test_all_of_it_is_put_in_and_taken_away() -> None:
     cluster = Cluster()
     before = cluster.state()
-    lead(cluster)
+    redirect(cluster)
     assert corefile.BEGIN in cluster.corefile == cluster.loaded
     assert cluster.note is not None
     assert cluster.note["original"] == KUBEADM
     assert cluster.policy is not None
-    assert give_back(cluster)
+    assert restore_dns(cluster)
     assert cluster.state() == before
-    assert not give_back(cluster)
+    assert not restore_dns(cluster)
 
 
 @pytest.mark.parametrize("done", [False, True])
 def test_killed_at_any_call_everything_can_be_taken_away(done: bool) -> None:
-    whole = calls_of(lead, Cluster())
+    whole = calls_of(redirect, Cluster())
     assert whole > 10
     for last in range(1, whole + 1):
         cluster = Cluster(last=last, done=done)
         with pytest.raises(Ended):
-            lead(cluster)
-        give_back(cluster)
+            redirect(cluster)
+        restore_dns(cluster)
         assert cluster.state() == (KUBEADM, KUBEADM, None, None, False), f"call {last}"
 
 
 @pytest.mark.parametrize("done", [False, True])
 def test_killed_at_any_call_it_can_be_done_again(done: bool) -> None:
-    for last in range(1, calls_of(lead, Cluster()) + 1):
+    for last in range(1, calls_of(redirect, Cluster()) + 1):
         cluster = Cluster(last=last, done=done)
         with pytest.raises(Ended):
-            lead(cluster)
-        lead(cluster)
-        assert cluster.loaded == cluster.corefile == corefile.lead(KUBEADM, ROUTES)
-        give_back(cluster)
+            redirect(cluster)
+        redirect(cluster)
+        assert cluster.loaded == cluster.corefile == corefile.redirect(KUBEADM, ROUTES)
+        restore_dns(cluster)
         assert cluster.state() == (KUBEADM, KUBEADM, None, None, False), f"call {last}"
 
 
 @pytest.mark.parametrize("done", [False, True])
 def test_taking_away_can_be_killed_at_any_call_and_done_again(done: bool) -> None:
     cluster = Cluster()
-    lead(cluster)
-    for last in range(1, calls_of(give_back, cluster) + 1):
+    redirect(cluster)
+    for last in range(1, calls_of(restore_dns, cluster) + 1):
         cluster = Cluster()
-        lead(cluster)
+        redirect(cluster)
         cluster.last, cluster.done = cluster.calls + last, done
         with pytest.raises(Ended):
-            give_back(cluster)
-        give_back(cluster)
+            restore_dns(cluster)
+        restore_dns(cluster)
         assert cluster.state() == (KUBEADM, KUBEADM, None, None, False), f"call {last}"
 
 
 def test_led_again_nothing_is_restarted_or_asked_twice() -> None:
     cluster = Cluster()
-    lead(cluster)
+    redirect(cluster)
     pod, cluster.asked = cluster.pod, []
-    lead(cluster)
+    redirect(cluster)
     assert cluster.pod == pod
     assert cluster.asked == []
 
 
 def test_led_to_other_stand_ins_the_first_corefile_comes_back() -> None:
     cluster = Cluster()
-    lead(cluster)
+    redirect(cluster)
     other = dict.fromkeys(ROUTES, f"{HOST}.elsewhere")
-    lead(cluster, Wanted(**{**_fields(WANTED), "routes": other, "images": ("engine:v2",)}))
+    redirect(cluster, Wanted(**{**_fields(WANTED), "routes": other, "images": ("engine:v2",)}))
     assert cluster.asked == ["engine:v2"]
-    assert cluster.loaded == corefile.lead(KUBEADM, other)
-    give_back(cluster)
+    assert cluster.loaded == corefile.redirect(KUBEADM, other)
+    restore_dns(cluster)
     assert cluster.loaded == KUBEADM
 
 
 def test_what_somebody_changed_meanwhile_stays() -> None:
     cluster = Cluster()
-    lead(cluster)
+    redirect(cluster)
     cluster.corefile = cluster.corefile.replace("ttl 30", "ttl 5")
-    give_back(cluster)
+    restore_dns(cluster)
     assert cluster.corefile == KUBEADM.replace("ttl 30", "ttl 5")
 
 
 def test_a_cluster_that_knows_no_such_policy_is_not_touched() -> None:
     cluster = Cluster(serves='{"resources": []}')
     with pytest.raises(DeployFailed, match="MutatingAdmissionPolicy") as raised:
-        lead(cluster)
+        redirect(cluster)
     assert "1.36" in raised.value.remedy
     assert cluster.state() == Cluster().state()
 
@@ -274,16 +274,16 @@ def test_a_cluster_that_knows_no_such_policy_is_not_touched() -> None:
 def test_a_corefile_that_cannot_be_edited_is_not_touched() -> None:
     cluster = Cluster(corefile="garbage")
     with pytest.raises(DeployFailed, match="root zone"):
-        lead(cluster)
+        redirect(cluster)
     assert cluster.state() == Cluster(corefile="garbage").state()
 
 
 def test_when_it_cannot_be_given_back_the_original_is_shown_where_it_is() -> None:
     cluster = Cluster()
-    lead(cluster)
+    redirect(cluster)
     cluster.corefile = cluster.corefile.replace(corefile.END, "")
     with pytest.raises(DeployFailed, match="something else") as raised:
-        give_back(cluster)
+        restore_dns(cluster)
     assert f"get configmap -n kube-system {admission.NAME}" in raised.value.remedy
     assert cluster.note is not None
     assert cluster.note["original"] == KUBEADM

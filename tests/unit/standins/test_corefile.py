@@ -54,7 +54,7 @@ def leads(text: str, name: str) -> str:
 
 
 def test_names_are_led_and_the_rest_stays_as_it_is() -> None:
-    led = corefile.lead(KUBEADM, ROUTES)
+    led = corefile.redirect(KUBEADM, ROUTES)
     assert leads(led, "contoso-llm-engine.servicebus.windows.net") == f"{HOST}."
     assert leads(led, "login.microsoftonline.com") == f"{HOST}."
     lines = led.splitlines()
@@ -76,26 +76,26 @@ def test_names_are_led_and_the_rest_stays_as_it_is() -> None:
     ],
 )
 def test_no_other_name_is_led(name: str) -> None:
-    assert leads(corefile.lead(KUBEADM, ROUTES), name) == ""
+    assert leads(corefile.redirect(KUBEADM, ROUTES), name) == ""
 
 
 def test_what_was_put_in_is_taken_away_to_the_byte() -> None:
     for text in (KUBEADM, KUBEADM.rstrip("\n"), KUBEADM.replace("\n", "\r\n"), "\n\n" + KUBEADM):
-        led = corefile.lead(text, ROUTES)
+        led = corefile.redirect(text, ROUTES)
         assert led != text
         assert corefile.without(led) == text
 
 
 def test_leading_again_replaces() -> None:
-    once = corefile.lead(KUBEADM, ROUTES)
+    once = corefile.redirect(KUBEADM, ROUTES)
     other = {"*.servicebus.windows.net": "servicebus.standins-prod.svc.cluster.local"}
-    again = corefile.lead(once, other)
-    assert again == corefile.lead(KUBEADM, other)
-    assert corefile.lead(again, {}) == KUBEADM
+    again = corefile.redirect(once, other)
+    assert again == corefile.redirect(KUBEADM, other)
+    assert corefile.redirect(again, {}) == KUBEADM
 
 
 def test_what_somebody_else_changed_meanwhile_stays() -> None:
-    changed = corefile.lead(KUBEADM, ROUTES).replace("ttl 30", "ttl 5")
+    changed = corefile.redirect(KUBEADM, ROUTES).replace("ttl 30", "ttl 5")
     assert corefile.without(changed) == KUBEADM.replace("ttl 30", "ttl 5")
 
 
@@ -104,7 +104,7 @@ def test_only_blocks_of_the_root_zone_are_edited() -> None:
         "# . {\n(shared) {\n    errors\n}\nexample.org:53 {\n    file /etc/db\n}\n"
         'dns://.:53 other.org { # "the rest" }\n    import shared\n    log . "{name}"\n}\n'
     )
-    led = corefile.lead(text, ROUTES)
+    led = corefile.redirect(text, ROUTES)
     assert led.index("the rest") < led.index(corefile.BEGIN) < led.index("import shared")
     assert led.count(corefile.BEGIN) == 1
     assert corefile.without(led) == text
@@ -122,13 +122,13 @@ def test_only_blocks_of_the_root_zone_are_edited() -> None:
         ("}\n", "braces"),
         (". { errors }\n", "after the brace"),
         (". {", "after the brace"),
-        (corefile.lead(KUBEADM, ROUTES).replace(corefile.END, ""), "something else"),
-        (corefile.lead(KUBEADM, ROUTES).replace(corefile.BEGIN, ""), "something else"),
+        (corefile.redirect(KUBEADM, ROUTES).replace(corefile.END, ""), "something else"),
+        (corefile.redirect(KUBEADM, ROUTES).replace(corefile.BEGIN, ""), "something else"),
     ],
 )
 def test_what_cannot_be_edited_is_refused(text: str, says: str) -> None:
     with pytest.raises(corefile.Unreadable, match=says):
-        corefile.lead(text, ROUTES)
+        corefile.redirect(text, ROUTES)
 
 
 WORDS = st.sampled_from([".:53", ".", "{", "}", "\n", " ", "#", '"', "\r", "errors", "a.b", "\\"])
@@ -137,7 +137,7 @@ WORDS = st.sampled_from([".:53", ".", "{", "}", "\n", " ", "#", '"', "\r", "erro
 @given(st.lists(WORDS, max_size=40).map("".join) | st.text(max_size=200))
 def test_any_text_is_refused_or_given_back_to_the_byte(text: str) -> None:
     try:
-        led = corefile.lead(text, ROUTES)
+        led = corefile.redirect(text, ROUTES)
     except corefile.Unreadable:
         return
     assert corefile.BEGIN in led

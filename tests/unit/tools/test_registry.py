@@ -165,7 +165,7 @@ def test_a_password_from_the_environment_is_hidden() -> None:
     assert programs.redact("x hunter2hunter2 y") == "x *** y"
     with pytest.raises(RegistryRefused, match="variable OTHER"):
         registry.password(Login(username="AWS", password_env="OTHER"), programs)
-    with pytest.raises(RegistryRefused, match="names neither"):
+    with pytest.raises(RegistryRefused, match="has neither"):
         registry.password(Login(username="AWS"), programs)
 
 

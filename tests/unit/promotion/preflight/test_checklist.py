@@ -37,6 +37,7 @@ from ci.results import (
 from ci.settings import Notify, Settings
 from ci.tools.command import Output
 
+ROOT = Path(__file__).resolve().parents[4]
 IMAGE = Image("r/engine", "new", Digest.from_hex("b" * 64))
 CLUSTER = Cluster("c", Path("k"), "c", True)
 TARGET = Target("prod", CLUSTER, "launch", "rel", Path("x"), IMAGE.repository)
@@ -192,6 +193,13 @@ def test_what_the_proof_shows_is_what_its_cases_say_that_they_show() -> None:
     )
     excused = replace(asked, outcome=Outcome.SKIPPED)
     assert checklist.health_proven(proof(load, excused)).outcome is Outcome.UNKNOWN
+
+
+def test_the_projects_own_suite_says_what_its_cases_show() -> None:
+    """Both are required by default, of the demonstration target, too."""
+    text = (ROOT / "tests" / "e2e" / "test_health.py").read_text("utf-8")
+    for id in (CheckId.HEALTH_PROVEN, CheckId.HEALTH_UNDER_LOAD):
+        assert f'record_property("shows", "{id.value}")' in text
 
 
 def test_who_is_notified_is_counted() -> None:

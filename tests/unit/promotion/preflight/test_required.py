@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from ci.model import Cluster, Gates, Probing, Query, Target
+from ci.model import Cluster, Target
 from ci.promotion.preflight.required import foreseen
 from ci.results import REQUIRED_BY_DEFAULT, CheckId, unmet
+from ci.settings import Gates, Probing, Query
 from tests.unit.promotion.preflight.test_checklist import TARGET
 
 QUEUES = {CheckId.QUEUE_TIMEOUTS, CheckId.QUEUE_LOCK_DURATION, CheckId.TASKS_EXECUTED_ONCE}
@@ -23,8 +24,10 @@ def off(servicebus: bool = True, **changed: Any) -> dict[CheckId, str]:
 
 
 def test_what_is_on_is_not_foreseen() -> None:
-    soaked = {"soak_seconds": 60, "gates": Gates(queries=(Query("q", "x", 1.0),))}
-    assert off(**soaked) == {}
+    gates = Gates(
+        prometheus_url="http://prometheus", queries=(Query(name="q", query="x", limit=1.0),)
+    )
+    assert off(soak_seconds=60, gates=gates) == {}
     assert off() == dict.fromkeys(SOAK, "soak_seconds")
 
 

@@ -1,4 +1,4 @@
-"""Why a promotion failed: by what was raised, the checks it carries, and the cluster's objects."""
+"""Why a promotion failed: from what was raised, its checks, and the cluster's objects."""
 
 from __future__ import annotations
 
