@@ -100,7 +100,7 @@ def test_another_chart_is_refused() -> None:
 
 def test_contexts(tmp_path: Path) -> None:
     config = tmp_path / "config"
-    with pytest.raises(TargetNotFound, match="there is no kubeconfig"):
+    with pytest.raises(TargetNotFound, match="cannot read kubeconfig"):
         kubeconfig.contexts(config)
     for text in ("- a\n", "a: [", "\0"):
         config.write_text(text)
