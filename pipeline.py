@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""The door: makes itself runnable on a fresh machine, then hands over to ``ci.cli.app``.
+"""The entry point: creates the Python environment on first use, then starts ``ci.cli.app``.
 
-Nothing but the standard library until the environment exists. The environment is made once per
-content of ``requirements.lock``, under ``$PIPELINE_HOME/venvs``; a marker written last tells a
-whole one from one whose making was killed.
+Only the standard library is used until the environment exists. It is created once per content of
+``requirements.lock``, under ``$PIPELINE_HOME/venvs``; a marker that is written last distinguishes a
+complete one from one whose creation was killed.
 """
 
 # No annotations import and no f-strings up to the version check: an old Python must get as far
-# as the sentence that says what is wrong.
+# as the message that says what is wrong.
 import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036 - the point of the check
@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 LOCK = ROOT / "requirements.lock"
 ENTERED = "_QUEUE_TIMEOUT_GATE_VENV"
-"""Set to the environment's path on the second start, so that the door opens at most once."""
+"""Set to the environment's path for the second start, so that there is no third."""
 
 EXIT_TOOLCHAIN = 4
 EXIT_DISK_FULL = 6
@@ -46,12 +46,12 @@ class Refused(Exception):
 
 
 def home(env: dict[str, str]) -> Path:
-    """Where everything that is kept between runs lives."""
+    """The folder of everything that is kept between runs."""
     return Path(env.get("PIPELINE_HOME") or "~/.cache/queue-timeout-gate").expanduser().absolute()
 
 
 def key(lock: bytes) -> str:
-    """Names the environment by what determines it."""
+    """Hash of what determines the environment: the lock file and this Python."""
     python = f"{sys.version}|{sys.base_prefix}"
     return hashlib.sha256(lock + b"\0" + python.encode()).hexdigest()[:16]
 
@@ -61,7 +61,7 @@ def say(text: str) -> None:
 
 
 def environment(venvs: Path) -> Path:
-    """The environment's folder, made if it is not there whole."""
+    """The environment's folder; created if it is missing or incomplete."""
     name = key(LOCK.read_bytes())
     venv = venvs / name
     marker = venv / ".complete"
@@ -72,14 +72,14 @@ def environment(venvs: Path) -> Path:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another run is making the Python environment: waiting for it")
+            say("another run is creating the Python environment: waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         if marker.exists() and os.access(venv / "bin" / "python", os.X_OK):
             return venv
         if venv.exists():
-            say("removing a half-made Python environment")
+            say("removing an incomplete Python environment")
             shutil.rmtree(venv)
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             make(venv)
         except BaseException:
@@ -89,20 +89,20 @@ def environment(venvs: Path) -> Path:
             file.write(name + "\n")
             file.flush()
             os.fsync(file.fileno())
-        say(f"Python environment ready after {time.monotonic() - begun:.0f} s")
+        say(f"Python environment ready after {time.monotonic() - started:.0f} s")
     return venv
 
 
 def make(venv: Path) -> None:
-    """A virtual environment with exactly what ``requirements.lock`` names, hashes checked."""
+    """Create a virtual environment with exactly the packages of ``requirements.lock``, by hash."""
     total = LOCK.read_text(encoding="utf-8").count("==")
-    say(f"making the Python environment: {total} packages, hashes checked (once)")
+    say(f"creating the Python environment, once: {total} packages, hashes checked")
     log = venv.with_name(venv.name + ".log")
     python = venv / "bin" / "python"
     create = [sys.executable, "-m", "venv", str(venv)]
     pip = [str(python), "-m", "pip"]
     if importlib.util.find_spec("ensurepip") is None:
-        # Debian's bare python3 has no ensurepip; its pip, or the package that has it, will do.
+        # Debian's python3 has no ensurepip: use its pip, or install the package that has it.
         if importlib.util.find_spec("pip") is not None:
             create.insert(3, "--without-pip")
             pip = [sys.executable, "-m", "pip", "--python", str(python)]
@@ -113,27 +113,27 @@ def make(venv: Path) -> None:
             call(["apt-get", "install", "-q", "-y", "python3-venv"], log, env=quiet)
         else:
             raise Refused(
-                "this Python can make no virtual environment (no ensurepip, no pip)",
-                "install python3-venv, or run as root on Debian",
+                "this Python cannot create a virtual environment (no ensurepip, no pip)",
+                "install python3-venv, or run as root on Debian to have it installed",
                 EXIT_TOOLCHAIN,
             )
     call(create, log)
-    seen = 0
+    resolved = 0
     shown = time.monotonic()
 
     def progress(line: str) -> None:
-        nonlocal seen, shown
+        nonlocal resolved, shown
         if line.startswith("Collecting "):
-            seen += 1
+            resolved += 1
             if time.monotonic() - shown >= 3:
                 shown = time.monotonic()
-                say(f"  {min(seen, total)} of {total} packages found")
+                say(f"  {min(resolved, total)} of {total} packages resolved")
         elif line.startswith("Installing collected packages"):
-            say("  installing them")
+            say("  installing the packages")
 
     options = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
-    wanted = ["--require-hashes", "--requirement", str(LOCK)]
-    call([*pip, "install", *options, *wanted], log, see=progress)
+    requirements = ["--require-hashes", "--requirement", str(LOCK)]
+    call([*pip, "install", *options, *requirements], log, see=progress)
 
 
 def call(
@@ -169,8 +169,8 @@ def call(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if status != 0:
         raise Refused(
-            f"the Python environment could not be made: {Path(argv[0]).name} ended with {status}",
-            f"see {log}; is the package index that pip is configured for reachable?",
+            f"cannot create the Python environment: {Path(argv[0]).name} ended with {status}",
+            f"see {log}; check that the package index that pip is configured for is reachable",
             EXIT_TOOLCHAIN,
         )
 
@@ -187,14 +187,14 @@ def enter() -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             problem = f"no disk space left for the Python environment ({error.strerror})"
             remedy, status = (
-                "free disk space, or set PIPELINE_HOME to a roomier disk",
+                "free disk space, or set PIPELINE_HOME to a larger disk",
                 EXIT_DISK_FULL,
             )
         else:
-            problem = f"the Python environment could not be made: {error}"
-            remedy, status = "set PIPELINE_HOME to a folder that can be written", EXIT_TOOLCHAIN
+            problem = f"cannot create the Python environment: {error}"
+            remedy, status = "set PIPELINE_HOME to a writable folder", EXIT_TOOLCHAIN
     except KeyboardInterrupt:
-        problem, remedy = "interrupted", "run again: what was half-made is gone"
+        problem, remedy = "interrupted", "run again: the incomplete environment was removed"
         status = EXIT_INTERRUPTED
     else:
         python = str(venv / "bin" / "python")
@@ -214,5 +214,5 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Everything is cleaned up and written; a thread of a library that lingers must not keep us.
+    # Everything is cleaned up and written; a lingering thread of a library must not delay the exit.
     os._exit(status)

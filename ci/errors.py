@@ -12,7 +12,7 @@ from ci.results import CauseId, Check, CheckGroup, Phase
 
 
 class PipelineError(Exception):
-    """A failure the pipeline foresaw. ``str(error)`` is one line; ``remedy`` says what to do.
+    """A failure that the pipeline expects. ``str(error)`` is one line; ``remedy`` says what to do.
 
     ``exit_code`` belongs to the class, so that scripts can tell failures apart; docs/commands.md
     lists every code (a unit test compares the two).
@@ -24,13 +24,13 @@ class PipelineError(Exception):
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message)
         self.groups: tuple[CheckGroup, ...] = ()
-        """The checks that were made before it failed, the failed ones among them."""
+        """The checks made before the failure, the failed ones included."""
         self.cause: CauseId | None = None
-        """Why a change failed, where whoever raised it knows more than its checks say."""
+        """Why a change failed, if the code that raised the error knows more than its checks."""
         self.remedy = remedy if remedy is not None else self.default_remedy
 
     def carrying(self, phase: Phase, *checks: Check, cause: CauseId | None = None) -> Self:
-        """This error with checks that were made, for ``raise``."""
+        """This error with the checks made so far; for ``raise``."""
         return self.carrying_all((CheckGroup(phase, checks),) if checks else (), cause)
 
     def carrying_all(self, groups: tuple[CheckGroup, ...], cause: CauseId | None = None) -> Self:
@@ -54,49 +54,49 @@ class ToolchainError(PipelineError):
     """A tool could not be obtained from any of its origins."""
 
     exit_code = 4
-    default_remedy = "run `python3 pipeline.py doctor` to see what is missing"
+    default_remedy = "run `python3 pipeline.py doctor` to see which tool is missing"
 
 
 class DockerUnavailable(PipelineError):
     """No Docker daemon answers and none can be installed."""
 
     exit_code = 5
-    default_remedy = "start Docker, or run as root on Debian so that it can be installed"
+    default_remedy = "start Docker, or run as root on Debian to have it installed"
 
 
 class DiskFull(PipelineError):
-    """The disk has no room for what comes next."""
+    """The disk has not enough free space for the next step."""
 
     exit_code = 6
     default_remedy = "free disk space, for example with `python3 pipeline.py clean`"
 
 
 class Locked(PipelineError):
-    """Another run holds what this one needs."""
+    """Another run holds a lock that this one needs."""
 
     exit_code = 7
-    default_remedy = "wait for the other run to end"
+    default_remedy = "wait for the other run to end, then run again"
 
 
 class BuildFailed(PipelineError):
     """The service image does not build."""
 
     exit_code = 10
-    default_remedy = "see the build output above, and correct the Dockerfile or the source"
+    default_remedy = "correct the Dockerfile or the source; the build log is in the run's folder"
 
 
 class RegistryRefused(PipelineError):
     """The image registry refused a login, a push or a pull."""
 
     exit_code = 11
-    default_remedy = "check the registry block of the target in pipeline.toml"
+    default_remedy = "check image_repository and registry_login of the target in pipeline.toml"
 
 
 class ClusterFailed(PipelineError):
-    """The throwaway cluster could not be made."""
+    """The gate cluster could not be created."""
 
     exit_code = 12
-    default_remedy = "see the kind log in the run's folder"
+    default_remedy = "see logs/kind-*.log in the run's folder"
 
 
 class ChartInvalid(PipelineError):
@@ -110,36 +110,36 @@ class DeployFailed(PipelineError):
     """The release did not become ready on the gate cluster."""
 
     exit_code = 14
-    default_remedy = "see the pods' logs in the run's folder"
+    default_remedy = "see the pods' logs under evidence/ in the run's folder"
 
 
 class ForeignCluster(DeployFailed):
-    """Stand-ins were asked for on a cluster that the pipeline did not make: nothing was touched."""
+    """Stand-ins were requested on a cluster that the pipeline did not create; nothing changed."""
 
     exit_code = 15
-    default_remedy = "name a target's own services in its release; stand-ins are for test clusters"
+    default_remedy = "configure the target's own services in its release: stand-ins are for tests"
 
 
 class ProofFailed(PipelineError):
-    """The end-to-end tests failed or did not run: nothing may be promoted."""
+    """The end-to-end tests failed or did not run, so nothing may be promoted."""
 
     exit_code = 20
-    default_remedy = "read the failed cases in the run's junit.xml; the target was not touched"
+    default_remedy = "see the failed cases in the run's report; the target was not touched"
 
 
 class RehearsalFailed(PipelineError):
-    """The change broke the target's release on the gate cluster: it may not go further."""
+    """The change broke the target's release on the gate cluster, so it may not be promoted."""
 
     exit_code = 22
     default_remedy = "correct the chart or the image; the target was not touched"
 
 
 class EvidenceRefused(PipelineError):
-    """No evidence allows the promotion: none, or not signed, not of this image and chart, too
-    old, failed, or without a required case or approval."""
+    """No evidence allows the promotion: it is missing, unsigned, of another image or chart, too old
+    or failed, or it lacks a required case or approval."""
 
     exit_code = 21
-    default_remedy = "prove it: `python3 pipeline.py prove`"
+    default_remedy = "prove the image: `python3 pipeline.py prove`"
 
 
 class TargetNotFound(PipelineError):
@@ -150,7 +150,7 @@ class TargetNotFound(PipelineError):
 
 
 class PlanRefused(PipelineError):
-    """The change would do more than change the image, or the release is not fit to be changed."""
+    """The upgrade would change more than the image, or the release cannot be upgraded now."""
 
     exit_code = 31
     default_remedy = "see the refused differences above; the target was not touched"
@@ -160,32 +160,33 @@ class PromotionFailed(PipelineError):
     """The promotion failed and the target was rolled back to the recorded revision."""
 
     exit_code = 32
-    default_remedy = "the target serves its previous image; read the evidence in the run's folder"
+    default_remedy = "the target serves its previous image; see the cause in the run's report"
 
 
 class RollbackFailed(PipelineError):
-    """The rollback itself failed: a person has to act now."""
+    """The rollback itself failed: someone has to act now."""
 
     exit_code = 33
     default_remedy = "run backups/quick-rollback.sh of this run by hand"
 
 
 class VerifyFailed(PipelineError):
-    """The live state does not meet the criteria."""
+    """The live release does not meet the success criteria."""
 
     exit_code = 34
     default_remedy = "see the failed criteria above"
 
 
 class WaitTimeout(PipelineError):
-    """A wait reached its deadline; the message says what was awaited and what was seen last."""
+    """A wait reached its deadline; the message says what it waited for and the last state."""
 
     exit_code = 40
-    default_remedy = "see the state that was seen last, and the logs in the run's folder"
+    default_remedy = "see the last state above, and the logs in the run's folder"
 
 
 class CommandFailed(PipelineError):
-    """A program ended with a non-zero status; the message pastes into a shell."""
+    """A program ended with a non-zero status; the message has its command line, quoted for a
+    shell."""
 
     exit_code = 41
     default_remedy = "see the program's output above"
@@ -206,14 +207,14 @@ class CommandFailed(PipelineError):
 
 
 class Interrupted(PipelineError):
-    """Ctrl-C or SIGTERM: what was begun has been cleaned up or rolled back."""
+    """Ctrl-C or SIGTERM; what the run started has been cleaned up or rolled back."""
 
     exit_code = 130
-    default_remedy = "nothing is left behind; run again when ready"
+    default_remedy = "everything was cleaned up; run again when ready"
 
 
 def of_exit_code(code: int) -> type[PipelineError]:
-    """The class that an exit code belongs to; :class:`PipelineError` for one of no other."""
+    """The class with an exit code; :class:`PipelineError` for a code that no class has."""
     kinds: list[type[PipelineError]] = [PipelineError]
     while kinds:
         kind = kinds.pop()

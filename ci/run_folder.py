@@ -1,9 +1,10 @@
-"""The one door through which files come into ``runs/<id>``: redacted, whole, for its owner alone.
+"""The only writer of ``runs/<id>``: files are redacted, written atomically, and readable by their
+owner alone.
 
-Every folder is 0700 and every file 0600 (0700 where it can be run), whatever the umask. Texts,
-JSON and logs pass through the run's :class:`ci.redaction.Redactor`; what must not be changed
-(signed, encrypted, already rendered) is written with :meth:`RunFolder.verbatim`, whose caller
-answers for it. A unit test holds that nothing else in ``ci`` writes there.
+Every folder has mode 0700 and every file 0600 (0700 if executable), whatever the umask. Texts,
+JSON and logs pass through the run's :class:`ci.redaction.Redactor`. Content that must not be
+changed (signed, encrypted, already rendered) is written with :meth:`RunFolder.verbatim`, whose
+caller is responsible for it. A unit test checks that nothing else in ``ci`` writes there.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class RunFolder:
         return RunFolder(self.path.joinpath(*parts), self.redactor, top=self._top)
 
     def make(self) -> Path:
-        """Make sure that the folder is there, and nobody else's to read."""
+        """Create the folder, readable by its owner alone."""
         return self._made(self.path)
 
     def text(self, name: str, text: str) -> Path:
@@ -50,24 +51,24 @@ class RunFolder:
         return self._write(name, self.redactor.text(text).encode("utf-8", "replace"))
 
     def json(self, name: str, value: Any, *, indent: int = 1) -> Path:
-        """Write data as JSON, each text of it redacted by itself. What JSON does not know is
+        """Write data as JSON, each text in it redacted. A value that JSON has no type for is
         written as its ``str``."""
         return self._write(name, (dumped(value, self.redactor, indent=indent) + "\n").encode())
 
     def rendered(self, name: str, text: str) -> Path:
-        """Write what was made of redacted values and has a form of its own, such as HTML: only
-        known secrets are removed."""
+        """Write a document that was rendered from redacted values, such as HTML; only known secrets
+        are removed from it."""
         return self._write(name, self.redactor.known(text).encode("utf-8", "replace"))
 
     def verbatim(self, name: str, content: bytes, *, executable: bool = False) -> Path:
-        """Write exactly this: signed, encrypted, or a script made of names alone."""
+        """Write the content unchanged: signed, encrypted, or a script that contains only names."""
         return self._write(name, content, PROGRAM if executable else FILE)
 
     def junit(self, name: str, source: Path) -> Path | None:
-        """Take over a JUnit file that a program wrote elsewhere; ``None`` when it wrote none.
+        """Copy a JUnit file that a program wrote elsewhere; ``None`` when it wrote none.
 
-        Names of cases stay, but for what is shaped as a secret; messages, captured output and
-        properties are redacted. What is not XML is redacted as a text.
+        Names of cases are kept, except for parts with the shape of a secret; messages, captured
+        output and properties are redacted. A file that is not XML is redacted as text.
         """
         try:
             raw = source.read_text(encoding="utf-8", errors="replace")
@@ -115,8 +116,8 @@ class RunFolder:
             log.rendered(dumped(value, self.redactor, indent=None) + "\n")
 
     def pack(self) -> Path:
-        """All of it as one archive beside the folder, to be handed on. Says nothing of who made
-        it: no names or numbers of users."""
+        """Pack the folder into one archive next to it, to be passed on. It contains no user names
+        or ids."""
         archive = self.path.with_name(f"{self.path.name}.tar.gz")
         part = archive.with_name(f".{archive.name}.{os.getpid()}")
 
@@ -140,7 +141,7 @@ class RunFolder:
         return archive
 
     def seal(self) -> None:
-        """Make all of it the owner's alone, what programs wrote into it by themselves, too."""
+        """Make every file readable by the owner alone, also those that programs wrote directly."""
         for folder, _, files in os.walk(self.path):
             with suppress(OSError):
                 os.chmod(folder, FOLDER)
@@ -153,9 +154,9 @@ class RunFolder:
 
     def _made(self, folder: Path) -> Path:
         above = [folder, *folder.parents]
-        ours = above[: above.index(self._top) + 1]
+        folders = above[: above.index(self._top) + 1]
         self._top.parent.mkdir(parents=True, exist_ok=True)
-        for each in reversed(ours):
+        for each in reversed(folders):
             each.mkdir(mode=FOLDER, exist_ok=True)
             if each.stat().st_mode & 0o777 != FOLDER:
                 each.chmod(FOLDER)
@@ -183,12 +184,12 @@ class RunFolder:
             yield
         except OSError as problem:
             if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull(f"no space left for {self.path}") from problem
+                raise DiskFull(f"no disk space left to write {self.path}") from problem
             raise
 
 
 class Log:
-    """A file that is appended to. Thread-safe; what is written after its end is lost."""
+    """A file that is appended to. Thread-safe; what is written after :meth:`close` is dropped."""
 
     def __init__(self, sink: IO[str], redactor: Redactor) -> None:
         self._sink = sink
@@ -209,7 +210,7 @@ class Log:
                 self._sink.flush()
 
     def source(self) -> Source:
-        """For one stream of a program: it may say a secret in pieces."""
+        """For one stream of a program, whose pieces may split a secret."""
         source = Source(self, self._redactor.stream())
         with self._lock:
             self._sources.append(source)
@@ -235,7 +236,7 @@ class Source:
             self._log.rendered(self._stream.feed(piece))
 
     def end(self) -> None:
-        """What was held back; the last line gets its end."""
+        """Write what was held back, with a final newline."""
         with self._lock:
             rest = self._stream.end()
             self._log.rendered(rest if not rest or rest.endswith("\n") else f"{rest}\n")

@@ -2,8 +2,8 @@
 exit code; nothing else in ``ci`` prints an error or ends the process.
 
 A command is a function that takes the common options and its own, and returns an :class:`Answer`:
-it prints nothing itself. The answer is shown when the command has ended, and its live view with
-it, so that neither can overwrite the other.
+it prints nothing itself. The answer is printed after the command and its live view have ended, so
+that neither overwrites the other.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ci.settings import DEMO_TARGET, Options, Settings, check_references, load, 
 
 
 class OnFirstUse:
-    """A module that is imported when something of it is used."""
+    """A module that is imported when one of its attributes is first used."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -50,7 +50,7 @@ class OnFirstUse:
 if TYPE_CHECKING:
     from ci.workflow import commands
 else:
-    # It brings all stages along, which --help and a wrong option need not wait for.
+    # It imports all stages, which --help and a wrong option need not wait for.
     commands = OnFirstUse("ci.workflow.commands")
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ Examples:
 
   python3 pipeline.py run --target prod      the same for [targets.prod] of pipeline.toml
 
-  python3 pipeline.py test                   every check and the whole flow
+  python3 pipeline.py test                   run every check of the pipeline itself
 """
 
 app = typer.Typer(
@@ -91,38 +91,41 @@ ToolchainOption = Annotated[
     Origin,
     typer.Option(
         "--toolchain",
-        help="Where tools may come from: auto (present, else downloaded, else built), "
-        "download, or source (package registries only).",
+        help="Where tools may come from: auto (found on PATH, else downloaded, else built), "
+        "download, or source (built from package registries only).",
     ),
 ]
 ConfigOption = Annotated[
-    Path, typer.Option("--config", help="Settings; pipeline.toml.example explains every key.")
+    Path, typer.Option("--config", help="Settings file; pipeline.toml.example explains every key.")
 ]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Every note as a line; tracebacks of defects.")
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Print every note as a line, and the traceback of an error."
+    ),
 ]
 TargetOption = Annotated[
     str,
     typer.Option(
         "--target",
-        help=f"A [targets.NAME] block of the settings; `{DEMO_TARGET}` is the demonstration "
-        "cluster that the pipeline makes itself.",
+        help=f"Name of a [targets.NAME] block of pipeline.toml; `{DEMO_TARGET}` is the "
+        "demonstration cluster that the pipeline creates itself.",
     ),
 ]
 ChartChangeOption = Annotated[
     bool,
     typer.Option(
         "--chart-change",
-        help="The chart is another than the live one, on purpose: all that it changes is shown "
-        "and allowed, and its new defaults are taken (--reset-then-reuse-values).",
+        help="Allow another chart than the live release's: its changes are shown and allowed, and "
+        "its new default values are used (helm upgrade --reset-then-reuse-values).",
     ),
 ]
 ForceOption = Annotated[
     bool,
     typer.Option(
         "--force",
-        help="Promote an image that the target serves already all the same; without it that is "
-        "verified, and nothing is changed.",
+        help="Upgrade the release even if the target serves this image already; without --force "
+        "such a release is only verified.",
     ),
 ]
 KeepOption = Annotated[
@@ -144,20 +147,20 @@ class Common:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command made: ``shown`` goes to the standard output, then ``problem`` is raised,
-    which decides the exit status. Both only when no live view is open any more."""
+    """What a command returns: ``shown`` is printed to standard output, then ``problem`` is
+    raised, which decides the exit code. Both happen after the live view has been closed."""
 
     shown: terminal.Shown | None = None
     problem: Exception | None = None
     redact: Callable[[str], str] = redaction.text
-    """Removes the run's secrets from what is shown, and from what is said of ``problem``."""
+    """Removes the run's secrets from what is printed, the message of ``problem`` included."""
 
 
 def _command(
     name: str | None = None, *, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[Concatenate[Common, ...], Answer]], Callable[..., None]]:
-    """Make a function a command of its name or ``name``: the common options are added to its own,
-    all but those in ``without``, and what it answers is shown when it has returned."""
+    """Register a function as the command ``name`` (by default its own name): it gets the common
+    options, except those in ``without``, and its answer is printed when it has returned."""
 
     def register(body: Callable[Concatenate[Common, ...], Answer]) -> Callable[..., None]:
         own = list(inspect.signature(body, eval_str=True).parameters.values())[1:]
@@ -168,17 +171,17 @@ def _command(
         ]
 
         @functools.wraps(body)
-        def command(**given: Any) -> None:
-            options = Common(**{option.name: given.pop(option.name) for option in common})
-            with _told(options.verbose):
-                answer = body(options, **given)
+        def command(**own_options: Any) -> None:
+            options = Common(**{option.name: own_options.pop(option.name) for option in common})
+            with _reporting_errors(options.verbose):
+                answer = body(options, **own_options)
                 if answer.shown is not None:
                     terminal.show(redaction.copied(answer.shown, answer.redact), sys.stdout)
             if answer.problem is not None:
-                with _told(options.verbose, answer.redact):
+                with _reporting_errors(options.verbose, answer.redact):
                     raise answer.problem
 
-        # What typer reads the options from.
+        # Typer reads the options from these.
         command.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
         command.__annotations__ = {option.name: option.annotation for option in [*own, *common]}
         return app.command(name)(command)
@@ -213,9 +216,9 @@ def prove(
     common: Common,
     keep_cluster: KeepOption = False,
 ) -> Answer:
-    """Prove the source as it is with the end-to-end tests. Promotes nothing.
+    """Run the end-to-end tests on the current source. Promotes nothing.
 
-    An unchanged source is not built again, and a cluster kept by --keep-cluster is used again.
+    Unchanged source is not built again, and a cluster kept by --keep-cluster is reused.
     """
     return _work(
         "prove",
@@ -232,15 +235,15 @@ def promote(
         str,
         typer.Option(
             "--image",
-            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+            help="Image as REPOSITORY@sha256:…, or `last`: the one this checkout proved last.",
         ),
     ],
     target: Annotated[
         list[str] | None,
         typer.Option(
             "--target",
-            help="As for the other commands; given again, further targets, one after the other. "
-            "A [waves.NAME] block: its targets, wave by wave.",
+            help="Target, as for the other commands. Repeat it to promote to several targets, one "
+            "after the other; or name a [waves.NAME] block, whose targets are promoted in waves.",
         ),
     ] = None,
     approve: Annotated[
@@ -248,7 +251,7 @@ def promote(
         typer.Option(
             "--approve",
             metavar="NAME",
-            help="Approve it in your name, for a target with `approval = true`; signed and kept.",
+            help="Sign an approval in this name, for a target with `approval = true`.",
         ),
     ] = "",
     chart_change: ChartChangeOption = False,
@@ -257,19 +260,19 @@ def promote(
     """Promote an image whose signed evidence is attached to it in its registry.
 
     It may have been proven on any machine. Evidence that is missing, edited, too old, signed by
-    a key that is not trusted, of another image or chart, or without a required case is refused.
-    An image that the target serves already is verified, and nothing is changed, unless --force is
-    given. Of several targets, the first that fails stops those that have not begun.
+    an untrusted key, of another image or chart, or without a required case is refused. If the
+    target serves the image already, it is only verified, unless --force is given. With several
+    targets, no further promotion starts after the first that fails.
     """
-    words = ["--toolchain", common.toolchain.value, "--config", str(common.config)]
-    words += ["--approve", approve] if approve else []
-    words += ["--chart-change"] if chart_change else []
-    words += ["--force"] if force else []
+    arguments = ["--toolchain", common.toolchain.value, "--config", str(common.config)]
+    arguments += ["--approve", approve] if approve else []
+    arguments += ["--chart-change"] if chart_change else []
+    arguments += ["--force"] if force else []
     options = Options(approve=approve, chart_change=chart_change, force=force)
     return _work(
         "promote",
         common,
-        lambda c: commands.promote_to(c, target or [DEMO_TARGET], options, image, words),
+        lambda c: commands.promote_to(c, target or [DEMO_TARGET], options, image, arguments),
         targets=target or [DEMO_TARGET],
         signs=bool(approve),
         needs_dagger=None,
@@ -283,7 +286,7 @@ def rehearse(
         str,
         typer.Option(
             "--image",
-            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+            help="Image as REPOSITORY@sha256:…, or `last`: the one this checkout proved last.",
         ),
     ] = "last",
     target: TargetOption = DEMO_TARGET,
@@ -291,8 +294,8 @@ def rehearse(
 ) -> Answer:
     """Rehearse a promotion on the gate cluster with the target's live release. Changes no target.
 
-    The release is upgraded, upgraded again unchanged, made to fail, and rolled back; the signed
-    verdict is attached to the image. Status 22 when the change broke it.
+    The release is upgraded, upgraded again without changes, made to fail, and rolled back; the
+    signed result is attached to the image. Exit code 22 if the release breaks.
     """
     return _work(
         "rehearse",
@@ -310,7 +313,7 @@ def plan(
         str,
         typer.Option(
             "--image",
-            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+            help="Image as REPOSITORY@sha256:…, or `last`: the one this checkout proved last.",
         ),
     ],
     target: TargetOption = DEMO_TARGET,
@@ -318,15 +321,15 @@ def plan(
 ) -> Answer:
     """Show what promoting a proven image would change on a target. Changes nothing.
 
-    Rendered by the target's server with the release's live values, hooks included, secrets
-    hidden. Status 0 when only the image would change, 31 when the promotion would be refused.
+    Rendered by the target's API server with the release's live values, hooks included, secrets
+    hidden. Exit code 0 if only the image would change, 31 if the promotion would be refused.
     """
 
     def body(context: Context) -> Preview:
         return commands.plan(context, Options(target, chart_change=chart_change), image)
 
-    found = _ask("plan", common, body, targets=(target,))
-    return Answer(terminal.Planned(found), _refusal(found))
+    preview = _ask("plan", common, body, targets=(target,))
+    return Answer(terminal.Planned(preview), _refusal(preview))
 
 
 @_command()
@@ -336,15 +339,17 @@ def approve(
         str,
         typer.Option(
             "--image",
-            help="REPOSITORY@sha256:… that was proven, or `last`: what this checkout proved last.",
+            help="Image as REPOSITORY@sha256:…, or `last`: the one this checkout proved last.",
         ),
     ],
-    by: Annotated[str, typer.Option("--by", help="Who approves; it stands in the statement.")],
+    by: Annotated[
+        str, typer.Option("--by", help="Name of the approver, recorded in the signed approval.")
+    ],
     target: TargetOption = DEMO_TARGET,
 ) -> Answer:
     """Approve a proven image for a target, for a later promotion. Changes no cluster.
 
-    The approval is a second signed statement beside the evidence, in the image's registry.
+    The approval is a signed statement, attached to the image in its registry like the evidence.
     """
     return _work(
         "approve",
@@ -376,19 +381,20 @@ def rollback(
         typer.Option(
             "--revision",
             min=1,
-            help="Helm revision; when left out, the last that was deployed and serves something "
-            "else than now.",
+            help="Helm revision to return to; by default the last deployed revision that serves "
+            "something else than the current one.",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show from what to what, and change nothing.")
+        bool,
+        typer.Option("--dry-run", help="Show what the rollback would change, and change nothing."),
     ] = False,
 ) -> Answer:
     """Return a target's release to what it served before, and verify it.
 
-    Revisions are compared by what they serve (images, values, chart), not by their number. What
-    differs is shown before anything is done. Status 0 also where the release serves what --revision
-    names already; 31 where there is nothing to return to.
+    Revisions are compared by what they serve (images, values, chart), not by their number, and
+    the difference is shown first. Exit code 0 also if the release already serves what --revision
+    names; 31 if there is no revision to return to.
     """
 
     def body(context: Context) -> Result:
@@ -396,26 +402,28 @@ def rollback(
 
     if not dry_run:
         return _work("rollback", common, body, targets=(target,), needs_dagger=None)
-    found = _ask("rollback", common, body, targets=(target,)).rollback
-    assert found is not None
-    return Answer(terminal.Returning(found))
+    result = _ask("rollback", common, body, targets=(target,)).rollback
+    assert result is not None
+    return Answer(terminal.Returning(result))
 
 
 @_command()
 def status(
     common: Common,
     target: TargetOption = DEMO_TARGET,
-    as_json: Annotated[bool, typer.Option("--json", help="As data, for other programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> Answer:
     """Show what a target runs: revisions, Deployments, pods, digests."""
 
-    found = _ask("status", common, lambda c: commands.status(c, Options(target)), targets=(target,))
-    return Answer(terminal.Served(found, as_json))
+    result = _ask(
+        "status", common, lambda c: commands.status(c, Options(target)), targets=(target,)
+    )
+    return Answer(terminal.Served(result, as_json))
 
 
 @_command()
 def doctor(common: Common) -> Answer:
-    """Show every tool: pinned and found version, origin, state, remedy. Changes nothing."""
+    """Show every tool: pinned and installed version, origin, state, remedy. Changes nothing."""
 
     def body(session: Session) -> Answer:
         from ci.toolchain import inspect as inspected
@@ -437,14 +445,17 @@ def doctor(common: Common) -> Answer:
 def check(
     common: Common,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Lint, types and unit tests only: no cluster.")
+        bool,
+        typer.Option(
+            "--quick", help="Run only lint, type checks and unit tests; needs no cluster."
+        ),
     ] = False,
     failure_injection: Annotated[
         bool | None,
         typer.Option(
             "--failure-injection/--no-failure-injection",
-            help="Only failure injection (promotions made to fail on a cluster of their own, with "
-            "a table of how each ended; some 20 minutes), or all but that.",
+            help="Run only the failure-injection tests (promotions that are made to fail on a "
+            "cluster of their own; about 20 minutes), or everything except them.",
         ),
     ] = None,
     matrix: Annotated[bool | None, typer.Option("--matrix/--no-matrix", hidden=True)] = None,
@@ -458,10 +469,10 @@ def check(
     def body(session: Session) -> Answer:
         from ci.cli import selftest
 
-        found = selftest.run(
+        result = selftest.run(
             session, common.toolchain.value, quick=quick, failure_injection=failure_injection
         )
-        return Answer(found, None if found.passed else typer.Exit(1))
+        return Answer(result, None if result.passed else typer.Exit(1))
 
     return _quick(common, body, record="test")
 
@@ -473,31 +484,35 @@ def clean(
         bool,
         typer.Option(
             "--all",
-            help="Also the tools, images and environments: the next run starts from nothing. "
-            "Never the keys.",
+            help="Also remove tools, images and Python environments; the next run obtains them "
+            "again. Signing keys stay.",
         ),
     ] = False,
     demo_target: Annotated[
         bool,
         typer.Option(
             "--demo-target",
-            help=f"Also the demonstration target `{DEMO_TARGET}`; on a terminal it is asked for.",
+            help=f"Also delete the demonstration target `{DEMO_TARGET}` (asked on a terminal).",
         ),
     ] = False,
     keys: Annotated[
         bool,
         typer.Option(
-            "--keys", help="Also the signing key that was made here; nothing else removes it."
+            "--keys",
+            help="Also delete the signing key that was generated on this machine. No other option "
+            "does.",
         ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Answer what would be asked.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Answer every question with yes.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")
     ] = False,
 ) -> Answer:
-    """List, then remove the clusters and containers that the pipeline made.
+    """List, then remove the clusters and containers that the pipeline created.
 
-    Says what is left behind and how that is removed by hand; docs/uninstall.md has all of it.
+    Prints what is left behind and how to remove it by hand; see docs/uninstall.md.
     """
     from ci.cli import clean as clean_
 
@@ -506,13 +521,13 @@ def clean(
 
     settings = _settings(common.config)
     with session() as looking:
-        there = clean_.survey(looking)
+        survey = clean_.survey(looking)
     chosen = clean_.Choice(everything, keys, demo_target or yes)
-    plan = clean_.plan(there, chosen)
+    plan = clean_.plan(survey, chosen)
     _print(clean_.listing(plan, dry_run=dry_run))
-    # No session is open meanwhile: Ctrl-C ends the question.
+    # No session is open while asking, so that Ctrl-C ends the question.
     if plan.asks and not dry_run and _on_terminal() and _agreed():
-        plan = clean_.plan(there, replace(chosen, demo_target=True))
+        plan = clean_.plan(survey, replace(chosen, demo_target=True))
         _print(clean_.listing(plan))
     if dry_run:
         _print(clean_.leaving(plan))
@@ -526,8 +541,8 @@ def clean(
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
     return Answer(
         problem=CommandFailed(
-            f"{first.item.kind} {first.item.name} was not removed: {first.why}{more}",
-            remedy="see why, and run it again",
+            f"{first.item.kind} {first.item.name} was not removed: {first.reason}{more}",
+            remedy="correct the cause named above, then run `python3 pipeline.py clean` again",
         )
     )
 
@@ -551,7 +566,7 @@ def _on_terminal() -> bool:
 def _agreed() -> bool:
     """Raises :class:`ci.errors.Interrupted` for Ctrl-C."""
     try:
-        return typer.confirm(f"Remove the demonstration target {DEMO_TARGET}, too?")
+        return typer.confirm(f"Delete the demonstration target {DEMO_TARGET} as well?")
     except typer.Abort:
         raise Interrupted("interrupted", remedy="nothing was removed") from None
 
@@ -560,35 +575,36 @@ def main(argv: list[str] | None = None) -> int:
     """The process's exit status. ``pipeline.py`` alone, or with options only, is ``run``."""
     for stream in (sys.stdout, sys.stderr):
         terminal.never_fails(stream)
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
-        words.insert(0, "run")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments.insert(0, "run")
     try:
-        app(words, prog_name="pipeline.py")
+        app(arguments, prog_name="pipeline.py")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     return 0
 
 
-def _refusal(found: Preview) -> PlanRefused | None:
-    """Why the promotion would be refused."""
-    plan = found.plan
+def _refusal(preview: Preview) -> PlanRefused | None:
+    """The error of a promotion that the plan or a failed check would refuse; else ``None``."""
+    plan = preview.plan
     if plan.refused:
         return PlanRefused(
             f"the upgrade would change more than the image: {len(plan.refused)} of"
             f" {len(plan.differences)} differences do not derive from its tag",
-            remedy="make these changes in a release of their own, then promote the image",
+            remedy="deploy the other changes in a release of their own, then promote the image; to"
+            " upgrade the chart on purpose, add --chart-change",
         )
-    wrong = [check for check in found.checks if check.failed]
+    wrong = [check for check in preview.checks if check.failed]
     if wrong:
         return PlanRefused(
             f"the promotion would be refused: {texts.sentence(wrong[0])}",
             remedy="see the checks above",
         )
-    if found.unmet:
+    if preview.unmet:
         return PlanRefused(
-            f"the promotion would be refused: {texts.unmet(found.unmet)}",
-            remedy=texts.REMEDY_UNMET.format(target=found.target),
+            f"the promotion would be refused: {texts.unmet(preview.unmet)}",
+            remedy=texts.REMEDY_UNMET.format(target=preview.target),
         )
     return None
 
@@ -614,17 +630,17 @@ def _work(
     signs: bool = False,
     needs_dagger: Callable[[Context], bool] | None = lambda _: True,
 ) -> Answer:
-    """A command that uses the tools and leaves a run folder: look for what the settings name,
-    obtain the tools, continue under ``dagger run`` where it builds, do ``body``, and close with a
+    """A command that uses the tools and leaves a run folder: check what the settings refer to,
+    obtain the tools, continue under ``dagger run`` where it builds, call ``body``, and write the
     summary.
 
-    ``targets`` are the targets or waves that it is about; ``signs``: it signs something although
-    the command as such does not."""
+    ``targets`` are the targets or waves of the command; ``signs``: with these options it signs
+    something, although the command usually does not."""
     ended = _with_tools(
         command, common, body, targets=targets, signs=signs, needs_dagger=needs_dagger, record=True
     )
     if ended.supervised is not None:
-        return Answer(problem=typer.Exit(ended.supervised))  # that process has shown everything
+        return Answer(problem=typer.Exit(ended.supervised))  # that process has printed everything
     result = ended.value if ended.value is not None else Result()
     programs = ended.session.programs
     finished = programs.redactor.data(
@@ -637,13 +653,13 @@ def _work(
 def _ask(
     command: str, common: Common, body: Callable[[Context], T], *, targets: Sequence[str]
 ) -> T:
-    """What ``body`` returns, without secrets, for a command that uses the tools, changes nothing
-    and leaves nothing behind. Raises what it raises."""
+    """Call ``body`` for a command that uses the tools, changes nothing and leaves no run folder;
+    returns its value, redacted. Errors are printed, and end the process."""
     ended = _with_tools(
         command, common, body, targets=targets, signs=False, needs_dagger=None, record=False
     )
     if ended.problem is not None:
-        with _told(common.verbose, ended.session.programs.redact):
+        with _reporting_errors(common.verbose, ended.session.programs.redact):
             raise ended.problem
     assert ended.value is not None
     return ended.session.programs.redactor.data(ended.value)
@@ -659,8 +675,8 @@ def _with_tools(
     needs_dagger: Callable[[Context], bool] | None,
     record: bool,
 ) -> _Ended[T]:
-    """Do ``body`` with the tools, or all of it again under ``dagger run``. Raises only what goes
-    wrong before there is a session."""
+    """Call ``body`` with the tools, or repeat the whole command under ``dagger run``. Raises only
+    errors that occur before there is a session; later ones are in the result."""
     settings = _settings(common.config)
     check_references(settings, command, targets, signs=signs, env=os.environ, root=ROOT)
     view = terminal.view(sys.stderr, verbose=common.verbose, brief=not record)
@@ -706,8 +722,8 @@ def _quick(
     record: str = "",
     brief: bool = False,
 ) -> Answer:
-    """A command that looks after itself and needs no tools. With ``record``, its name, it leaves
-    a run folder."""
+    """A command that needs no tools obtained in advance. With ``record``, the command's name, it
+    leaves a run folder."""
     settings = _settings(common.config)
     view = terminal.view(sys.stderr, verbose=common.verbose, brief=brief)
     with (
@@ -732,8 +748,8 @@ def _quick(
 
 
 def _leave(session: Session, finished: RunRecord) -> None:
-    """Write what a run leaves behind: its summary, its checks, and the report. What cannot be
-    rendered is noted, and changes nothing of how the run ended."""
+    """Write the run's summary, its checks and its report. A report that cannot be rendered is
+    noted, and does not change how the run ended."""
     files.write(session.folder, finished)
     if finished.groups:
         files.write(session.folder, ChecksRecord(finished.groups))
@@ -753,12 +769,15 @@ def _settings(config: Path) -> Settings:
     if config == DEFAULT_CONFIG and not path.exists():
         path = ROOT / config
     elif not path.exists():
-        raise SettingsError(f"there is no settings file {config}")
+        raise SettingsError(
+            f"settings file {config} does not exist",
+            remedy="copy pipeline.toml.example, or correct --config",
+        )
     return load(path, renamed=_deprecated)
 
 
-class _told:
-    """Turns an error into its two lines and its exit code, without what ``redact`` removes."""
+class _reporting_errors:
+    """Prints an error as two lines, redacted by ``redact``, and exits with its exit code."""
 
     def __init__(self, verbose: bool, redact: Callable[[str], str] = redaction.text) -> None:
         self._verbose = verbose
@@ -778,8 +797,8 @@ class _told:
 
             foreseen = DiskFull(f"no disk space left: {problem}")
         elif not isinstance(problem, PipelineError):
-            what = f"{type(problem).__name__}: {problem}"
-            foreseen = PipelineError(f"a defect of the pipeline: {what}")
+            defect = f"{type(problem).__name__}: {problem}"
+            foreseen = PipelineError(f"unexpected error, a defect of the pipeline: {defect}")
         assert isinstance(foreseen, PipelineError)
         if self._verbose:
             shown = self._redact("".join(traceback.format_exception(problem)))
@@ -793,19 +812,19 @@ def _is_interrupt(session: Session) -> bool:
 
 
 def _interrupted(problem: Exception) -> Exception:
-    """Ctrl-C is what the person is told, unless the cleanup itself went wrong."""
+    """The error to report after Ctrl-C: the interruption, unless the cleanup itself failed."""
     from ci.errors import PromotionFailed, RollbackFailed
 
     if isinstance(problem, RollbackFailed | Interrupted):
         return problem
     if isinstance(problem, PromotionFailed):
-        told = Interrupted(f"interrupted; {problem}", remedy=problem.remedy)
-        told.groups = problem.groups
-        return told
+        interrupted = Interrupted(f"interrupted; {problem}", remedy=problem.remedy)
+        interrupted.groups = problem.groups
+        return interrupted
     return Interrupted("interrupted")
 
 
-def _said(problem: Exception | None) -> str:
+def _error_line(problem: Exception | None) -> str:
     if isinstance(problem, typer.Exit):
         return "a check failed"
     return " ".join(str(problem).split()) if problem else ""
@@ -837,13 +856,13 @@ def _record(
         change=changes.latest(e.data for e in session.events.all if e.kind == CHANGE),
         rollback=result.rollback,
         versions=versions,
-        error=_said(problem),
+        error=_error_line(problem),
         remedy=problem.remedy if isinstance(problem, PipelineError) else "",
     )
 
 
 def _groups(result: Result, problem: Exception | None) -> tuple[CheckGroup, ...]:
-    """The checks of what was made and of what failed, a group per phase."""
+    """The checks of the result and of the error, one group per phase."""
     promoted = result.promotion.groups if result.promotion else ()
     failed = problem.groups if isinstance(problem, PipelineError) else ()
     by_phase: dict[Phase, list[Check]] = {}

@@ -1,4 +1,4 @@
-"""``pipeline.py test``: every check as a program, and the counts added up."""
+"""``pipeline.py test``: runs every check as a program and adds up the cases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ci.results import Outcome, StepId
 
 LINTED = ("pipeline.py", "ci", "packages", "tests", "examples", "benchmarks")
 EMULATOR = Path("packages/servicebus-emulator")
-"""Its checks run in its own folder, where nothing of ``ci`` can be imported."""
+"""Its checks run in its own folder, where ``ci`` cannot be imported."""
 ACCEPTANCE_SECONDS = 3600
 UNIT_SECONDS = 600
 FAILURE_INJECTION = "failure-injection"
@@ -23,12 +23,13 @@ FAILURE_INJECTION = "failure-injection"
 run's report."""
 FAILURE_INJECTION_SECONDS = 3600
 FAILURE_INJECTION_WORKERS = "2"
-"""Three kept two cores at a load of 25, and requests were lost to that alone."""
+"""With three, two cores reached a load of 25, and requests were lost for that reason alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A program whose status is the verdict; with ``counted`` its JUnit cases are the counts."""
+    """A program that fails the check with a non-zero status; with ``counted``, the cases of its
+    JUnit report are counted instead of the program."""
 
     name: str
     reason: str
@@ -36,9 +37,9 @@ class Check:
     timeout: int = 300
     counted: bool = False
     folder: Path = Path()
-    """Where it runs, below the checkout."""
+    """Working folder, relative to the checkout."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Variables of its own."""
+    """Additional environment variables."""
 
 
 def checks(
@@ -46,15 +47,15 @@ def checks(
 ) -> tuple[Check, ...]:
     """THE list, cheapest first; each test has the name of its kind, see ``tests/README.md``.
 
-    ``failure_injection``: it alone (True), all but it (False), everything (None)."""
+    ``failure_injection`` true: only this check; false: everything except it; ``None``: all."""
 
-    def tests(name: str, *words: str) -> tuple[str, ...]:
+    def tests(name: str, *arguments: str) -> tuple[str, ...]:
         report = f"--junitxml={reports / f'{name}.xml'}"
-        return (python, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", report, *words)
+        return (python, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", report, *arguments)
 
     failures = Check(
         FAILURE_INJECTION,
-        "promotions that are made to fail on a cluster of their own",
+        "a failed promotion that is not rolled back would break a target",
         tests(FAILURE_INJECTION, "-v", "-n", FAILURE_INJECTION_WORKERS, "tests/failure_injection"),
         FAILURE_INJECTION_SECONDS,
         counted=True,
@@ -62,32 +63,40 @@ def checks(
     if failure_injection:
         return (failures,)
     lint_imports = str(Path(python).with_name("lint-imports"))
-    quickly = (
-        Check("ruff", "mistakes and style", (python, "-m", "ruff", "check", *LINTED)),
-        Check("format", "one layout", (python, "-m", "ruff", "format", "--check", *LINTED)),
+    quick_checks = (
+        Check(
+            "ruff",
+            "an unused name or a wrong import is often a bug",
+            (python, "-m", "ruff", "check", *LINTED),
+        ),
+        Check(
+            "format",
+            "mixed formatting hides changes in a diff",
+            (python, "-m", "ruff", "format", "--check", *LINTED),
+        ),
         Check(
             "imports",
-            "the layers hold",
+            "an import against the layers makes the code inseparable",
             (lint_imports, "--no-cache"),
             env={"PYTHONPATH": str(EMULATOR / "src")},
         ),
-        Check("mypy", "strict types: a wrong order is a type error", (python, "-m", "mypy")),
+        Check("mypy", "a step in the wrong order is a type error", (python, "-m", "mypy")),
         Check(
             "unit",
-            "the rules, without Docker or network",
+            "the rules of every module, without Docker or network",
             tests("unit", "-q", "-n", "2", "tests/unit"),
             UNIT_SECONDS,
             counted=True,
         ),
         Check(
             "emulator-mypy",
-            "strict types: the emulator's package by itself",
+            "the emulator's package has to be typed without the pipeline",
             (python, "-m", "mypy"),
             folder=EMULATOR,
         ),
         Check(
             "emulator",
-            "the emulator's rules, without the pipeline",
+            "the emulator has to work without the pipeline",
             tests("emulator", "-q", "-n", "2", "tests/unit"),
             UNIT_SECONDS,
             counted=True,
@@ -95,12 +104,12 @@ def checks(
         ),
     )
     if quick:
-        return quickly
+        return quick_checks
     return (
-        *quickly,
+        *quick_checks,
         Check(
             "conformance",
-            "Azure's own tests of its SDK, the part that is quick, against the emulator",
+            "the emulator has to pass Azure's own SDK tests (the quick part)",
             (
                 *(python, "tests/conformance/run.py", "--part", "ci", "--workers", "4"),
                 f"--junitxml={reports / 'conformance.xml'}",
@@ -111,7 +120,7 @@ def checks(
         ),
         Check(
             "compatibility",
-            "Azure's clients in four languages, kombu and Celery, against the emulator",
+            "Azure's SDKs in four languages, kombu and Celery have to work with the emulator",
             tests("compatibility", "-v", "tests/compatibility"),
             UNIT_SECONDS,
             counted=True,
@@ -119,14 +128,14 @@ def checks(
         ),
         Check(
             "acceptance",
-            "the whole run as its user starts it, and the runs that must be refused",
+            "a whole run has to pass, and what must be refused has to be refused",
             tests("acceptance", "-v", "tests/acceptance"),
             ACCEPTANCE_SECONDS,
             counted=True,
         ),
         Check(
             "integration",
-            "single real parts, each started alone",
+            "each real component has to work on its own",
             tests("integration", "-v", "tests/integration"),
             UNIT_SECONDS,
             counted=True,
@@ -138,7 +147,7 @@ def checks(
 def run(
     session: Session, origin: str, *, quick: bool, failure_injection: bool | None = None
 ) -> SelfTest:
-    """Run them all; a failed one does not hide the next."""
+    """Run all checks; a failed one does not stop the others."""
     reports = session.folder.below("reports").make()
     cases: list[Case] = []
     outputs: list[tuple[str, str]] = []
@@ -159,12 +168,12 @@ def run(
 def _run(
     session: Session, check: Check, reports: Path, origin: str
 ) -> tuple[list[Case], str | None]:
-    """Its cases; and what its program printed last, when it failed."""
+    """The check's cases; and the end of its program's output, when it failed."""
     output = None
     report = reports / f"{check.name}.xml"
     try:
         with session.events.step(StepId.SELF_TEST, check.reason, subject=check.name):
-            said = session.programs.run(
+            result = session.programs.run(
                 check.argv,
                 log=check.name,
                 cwd=session.root / check.folder,
@@ -180,10 +189,12 @@ def _run(
                 check=False,
                 on_line=session.events.note if check.counted else None,
             )
-            if said.status != 0:
-                lines = [line for line in said.stdout.splitlines() if line.strip()]
-                output = "\n".join(lines[-30:] or said.stderr.splitlines()[-30:])
-                raise CommandFailed(f"{check.name} ended with {said.status}", status=said.status)
+            if result.status != 0:
+                lines = [line for line in result.stdout.splitlines() if line.strip()]
+                output = "\n".join(lines[-30:] or result.stderr.splitlines()[-30:])
+                raise CommandFailed(
+                    f"{check.name} failed with status {result.status}", status=result.status
+                )
     except CommandFailed as problem:
         cases = _counted(report, check)
         if any(case.outcome is Outcome.FAILED for case in cases):
@@ -194,11 +205,11 @@ def _run(
 
 def _counted(report: Path, check: Check) -> list[Case]:
     """The cases of a check's JUnit files, those of the acceptance tests' own run included."""
-    found: list[Case] = []
+    cases: list[Case] = []
     if check.counted:
         for file in sorted(report.parent.glob(f"{report.stem}*.xml")):
             try:
-                found += junit.read(file)
+                cases += junit.read(file)
             except junit.Unreadable as problem:
-                found.append(Case(file.name, Outcome.FAILED, 0.0, str(problem)))
-    return found
+                cases.append(Case(file.name, Outcome.FAILED, 0.0, str(problem)))
+    return cases

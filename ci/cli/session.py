@@ -1,8 +1,9 @@
-"""A run as a process: its folder, its signals, its tools, and its place under ``dagger run``.
+"""A run as a process: its folder, its signals, its tools, and its continuation under
+``dagger run``.
 
-The first process obtains the tools and then supervises ``dagger run pipeline.py …``; what it
-found travels on in one file (a :class:`Handover`), so that nothing is looked for twice and both
-write into the same run folder.
+The first process obtains the tools and then supervises ``dagger run pipeline.py …``. It hands its
+results over in one file (a :class:`Handover`), so that the second one need not look for the tools
+again and both write into the same run folder.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ HANDOVER = "_QUEUE_TIMEOUT_GATE_RUN"
 """Environment variable with the path of the handover file."""
 EXPORT_SECONDS = 2
 CLEANUP_TIMEOUT = "180s"
-"""How long ``dagger run`` lets us clean up after Ctrl-C before it kills us."""
+"""How long ``dagger run`` lets the run clean up after Ctrl-C before it kills it."""
 
 
 def ended(events: Events) -> tuple[StepRecord, ...]:
-    """The steps that came to an end, in that order."""
+    """The steps that have ended, in the order of their ends."""
     parents: dict[tuple[str, str], str] = {}
     steps = []
     for event in events.all:
@@ -72,16 +73,16 @@ def ended(events: Events) -> tuple[StepRecord, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What the process before ``dagger run`` tells the one under it."""
+    """What the process that starts ``dagger run`` hands to the one under it."""
 
     run_dir: Path
     tools: Tools
     begun: float
     """``time.time()`` when the first process started."""
     steps: tuple[StepRecord, ...]
-    """Those that are done."""
+    """Steps that have ended already."""
     supervisor: Process
-    """Who takes the signals for this run; when it is gone, the run ends."""
+    """The process that receives the signals for this run; when it dies, the run ends."""
 
     def save(self) -> Path:
         content = json.dumps(asdict(self), default=str).encode()
@@ -102,7 +103,7 @@ class Handover:
 
 @dataclass(slots=True)
 class Session:
-    """Everything of a run but its tools, which :meth:`context` obtains."""
+    """Everything of a run except the tools, which :meth:`tools` obtains."""
 
     root: Path
     env: Mapping[str, str]
@@ -115,10 +116,10 @@ class Session:
     handed: Handover | None
     begun: float
     on_signal: Callable[[int], None] | None = None
-    """Takes the first signal instead of :meth:`cancel`."""
+    """Called with the first signal instead of :meth:`cancel`."""
 
     def cancel(self, number: int) -> None:
-        """End what runs; every step then comes to its end, and cleans up."""
+        """End all running programs; every step then fails as interrupted, and cleans up."""
         self.programs.end_all()
         name = signal.Signals(number).name
         self.events.emit("run.cancelled", f"{name}: stopping, cleaning up")
@@ -129,7 +130,9 @@ class Session:
             return self.handed.tools
         from ci.toolchain import obtain
 
-        with self.events.step(StepId.TOOLS, "everything at its pinned version, found or obtained"):
+        with self.events.step(
+            StepId.TOOLS, "a tool of another version could build or deploy something else"
+        ):
             return obtain(
                 self.home.folder, self.programs, self.clock, self.events, self.env, origin
             )
@@ -148,7 +151,7 @@ class Session:
 
     @property
     def folder(self) -> RunFolder:
-        """The door into :attr:`run_dir`."""
+        """Writes into :attr:`run_dir`, redacted."""
         return RunFolder(self.run_dir, self.programs.redactor)
 
     def elapsed(self) -> float:
@@ -159,18 +162,19 @@ class Session:
         return bool(self.env.get("DAGGER_SESSION_PORT"))
 
     def continue_under_dagger(self, tools: Tools, argv: Sequence[str]) -> int:
-        """Do the same command under ``dagger run``, as a child; its exit status.
+        """Repeat the command under ``dagger run``, as a child process; returns its exit status.
 
-        We stay to take the signals: dagger ends its session at once on Ctrl-C and may then
-        linger, so it must not see one; they go to the run itself, which cleans up and ends, and
-        dagger after it. Raises :class:`ToolchainError` when no session came about.
+        This process stays to receive the signals and passes them to the run itself, which cleans
+        up and ends, and dagger after it. Dagger must not receive them: on Ctrl-C it closes its
+        session at once and may then hang. Raises :class:`ToolchainError` when dagger opened no
+        session.
         """
         done = tuple(step for step in ended(self.events) if step.outcome is Outcome.PASSED)
         inner = self.run_dir / "pid"
         inner.unlink(missing_ok=True)
         handover = Handover(self.run_dir, tools, self.begun, done, Process.this()).save()
-        # --silent: dagger's own view stays away and the terminal is ours; who wants its trace
-        # starts with `dagger run python pipeline.py`.
+        # --silent keeps dagger's own view off the terminal; to see its trace, start with
+        # `dagger run python pipeline.py`.
         command: list[str | Path] = [
             tools.dagger,
             "--silent",
@@ -195,7 +199,7 @@ class Session:
         self.on_signal = pass_on
         status = process.wait()
         if not inner.exists():
-            raise ToolchainError("`dagger run` could not open a session with the engine")
+            raise ToolchainError("`dagger run` could not open a session with the Dagger engine")
         inner.unlink()
         return status
 
@@ -219,10 +223,10 @@ def opened(
     command: str = "",
     targets: Sequence[str] = (),
 ) -> Iterator[Session]:
-    """A session whose signals are caught: Ctrl-C cancels, and everything then cleans up.
+    """Open a session that handles signals: Ctrl-C cancels the run, and its steps clean up.
 
-    ``record`` false leaves no run folder (``status``, ``doctor``); with it, ``command`` and
-    ``targets`` say what the run is, which decides how long its folder is kept.
+    Without ``record`` (``status``, ``doctor``) there is no run folder. With it, ``command`` and
+    ``targets`` are recorded in the folder; they decide how long it is kept.
     """
     handed = None
     if file := env.get(HANDOVER):
@@ -234,10 +238,10 @@ def opened(
             Path(file).unlink(missing_ok=True)
     home = Home(homes.path(env))
     runs = root / "runs"
-    given = env.get(homes.RUN_ID, "")
-    if not homes.RUN_NAME.fullmatch(given) or (runs / given).exists():
-        given = homes.run_id(datetime.now(UTC))
-    run_dir = handed.run_dir if handed else runs / given
+    run_name = env.get(homes.RUN_ID, "")
+    if not homes.RUN_NAME.fullmatch(run_name) or (runs / run_name).exists():
+        run_name = homes.run_id(datetime.now(UTC))
+    run_dir = handed.run_dir if handed else runs / run_name
     if record:
         RunFolder(run_dir).make()
         retention.begin(run_dir, command, targets)
@@ -247,7 +251,7 @@ def opened(
     clean = {
         name: value
         for name, value in env.items()
-        # What programs we start have to say is not part of the trace.
+        # Without OTEL_…: the spans of programs that a run starts do not belong to its trace.
         if name not in (HANDOVER, homes.RUN_ID) and not name.startswith("OTEL_")
     }
     logs = run_dir / "logs" if record else None
@@ -269,18 +273,18 @@ def opened(
 
 @contextmanager
 def _signals(session: Session) -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP cancels the run; every further one only would disturb
-    the cleanup, and is ignored.
+    """The first SIGINT, SIGTERM or SIGHUP cancels the run; later ones are ignored, because they
+    would disturb the cleanup.
 
-    The interpreter's C handler writes the signal's number into a socket and a thread acts on
-    it: nothing runs inside a handler, so none can meet a lock that it interrupted. ``dagger run``
-    that dies without a word to us (SIGTERM, SIGKILL) takes the session with it; then this run
-    ends, too.
+    The interpreter's C handler writes the signal's number into a socket, and a thread acts on it.
+    No Python code runs inside a signal handler, so none can deadlock on a lock that the
+    interrupted code holds. When ``dagger run`` is killed, its session is lost; this run then ends
+    as if it had received SIGTERM.
     """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    ours.settimeout(0.5)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    receiver.settimeout(0.5)
     ended = threading.Event()
     parent = os.getppid() if session.under_dagger() else 0
     supervisor = session.handed.supervisor if session.handed else None
@@ -288,10 +292,10 @@ def _signals(session: Session) -> Iterator[None]:
     def watch() -> None:
         while not ended.is_set():
             try:
-                number = ours.recv(1)[0]
+                number = receiver.recv(1)[0]
             except TimeoutError:
-                gone = parent and os.getppid() != parent
-                if not gone and (supervisor is None or supervisor.alive()):
+                orphaned = parent and os.getppid() != parent
+                if not orphaned and (supervisor is None or supervisor.alive()):
                     continue
                 number = signal.SIGTERM
             if number in numbers:
@@ -299,7 +303,7 @@ def _signals(session: Session) -> Iterator[None]:
                 return
 
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
-    earlier = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    earlier = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()
     if session.handed:
@@ -311,20 +315,20 @@ def _signals(session: Session) -> Iterator[None]:
         signal.set_wakeup_fd(earlier)
         for number, handler in before.items():
             signal.signal(number, handler)
-        with suppress(OSError):  # full, so that the watcher has enough to wake it
-            theirs.send(b"\0")
+        with suppress(OSError):  # a full buffer wakes the watcher, too
+            sender.send(b"\0")
         watcher.join()
-        ours.close()
-        theirs.close()
+        receiver.close()
+        sender.close()
 
 
 @contextmanager
 def _telemetry(env: Mapping[str, str]) -> Iterator[None]:
-    """Steps as spans in the trace of ``dagger run``, which says where by ``OTEL_…``."""
+    """Send steps as spans to the trace of ``dagger run``, which sets ``OTEL_…``."""
     if not env.get("DAGGER_SESSION_PORT") or not env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         yield
         return
-    # A proxy that went away with `dagger run` is not worth a word, nor a wait.
+    # When `dagger run` has ended, its proxy is gone: do not report that, and do not wait for it.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     from opentelemetry import context as otel
     from opentelemetry import propagate, trace
@@ -339,7 +343,7 @@ def _telemetry(env: Mapping[str, str]) -> Iterator[None]:
     )
     provider.add_span_processor(LiveSpans(OTLPSpanExporter(timeout=EXPORT_SECONDS)))
     trace.set_tracer_provider(provider)
-    # dagger-io would add a second exporter to this provider where it finds OTEL_… set.
+    # dagger-io adds a second exporter to this provider where OTEL_… is set.
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         del os.environ[name]
     token = otel.attach(propagate.extract({"traceparent": env.get("TRACEPARENT", "")}))
@@ -353,6 +357,6 @@ def _telemetry(env: Mapping[str, str]) -> Iterator[None]:
 
 
 def explain(error: PipelineError, redact: Callable[[str], str] = redaction.text) -> str:
-    """The two lines a person gets: what is wrong, what to do; without secrets."""
-    said = " ".join(redact(str(error)).split())
-    return f"error: {said}\nremedy: {redact(error.remedy)}"
+    """An error as two lines: what is wrong, and the remedy; redacted."""
+    message = " ".join(redact(str(error)).split())
+    return f"error: {message}\nremedy: {redact(error.remedy)}"

@@ -1,6 +1,6 @@
-"""Where a target stands, from the ``change`` events of a run. Pure.
+"""The state of a target, from the ``change`` events of a run. Pure.
 
-The same function reads a run that goes on and one that was killed, so both say the same.
+The same function reads the events of a running and of a killed run, so that both agree.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from ci.model import ChangeRecord
 
 
 def latest(events: Iterable[Mapping[str, Any]]) -> ChangeRecord | None:
-    """The last state of the target, with all that was said of it; ``None`` without any event.
+    """The last state of the target, with the details of all events; ``None`` without any event.
 
-    ``events`` are the data of the ``change`` events, in their order. One that cannot be
-    understood is passed over. A promotion of several targets changes none itself.
+    ``events`` are the data of the ``change`` events, in their order. One that is not valid is
+    ignored. A run that promotes to several targets has no such events itself.
     """
-    known: dict[str, Any] = {}
-    found: ChangeRecord | None = None
+    merged_fields: dict[str, Any] = {}
+    record: ChangeRecord | None = None
     for event in events:
-        merged = {**known, **{name: event[name] for name in _fields() if name in event}}
+        merged = {**merged_fields, **{name: event[name] for name in _fields() if name in event}}
         try:
-            found = _adapter().validate_python(merged)
+            record = _adapter().validate_python(merged)
         except ValidationError:
             continue
-        known = merged
-    return found
+        merged_fields = merged
+    return record
 
 
 @cache

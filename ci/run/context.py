@@ -34,7 +34,7 @@ class Context:
 
     @property
     def folder(self) -> RunFolder:
-        """The door into :attr:`run_dir`: whatever is written there goes through it."""
+        """Writes into :attr:`run_dir`, redacted; nothing else writes there."""
         return RunFolder(self.run_dir, self.programs.redactor)
 
     def kube(self, cluster: Cluster) -> Kube:

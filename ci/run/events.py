@@ -1,4 +1,4 @@
-"""What happens in a run, as data: JSON lines in the run's folder, and to whoever listens.
+"""The events of a run: JSON lines in the run's folder, and calls of listeners.
 
 Steps are also OpenTelemetry spans, so that ``dagger run`` shows them by name in its trace.
 """
@@ -50,7 +50,7 @@ class Event:
     step: str = ""
     """A :class:`ci.results.StepId`; of a ``watch`` the name of what is watched."""
     text: str = ""
-    """For people: nothing reads it back."""
+    """For people; no code parses it."""
     data: dict[str, Any] = field(default_factory=dict)
     subject: str = ""
     """Of the step."""
@@ -68,10 +68,10 @@ _current_step: ContextVar[tuple[str, str]] = ContextVar("current_step", default=
 
 
 class Events:
-    """The run's record. Thread-safe: steps run beside each other.
+    """The run's record. Thread-safe: steps run in parallel.
 
-    What ``redactor`` finds secret reaches neither the file nor a listener. The run began ``ago``
-    seconds ago.
+    What ``redactor`` considers secret reaches neither the file nor a listener. The run started
+    ``ago`` seconds ago.
     """
 
     def __init__(
@@ -148,10 +148,10 @@ class Events:
         cause: CauseId | None = None,
         problem: str = "",
     ) -> None:
-        """Record where a target stands, at once when it changes: a run that is killed says it,
-        too. ``revision`` is the one that is deployed now. What is left out stays as an earlier
-        call said it (:func:`ci.run.changes.latest`)."""
-        known: dict[str, Any] = {
+        """Record the state of a target as soon as it changes, so that the record of a killed run
+        has it, too. ``revision`` is the one that is deployed now. An argument that is left out
+        keeps its value of an earlier call (:func:`ci.run.changes.latest`)."""
+        details: dict[str, Any] = {
             "release": release,
             "before": asdict(before) if before else None,
             "after": asdict(after) if after else None,
@@ -166,12 +166,12 @@ class Events:
             f"{target}: {texts.STATES[state]}",
             target=target,
             state=state.value,
-            **{name: value for name, value in known.items() if value not in (None, "")},
+            **{name: value for name, value in details.items() if value not in (None, "")},
         )
 
     def checked(self, phase: Phase, checks: Iterable[Check]) -> None:
-        """Record checks when they are made, for whoever watches and for a run that is killed.
-        What a run found out is what its stages return and raise."""
+        """Record checks as soon as they are made, for the live view and for a run that is killed.
+        The results of a run are what its stages return and raise, not these events."""
         for check in checks:
             self.emit(
                 CHECK,
@@ -188,7 +188,7 @@ class Events:
         inside = {"parent": outer} if outer else {}
         token = _current_step.set((str(id), subject))
         begun = self._clock.monotonic()
-        # The trace goes to `dagger run`: what failed is told there without secrets, too.
+        # The trace is sent to `dagger run`: errors are redacted there, too.
         with trace.get_tracer("pipeline").start_as_current_span(
             texts.step_title(id, subject), record_exception=False, set_status_on_exception=False
         ) as span:

@@ -1,9 +1,9 @@
 """Which runs under ``runs/`` are kept.
 
-A run counts among those of its own command only, so that an hourly ``verify`` does not throw away
-promotions. Of each target, what a person may need at night always stays: the newest promotion and
-the newest rollback, and of each also the newest that succeeded and the newest that had backed the
-target up (``quick-rollback.sh``), for a later one that was refused is of no help.
+Runs are counted per command, so that an hourly ``verify`` does not remove promotions. For each
+target, the runs that someone may need to restore it are always kept: the newest promotion and the
+newest rollback, and of each also the newest that succeeded and the newest with backups
+(``quick-rollback.sh``), because a later run that was refused has none.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ci.run import state as homes
 KEPT = 50
 """Of each command."""
 UNKNOWN_KEPT = 4 * KEPT
-"""Of runs whose command cannot be read: they may be anything, so they go last."""
+"""Of runs whose command cannot be read: they may be promotions, so more of them are kept."""
 RECORD = "run.json"
-"""What a run is, in its folder from its beginning: its command and its targets."""
+"""The file with a run's command and targets, written when the run starts."""
 PROMOTION = ("run", "promote")
 ROLLBACK = ("rollback",)
 
@@ -41,27 +41,28 @@ class Run:
 
 
 def begin(folder: Path, command: str, targets: Iterable[str]) -> None:
-    """Write down what a run is as soon as it has a folder, for it may be killed."""
+    """Record a run's command and targets as soon as it has a folder, because it may be killed."""
     homes.write(folder / RECORD, {"command": command, "targets": list(targets)})
 
 
 def prune(runs: Path, *, without: str = "") -> None:
-    """Remove what need not be kept; ``without`` names the run that is under way."""
+    """Remove the runs that need not be kept, except ``without``, the current one."""
     if not runs.is_dir():
         return
-    found = [
+    runs_found = [
         read(folder)
         for folder in runs.iterdir()
         if folder.is_dir() and not folder.is_symlink() and homes.RUN_NAME.fullmatch(folder.name)
     ]
-    for run in superfluous([run for run in found if run.name != without]):
+    for run in superfluous([run for run in runs_found if run.name != without]):
         shutil.rmtree(runs / run.name, ignore_errors=True)
 
 
 def superfluous(
     runs: Sequence[Run], keep: int = KEPT, keep_unknown: int = UNKNOWN_KEPT
 ) -> tuple[Run, ...]:
-    """The runs that go: beyond the newest ``keep`` of their command, and no landmark. Pure."""
+    """The runs to remove: older than the newest ``keep`` of their command, and not among those that
+    are always kept. Pure."""
     landmarks = {run.name for kind in (PROMOTION, ROLLBACK) for run in _landmarks(runs, kind)}
     by_command: defaultdict[str, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.name, reverse=True):
@@ -75,7 +76,8 @@ def superfluous(
 
 
 def _landmarks(runs: Iterable[Run], commands: Sequence[str]) -> Iterable[Run]:
-    """The newest of these commands for each target, in the three ways that count."""
+    """For each target, the newest run of these commands, the newest that succeeded, and the newest
+    with backups."""
     newest: dict[tuple[str, str], Run] = {}
     for run in sorted(runs, key=lambda run: run.name):
         if run.command in commands:
@@ -89,7 +91,8 @@ def _landmarks(runs: Iterable[Run], commands: Sequence[str]) -> Iterable[Run]:
 
 
 def read(folder: Path) -> Run:
-    """What is known of a run: what it wrote at its beginning and, of older ones, at its end."""
+    """What is known of a run, from the file written at its start and its summary (runs of older
+    versions have only the latter)."""
     begun = homes.read(folder / RECORD) or {}
     ended = homes.read(folder / "summary.json") or {}
     promotion = ended.get("promotion")

@@ -1,5 +1,5 @@
-"""The machinery under the lists of :mod:`ci.workflow.commands`: steps one after the other or
-beside each other, cancellation, cleanup."""
+"""Runs the steps of :mod:`ci.workflow.commands`, one after the other or in parallel, with
+cancellation and cleanup."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Pending(Generic[T]):
-    """The value of a step that runs beside others."""
+    """The value of a step that runs in parallel to others."""
 
     def __init__(self, flow: Flow, future: Future[T]) -> None:
         self._flow = flow
@@ -36,8 +36,8 @@ class Pending(Generic[T]):
 
 
 class Flow:
-    """Runs steps, some beside each other. The first failure cancels what still runs; cleanups
-    run last, in reverse order, whatever happened, and after every step has come to its end."""
+    """Runs steps, some in parallel. The first failure cancels the running steps. Cleanups run last,
+    in reverse order, whatever happened, after every step has ended."""
 
     def __init__(self, events: Events, programs: Programs) -> None:
         self._events = events
@@ -60,7 +60,7 @@ class Flow:
     def beside(
         self, id: StepId, reason: str, fn: Callable[P, T], *a: P.args, **k: P.kwargs
     ) -> Pending[T]:
-        """Start a step beside those that follow."""
+        """Start a step in parallel to those that follow."""
         self._refuse_when_cancelled()
         future: Future[T] = Future()
 
@@ -85,7 +85,8 @@ class Flow:
         self._cleanups.append((id, lambda: fn(*a, **k)))
 
     def cause(self, problem: BaseException) -> BaseException:
-        """What a caller is told: a step that was cancelled because of another is not news."""
+        """The error to raise: for a step that was cancelled because another failed, that other
+        step's error."""
         with self._lock:
             first = self._first
         return first if first is not None and isinstance(problem, Interrupted) else problem
@@ -121,7 +122,7 @@ class Flow:
                 with self._events.step(id):
                     fn()
             except Exception as failure:
-                # What a cleanup leaves behind is found and removed by the next run.
+                # The next run finds and removes what a failed cleanup leaves behind.
                 self._events.note(f"{texts.step_title(id)} failed: {failure}")
         if problem is None and self._first is not None:
             raise self._first

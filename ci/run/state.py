@@ -26,10 +26,10 @@ from ci.model import Image
 from ci.tools.process_identity import Process
 
 RUN_ID = "_QUEUE_TIMEOUT_GATE_RUN_ID"
-"""Environment variable with the name of the folder that a run started by another one leaves: so
-the other one knows where to read how it ended."""
+"""Environment variable that names the run folder of a child run, so that its parent knows where to
+read the result."""
 RUN_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-z]{4}")
-"""A run's folder; others are not ours."""
+"""The name of a run's folder; folders with other names are never touched."""
 
 DEFAULT = "~/.cache/queue-timeout-gate"
 
@@ -46,7 +46,7 @@ def path(env: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class ClusterRecord:
-    """A cluster that the pipeline made: whose it is tells a stale one from one in use."""
+    """A cluster that the pipeline created. Its owner tells a stale one from one in use."""
 
     name: str
     owner: Process
@@ -58,8 +58,8 @@ class ClusterRecord:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What was proven last in a checkout, of the image that its settings name: a name and no
-    proof, for the evidence is in the registry."""
+    """The image that was proven last in a checkout, by the image name of its settings. It is only a
+    reference: the proof is the evidence in the registry."""
 
     name: str
     """``image.name`` of the settings."""
@@ -84,16 +84,16 @@ class Home:
     # Clusters ------------------------------------------------------------------------------
 
     def clusters(self) -> dict[str, ClusterRecord]:
-        found = {}
+        records = {}
         for file in sorted((self.state / "clusters").glob("*.json")):
             record = read(file)
             if record is not None:
                 try:
                     owner = Process(**record.pop("owner"))
-                    found[file.stem] = ClusterRecord(owner=owner, **record)
+                    records[file.stem] = ClusterRecord(owner=owner, **record)
                 except (KeyError, TypeError):
-                    continue  # written by another version: unknown, and so nobody's
-        return found
+                    continue  # written by another version of the pipeline: ignored
+        return records
 
     def put_cluster(self, record: ClusterRecord) -> None:
         write(self.state / "clusters" / f"{record.name}.json", asdict(record))
@@ -117,8 +117,8 @@ class Home:
         write(self.state / "last-proven" / f"{of}.json", record)
 
     def proven(self) -> tuple[Proven, ...]:
-        """What was proven last in every checkout of this machine, the newest first."""
-        found = []
+        """What was proven last in each checkout on this machine, newest first."""
+        images = []
         for file in (self.state / "last-proven").glob("*.json"):
             record = read(file)
             if record is not None:
@@ -126,10 +126,10 @@ class Home:
                     at = datetime.fromisoformat(record.pop("at"))
                     image = record.pop("image")
                     image = Image(image["repository"], image["tag"], Digest(image["digest"]))
-                    found.append(Proven(at=at, image=image, **record))
+                    images.append(Proven(at=at, image=image, **record))
                 except (KeyError, TypeError, ValueError):
                     continue  # written by another version
-        return tuple(sorted(found, key=lambda proven: proven.at, reverse=True))
+        return tuple(sorted(images, key=lambda proven: proven.at, reverse=True))
 
     # Packages ------------------------------------------------------------------------------
 
@@ -140,15 +140,16 @@ class Home:
         return tuple(packages) if isinstance(packages, list) else ()
 
     def put_installed(self, packages: Iterable[str]) -> None:
-        known = [*self.installed(), *packages]
-        write(self.state / "installed.json", {"packages": list(dict.fromkeys(known))})
+        packages_now = [*self.installed(), *packages]
+        write(self.state / "installed.json", {"packages": list(dict.fromkeys(packages_now))})
 
     # Locks ---------------------------------------------------------------------------------
 
     @contextmanager
-    def lock(self, name: str, what: str) -> Iterator[None]:
-        """Hold ``name`` while in the block. Raises :class:`ci.errors.Locked` at once when
-        another run does: waiting in silence helps nobody who sits in front of it."""
+    def lock(self, name: str, resource: str) -> Iterator[None]:
+        """Hold the lock ``name`` while in the block; ``resource`` names it in the error. Raises
+        :class:`ci.errors.Locked` at once when another run holds it, instead of waiting
+        silently."""
         file = self.folder / "locks" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -158,7 +159,7 @@ class Home:
             except BlockingIOError:
                 holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip()
                 raise Locked(
-                    f"another run (process {holder or 'unknown'}) uses {what}",
+                    f"another run (process {holder or 'unknown'}) uses {resource}",
                     remedy=f"wait for process {holder or 'unknown'} to end, then run again",
                 ) from None
             os.ftruncate(descriptor, 0)
@@ -169,7 +170,7 @@ class Home:
 
 
 def write(file: Path, value: Mapping[str, Any]) -> None:
-    """Write a record whole or not at all; readable by its owner only."""
+    """Write a record atomically; only its owner can read it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:

@@ -1,4 +1,4 @@
-"""Source -> Image. Built by Dagger, published once, and from then on named by its digest."""
+"""Source -> Image: built with Dagger, pushed once, and from then on referred to by digest."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ci.tools.dagger import Recipe, build_and_publish
 from ci.tools.registry import open_repository
 
 IGNORED = ("__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv")
-"""Never part of a source: made by tools, and different on every machine."""
+"""Not part of the source: created by tools, and different on every machine."""
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
-"""Docker's predefined build arguments: they reach each step and stay out of the image."""
+"""Docker's predefined build arguments: every build step sees them, the image does not keep them."""
 
 EMULATOR_NAME = "servicebus-emulator"
 EMULATOR_SOURCE = Path("packages/servicebus-emulator")
 EMULATOR_CODE = "src/servicebus_emulator"
 EMULATOR_FILES = ("Dockerfile", "requirements.lock")
-"""What of the source its image is made of: its tests and benchmarks change nothing in it."""
+"""The files of the emulator's image, besides its code; tests and benchmarks are not in it."""
 
 
 def tag_of(prefix: str, now: datetime) -> str:
-    """The upgrade plan's form: ``queue-timeout-YYYYMMDD-HHMMSS``."""
+    """A tag in the upgrade plan's form: ``queue-timeout-YYYYMMDD-HHMMSS``, in UTC."""
     return f"{prefix}-{now:%Y%m%d-%H%M%S}"
 
 
@@ -41,7 +41,7 @@ def new_tag(context: Context) -> str:
 
 
 def build(context: Context, tag: str, *, record: bool = True) -> Image:
-    """The service's image under ``tag``; recorded as the source's latest with ``record``.
+    """Build and push the service's image as ``tag``; with ``record``, as the source's latest build.
 
     Raises :class:`ci.errors.BuildFailed` with the failing step's last lines.
     """
@@ -61,7 +61,7 @@ def build(context: Context, tag: str, *, record: bool = True) -> Image:
 
 
 def latest(context: Context) -> Image | None:
-    """The image last built from the source as it is now, when the registry still has it."""
+    """The image last built from the current source, if the registry still has it."""
     record = context.home.image(source_hash(context))
     if record is None:
         return None
@@ -73,7 +73,7 @@ def latest(context: Context) -> Image | None:
 
 
 def find(context: Context, name: str, tag: str) -> Image | None:
-    """The image of this name and tag in the local registry."""
+    """The image with this name and tag in the local registry; ``None`` if there is none."""
     digest = _published(context, name, tag)
     return Image(f"{context.tools.registry.name}/{name}", tag, digest) if digest else None
 
@@ -83,12 +83,12 @@ def find_emulator(context: Context) -> Image | None:
 
 
 def build_emulator(context: Context) -> Image:
-    """The Service Bus emulator's image; its tag is its content, so it is built once. It is for
-    everybody's Docker, not for our clusters alone."""
-    found = find_emulator(context)
-    if found is not None:
-        context.events.note("already in the registry")
-        return found
+    """The Service Bus emulator's image, built if the registry lacks it; its tag is a hash of its
+    source. Its layers are gzip, so that every Docker version can run it."""
+    existing = find_emulator(context)
+    if existing is not None:
+        context.events.note("the emulator's image is already in the registry")
+        return existing
     source = context.root / EMULATOR_SOURCE
     _check_source(source, source / "Dockerfile")
     return _publish(
@@ -104,15 +104,16 @@ def build_emulator(context: Context) -> Image:
 
 
 def source_hash(context: Context) -> str:
-    """Content of everything the image is made of, its tag apart."""
+    """Hash of everything that determines the image, except its tag."""
     settings = context.settings.image
     arguments = [f"{k}={v}" for k, v in sorted(settings.build_args.items())]
-    words = [settings.name, settings.dockerfile, context.tools.registry.name, *arguments]
-    return tree_hash(context.path(settings.context), words)
+    inputs = [settings.name, settings.dockerfile, context.tools.registry.name, *arguments]
+    return tree_hash(context.path(settings.context), inputs)
 
 
 def tree_hash(folder: Path, words: Iterable[str] = ()) -> str:
-    """Names, modes and bytes of all files under ``folder``, in an order that never varies."""
+    """Hash of the names, modes and contents of all files under ``folder``, in a fixed order, and of
+    ``words``."""
     digest = hashlib.sha256()
     for word in words:
         digest.update(word.encode() + b"\0")
@@ -133,28 +134,29 @@ def tree_hash(folder: Path, words: Iterable[str] = ()) -> str:
 def handed_on(
     env: Mapping[str, str], pip: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """(build arguments, secrets): how this host reaches the package registries.
+    """(build arguments, secrets) with which a build reaches the package registries as this host
+    does.
 
-    Only what is configured here, and nothing that ends up in the image: proxies are Docker's
-    predefined arguments, pip's settings a secret that a step mounts with
-    ``--mount=type=secret,id=pip.conf,target=/etc/pip.conf``. The engine itself puts the host's
-    CA certificates into the containers it runs. ``pip`` is ``pip config list``.
+    Only what is configured on this host, and nothing that ends up in the image: proxies are
+    Docker's predefined arguments, pip's settings a secret that a step mounts with
+    ``--mount=type=secret,id=pip.conf,target=/etc/pip.conf``. The engine itself puts the host's CA
+    certificates into the containers it runs. ``pip`` is ``pip config list``.
     """
     arguments = {
         name: env[name]
         for name in PROXIES
         if env.get(name) and urlsplit(env[name]).hostname not in ("127.0.0.1", "localhost", "::1")
     }
-    wanted = ("index-url", "extra-index-url", "trusted-host")
-    found = {}
-    for name in wanted:
+    options = ("index-url", "extra-index-url", "trusted-host")
+    values = {}
+    for name in options:
         for section in (":env:", "install", "global", "site", "user"):
             if value := pip.get(f"{section}.{name}"):
-                found[name] = value
+                values[name] = value
                 break
-    if not found:
+    if not values:
         return arguments, {}
-    lines = [f"{name} = {' '.join(value.split())}" for name, value in found.items()]
+    lines = [f"{name} = {' '.join(value.split())}" for name, value in values.items()]
     return arguments, {"pip.conf": "[global]\n" + "\n".join(lines) + "\n"}
 
 
@@ -189,7 +191,7 @@ def _publish(
 def _pip_config(context: Context) -> dict[str, str]:
     """``pip config list`` of the machine, as (section.name, value)."""
     try:
-        output = context.programs.run(
+        listing = context.programs.run(
             [sys.executable, "-m", "pip", "config", "list"],
             log="pip-config",
             timeout=20,
@@ -197,7 +199,7 @@ def _pip_config(context: Context) -> dict[str, str]:
         )
     except CommandFailed:
         return {}
-    pairs = (line.partition("=") for line in output.stdout.splitlines())
+    pairs = (line.partition("=") for line in listing.stdout.splitlines())
     return {key.strip(): value.strip().strip("'\"") for key, _, value in pairs}
 
 
@@ -210,7 +212,8 @@ def _published(context: Context, name: str, reference: str) -> Digest | None:
 
 
 def emulator_tag(root: Path) -> str:
-    """Names what determines the emulator's image, its packing included. ``root`` is a checkout."""
+    """Hash of what determines the emulator's image, its compression included; ``root`` is the
+    checkout."""
     source = root / EMULATOR_SOURCE
     files = [source / name for name in EMULATOR_FILES]
     contents = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()]
@@ -219,9 +222,9 @@ def emulator_tag(root: Path) -> str:
 
 def _check_source(folder: Path, dockerfile: Path) -> None:
     if not folder.is_dir():
-        raise SettingsError(f"image.context: there is no folder {folder}")
+        raise SettingsError(f"image.context in pipeline.toml: folder {folder} does not exist")
     if not dockerfile.is_file():
         raise BuildFailed(
-            f"there is no Dockerfile {dockerfile}",
-            remedy="correct image.dockerfile in pipeline.toml, or add the file",
+            f"image.dockerfile in pipeline.toml: {dockerfile} does not exist",
+            remedy="correct image.dockerfile, or add the file",
         )

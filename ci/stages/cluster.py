@@ -1,5 +1,5 @@
-"""Kubernetes clusters in Docker, made, kept and removed. Each is recorded with its owner before
-it is made, so that one whose run died is recognised, whenever it died."""
+"""kind clusters: created, kept and deleted. Each is recorded with its owner before it is created,
+so that the cluster of a killed run is recognised, whenever it was killed."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ READY_SECONDS = 90
 
 
 def create(context: Context, name: str, pull: Iterable[str] = ()) -> Cluster:
-    """A new cluster. An older one of this name is removed if it is ours.
+    """Create a cluster. An older one of this name is deleted if the pipeline created it.
 
-    ``pull`` are images that the node pulls while the control plane starts; asking for the next
-    one may take a while. Raises
-    :class:`ci.errors.ClusterFailed` when a cluster of this name exists that is not ours.
+    ``pull`` are images that the node pulls while the control plane starts; the iterator may block
+    until the next image has been built. Raises :class:`ci.errors.ClusterFailed`, also when a
+    cluster of this name exists that the pipeline did not create.
     """
     kind = _kind(context)
     if name in kind.clusters():
         if name not in context.home.clusters():
             raise ClusterFailed(
-                f"a kind cluster named {name!r} exists that the pipeline did not make",
-                remedy=f"`kind delete cluster --name {name}` if it is not needed, "
-                "or choose another name under [gate] in pipeline.toml",
+                f"a kind cluster named {name!r} exists that the pipeline did not create",
+                remedy=f"run `kind delete cluster --name {name}` if you do not need it, "
+                "or set another name under [gate] in pipeline.toml",
             )
-        context.events.note(f"removing the {name} cluster of an earlier run")
+        context.events.note(f"deleting the cluster {name} of an earlier run")
         kind.delete(name, context.home.kubeconfig(name))
     kubeconfig = context.home.kubeconfig(name)
     kubeconfig.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def create(context: Context, name: str, pull: Iterable[str] = ()) -> Cluster:
     pulls: list[threading.Thread] = []
 
     def see(line: str) -> None:
-        if line.startswith(" •"):  # kind says each of its steps twice, at its start and end
+        if line.startswith(" •"):  # kind prints each step twice, at its start and end
             context.events.note(line.strip(" •.…"))
         if "Writing configuration" in line and not pulls:  # the node's container runs
             thread = threading.Thread(
@@ -68,7 +68,8 @@ def create(context: Context, name: str, pull: Iterable[str] = ()) -> Cluster:
 
 
 def find(context: Context, name: str) -> Cluster | None:
-    """A kept cluster that answers and is made of today's node image; ``None`` otherwise."""
+    """The kept cluster, if its API server answers and it has the current node image; else
+    ``None``."""
     record = context.home.clusters().get(name)
     if record is None or not record.kept or record.determined_by != _determined_by(context):
         return None
@@ -77,12 +78,12 @@ def find(context: Context, name: str) -> Cluster | None:
     if not kubeconfig.exists() or name not in kind.clusters():
         return None
     if not kind.running(name):
-        context.events.note(f"starting the node of {name} again")
+        context.events.note(f"restarting the node of cluster {name}")
         kind.start(name)
     cluster = named(context, name)
     try:
         wait_until(
-            f"the API server of {name}",
+            f"the API server of cluster {name}",
             lambda: context.kube(cluster).run("get", "--raw", "/readyz", check=False).status == 0,
             timeout=READY_SECONDS,
             clock=context.clock,
@@ -93,7 +94,7 @@ def find(context: Context, name: str) -> Cluster | None:
 
 
 def ensure(context: Context, name: str, pull: Iterable[str] = ()) -> Cluster:
-    """The kept cluster of this name, made when there is none; it is kept from then on."""
+    """The kept cluster of this name; created, and kept from then on, if there is none."""
     cluster = find(context, name)
     if cluster is None:
         cluster = create(context, name, pull)
@@ -109,14 +110,14 @@ def keep(context: Context, cluster: Cluster) -> None:
 
 
 def delete(context: Context, name: str) -> None:
-    """Remove the cluster, half-made or whole. Only one that is recorded as ours."""
+    """Delete the cluster, complete or not, if it is recorded as created by the pipeline."""
     if name in context.home.clusters():
         _kind(context).delete(name, context.home.kubeconfig(name))
         context.home.drop_cluster(name)
 
 
 def stale(context: Context) -> list[str]:
-    """Clusters whose run died before it could remove them."""
+    """Names of clusters whose run was killed before it could delete them."""
     return [
         record.name
         for record in context.home.clusters().values()
@@ -126,13 +127,14 @@ def stale(context: Context) -> list[str]:
 
 def remove_stale(context: Context) -> None:
     for name in stale(context):
-        context.events.note(f"removing the {name} cluster of a run that died")
+        context.events.note(f"deleting the cluster {name} of a run that was killed")
         delete(context, name)
 
 
 def _answer_names_early(context: Context, cluster: Cluster) -> None:
-    """CoreDNS answers within seconds, but kubeadm's manifest has its readiness asked every 10 s;
-    until then queries are dropped, and a resolver tries again only after 5 s."""
+    """Route DNS queries to CoreDNS before its pods are ready. CoreDNS answers within seconds, but
+    kubeadm's readiness probe runs only every 10 s; until then queries are dropped, and a resolver
+    retries only after 5 s."""
     context.kube(cluster).run(
         "patch", "service", "kube-dns", "--namespace", "kube-system",
         "--patch", '{"spec": {"publishNotReadyAddresses": true}}',
@@ -140,10 +142,11 @@ def _answer_names_early(context: Context, cluster: Cluster) -> None:
 
 
 def _wait_for_accounts(context: Context, cluster: Cluster) -> None:
-    """Pods are refused until the controller manager has made the namespace's account."""
+    """Wait for the namespace's default ServiceAccount: pods are rejected until the controller
+    manager has created it."""
     kube = context.kube(cluster)
     wait_until(
-        f"the service account of {cluster.name}",
+        f"the default ServiceAccount of cluster {cluster.name}",
         lambda: kube.ask("GET", path_of("serviceaccounts", "default", "default")).ok,
         timeout=READY_SECONDS,
         clock=context.clock,
@@ -152,10 +155,11 @@ def _wait_for_accounts(context: Context, cluster: Cluster) -> None:
 
 
 def _pull(kind: Kind, name: str, references: Iterable[str]) -> None:
-    """One after the other, most wanted first: the disk is what limits them.
+    """Pull images one after the other, most urgent first, because the disk limits the speed.
 
-    Best effort: what is not pulled here the kubelet pulls, and says what is wrong. Asking for the
-    next image waits for its build, which may raise anything; that is reported by the build's step.
+    Best effort: an image that is not pulled here is pulled by the kubelet, which reports what is
+    wrong. The iterator waits for the next image's build, which may raise; the build's own step
+    reports that.
     """
     with suppress(Exception):
         for reference in references:

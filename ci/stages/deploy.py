@@ -1,4 +1,4 @@
-"""(Image, Cluster) -> Release, with the stand-ins for the cloud beside it."""
+"""(Image, Cluster) -> Release, with the stand-ins for cloud services in the same cluster."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ci.tools.kube import Kube
 from ci.tools.wait import Pending, uncancelled, wait_until
 
 FORGIVEN_RESTARTS = 3
-"""Of a container that crashes at its start: what it needs may still start beside it."""
+"""Restarts of a container that are tolerated: the services it depends on may still be starting."""
 
 DATABASE_SECRET = "model-engine-database"
 SERVICEBUS_SECRET = "model-engine-servicebus"
@@ -49,14 +49,15 @@ TO_STANDINS = {
         "redisSecretName": REDIS_SECRET,
     }
 }
-"""The values that redirect a release from a cloud to the stand-ins; :func:`connect` makes what
-they name."""
+"""Chart values that connect a release to the stand-ins instead of cloud services; :func:`connect`
+creates the Secrets that they name."""
 
 
 def standins(
     context: Context, cluster: Cluster, emulator: Image, *, namespace: str = manifests.NAMESPACE
 ) -> StandIns:
-    """PostgreSQL, Redis and the Service Bus emulator, ready, in a cluster of our own.
+    """Start PostgreSQL, Redis and the Service Bus emulator in a cluster that the pipeline created,
+    and wait until they are ready.
 
     Raises :class:`ci.errors.DeployFailed`, and at once :class:`ci.errors.ForeignCluster` for a
     cluster that is not disposable.
@@ -69,7 +70,8 @@ def standins(
 def prepare_standins(
     context: Context, cluster: Cluster, *, namespace: str = manifests.NAMESPACE
 ) -> StandIns:
-    """Where the stand-ins will be, and their credentials: a service may be deployed already.
+    """Create the stand-ins' credentials and return their addresses, so that a service can be
+    deployed before the stand-ins run.
 
     Raises :class:`ci.errors.ForeignCluster` for a cluster that is not disposable.
     """
@@ -94,15 +96,16 @@ def prepare_standins(
 
 
 def start_standins(context: Context, standins: StandIns, emulator: Image) -> None:
-    """The stand-ins' workloads, until they are ready. Raises :class:`ci.errors.DeployFailed`."""
+    """Apply the stand-ins' workloads and wait until they are ready. Raises
+    :class:`ci.errors.DeployFailed`."""
     kube = context.kube(standins.cluster)
-    wanted = manifests.workloads(
+    workloads = manifests.workloads(
         context.tools.postgres_image,
         context.tools.redis_image,
         emulator.by_digest,
         standins.namespace,
     )
-    kube.apply(wanted)
+    kube.apply(workloads)
     _wait_ready(context, kube, standins.namespace, timeout=120)
 
 
@@ -113,27 +116,27 @@ def redirect_cloud(
     selector: str = admission.SELECTOR,
     names: Mapping[str, str] | None = None,
 ) -> None:
-    """Redirect Azure's own names in the cluster to its stand-ins, until it has its effect, for
+    """Redirect Azure's DNS names in the cluster to its stand-ins, and wait until that works, for
     images that connect to ``NAMESPACE.servicebus.windows.net`` with ``DefaultAzureCredential``.
 
-    The pods that ``selector`` chooses get an identity and the stand-ins' CA when they are made;
-    ``images`` are what they run, as they name it. ``names`` are further ones, each with the
-    ``SERVICE.NAMESPACE`` that answers to it. Everything is described in
-    :mod:`ci.standins.cloud`, and :func:`remove_overlay` takes it away. Waits for the stand-ins.
-    Raises :class:`ci.errors.ForeignCluster` before anything is touched, and
+    Pods that match ``selector`` get an identity and the stand-ins' CA when they are created;
+    ``images`` are their image references. ``names`` are further DNS names, each with the
+    ``SERVICE.NAMESPACE`` to redirect it to. :mod:`ci.standins.cloud` describes the details,
+    and :func:`remove_overlay` undoes it. Waits for the stand-ins. Raises
+    :class:`ci.errors.ForeignCluster` before anything is changed, and
     :class:`ci.errors.DeployFailed`.
     """
     cluster, namespace = standins.cluster, standins.namespace
     _refuse_foreign(context, cluster)
     kube = context.kube(cluster)
     secret, _ = _secrets(kube, namespace)
-    held = servicebus_emulator.names_of(secret.certificate_pem.encode())
-    if not held.issuperset(admission.AZURE_NAMES):
+    certified_names = servicebus_emulator.names_of(secret.certificate_pem.encode())
+    if not certified_names.issuperset(admission.AZURE_NAMES):
         raise DeployFailed(
-            f"the stand-ins in {cluster.name} are of an older version of the pipeline: their"
-            " certificate does not hold for Azure's names",
-            remedy="remove the cluster with `python3 pipeline.py clean` (the demonstration target"
-            " with --demo-target) and run again",
+            f"the stand-ins in cluster {cluster.name} were created by an older version of the"
+            " pipeline: their certificate does not cover Azure's DNS names",
+            remedy="delete the cluster with `python3 pipeline.py clean` (the demonstration target"
+            " with --demo-target), then run again",
         )
     _wait_ready(context, kube, namespace, timeout=120)
     emulator = kube.get("deployment", manifests.SERVICEBUS, namespace=namespace)
@@ -156,8 +159,8 @@ def redirect_cloud(
 
 
 def remove_overlay(context: Context, cluster: Cluster) -> bool:
-    """Restore the DNS of the cluster, and leave new pods alone; whether anything had to be
-    done. Raises :class:`ci.errors.ForeignCluster` before anything is touched."""
+    """Restore the cluster's DNS and remove the admission policy; returns whether there was anything
+    to undo. Raises :class:`ci.errors.ForeignCluster` before anything is changed."""
     _refuse_foreign(context, cluster)
     return cloud.restore_dns(context.kube(cluster).for_cleanup(), uncancelled(context.clock))
 
@@ -172,7 +175,8 @@ def deploy(
     release: str,
     values: Mapping[str, Any],
 ) -> Release:
-    """The chart's release of ``image``, ready, every pod on that digest.
+    """Install or upgrade the chart's release with ``image``, and wait until it is ready and every
+    pod runs its digest.
 
     Raises :class:`ChartInvalid` before anything is changed when the chart does not render,
     :class:`DeployFailed` with the pods' states and last log lines.
@@ -199,10 +203,10 @@ def deploy(
         namespace=namespace, input=yaml.safe_dump(merged), timeout=60, check=False,
     )  # fmt: skip
     if installed.status != 0:
-        why = reason(installed)
-        if _is_rendering(why):
-            raise ChartInvalid(f"the chart {chart.name} does not render: {why}")
-        raise DeployFailed(f"helm could not install {release}: {why}")
+        error = reason(installed)
+        if _is_rendering(error):
+            raise ChartInvalid(f"the chart {chart.name} does not render: {error}")
+        raise DeployFailed(f"helm could not install release {release}: {error}")
     _wait_ready(context, kube, namespace, timeout=context.settings.gate.deploy_timeout_seconds)
     _wait_for_names(context, kube)
     _check_digest(kube, namespace, image)
@@ -211,31 +215,32 @@ def deploy(
 
 
 def connect(context: Context, standins: StandIns, namespace: str, images: Sequence[str]) -> None:
-    """Put what leads to the stand-ins into a namespace, which is made where it is missing. Where
-    the settings say so, the cloud's names are redirected there, too, for pods of ``images``."""
+    """Create the Secrets that connect a service to the stand-ins, and their namespace if it is
+    missing. If the settings ask for it, also redirect the cloud's DNS names, for pods that run
+    ``images``."""
     context.kube(standins.cluster).apply(_service_secrets(namespace, standins))
     described = context.settings.gate.cloud
     if described.redirect:
         redirect_cloud(context, standins, images, described.pods, described.names)
     else:
-        remove_overlay(context, standins.cluster)  # of a run with other settings
+        remove_overlay(context, standins.cluster)  # left by a run with other settings
 
 
 def installed(context: Context, cluster: Cluster, namespace: str, release: str) -> bool:
-    """Whether the release is there as Helm's latest revision, deployed."""
+    """Whether the release exists and its latest revision is deployed."""
     helm = context.helm(cluster)
-    answer = helm.run("status", release, "-o", "json", namespace=namespace, check=False)
-    return answer.status == 0 and '"status":"deployed"' in answer.stdout.replace(" ", "")
+    result = helm.run("status", release, "-o", "json", namespace=namespace, check=False)
+    return result.status == 0 and '"status":"deployed"' in result.stdout.replace(" ", "")
 
 
 def settled(context: Context, cluster: Cluster, namespace: str) -> None:
-    """Wait until what is there already is ready (after a restart of the node)."""
+    """Wait until the namespace's Deployments are ready (after a restart of the node)."""
     timeout = context.settings.gate.deploy_timeout_seconds
     _wait_ready(context, context.kube(cluster), namespace, timeout=timeout)
 
 
 def render(context: Context) -> None:
-    """Whether the chart renders, before anything is built. Raises :class:`ChartInvalid`."""
+    """Check that the chart renders, before anything is built. Raises :class:`ChartInvalid`."""
     settings = context.settings
     image = Image("registry.invalid/image", "tag", Digest.from_hex("0" * 64))
     charts.render(
@@ -249,17 +254,17 @@ def render(context: Context) -> None:
 
 
 def _refuse_foreign(context: Context, cluster: Cluster) -> None:
-    """Whatever a caller says of a cluster: those that the pipeline makes have their kubeconfigs in
-    its own folder, and no others have."""
+    """Refuse clusters that the pipeline did not create. Independent of what the caller claims: only
+    its own clusters have their kubeconfigs in its own folder."""
     own = context.home.kubeconfig(cluster.name)
     if not cluster.disposable or cluster.kubeconfig != own:
         raise ForeignCluster(
-            f"stand-ins never go into {cluster.name}: the pipeline did not make that cluster"
+            f"refusing to install stand-ins in {cluster.name}: the pipeline did not create it"
         )
 
 
 def _values(settings: Settings, image: Image) -> dict[str, Any]:
-    """What the pipeline itself sets; everything else is the chart's or the settings'."""
+    """The values that the pipeline sets; all others come from the chart or the settings."""
     values: dict[str, Any] = {}
     _put(values, settings.service.tag_value, image.tag)
     _put(values, settings.service.repository_value, image.repository)
@@ -273,9 +278,9 @@ def _put(values: dict[str, Any], path: str, value: Any) -> None:
     values[last] = value
 
 
-def _is_rendering(why: str) -> bool:
+def _is_rendering(error: str) -> bool:
     signs = ("template:", "parse error", "values don't meet", "execution error", "YAML parse")
-    return any(sign in why for sign in signs)
+    return any(sign in error for sign in signs)
 
 
 def _service_secrets(namespace: str, standins: StandIns) -> list[dict[str, Any]]:
@@ -303,16 +308,16 @@ def _service_secrets(namespace: str, standins: StandIns) -> list[dict[str, Any]]
 
 def _secrets(kube: Kube, namespace: str) -> tuple[manifests.Secrets, bool]:
     """The stand-ins' secrets, and whether they are new."""
-    found = kube.read("secrets", manifests.SECRET, namespace)
-    if found is not None:
-        data = found.get("data") or {}
+    stored = kube.read("secrets", manifests.SECRET, namespace)
+    if stored is not None:
+        data = stored.get("data") or {}
         decoded = {key: base64.b64decode(text).decode() for key, text in data.items()}
         try:
             return manifests.Secrets.of(decoded, namespace), False
         except KeyError:
-            pass  # of an older version of the pipeline: made anew
+            pass  # written by an older version of the pipeline: create new ones
     ca, certificate, key = _certificate(namespace)
-    made = manifests.Secrets(
+    created = manifests.Secrets(
         postgres_password=secrets.token_hex(16),
         redis_password=secrets.token_hex(16),
         servicebus_key=base64.b64encode(secrets.token_bytes(32)).decode(),
@@ -321,7 +326,7 @@ def _secrets(kube: Kube, namespace: str) -> tuple[manifests.Secrets, bool]:
         key_pem=key,
         namespace=namespace,
     )
-    return made, True
+    return created, True
 
 
 def _certificate(namespace: str = manifests.NAMESPACE) -> tuple[str, str, str]:
@@ -341,7 +346,7 @@ def _certificate(namespace: str = manifests.NAMESPACE) -> tuple[str, str, str]:
 
 
 def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -> None:
-    """Until every Deployment of the namespace is rolled out and no old pod is left."""
+    """Wait until every Deployment of the namespace is rolled out and no old pod is left."""
     watch = Watch()
 
     def rolled_out(now: Snapshot) -> Judgement:
@@ -352,8 +357,8 @@ def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -
         )
 
     def look(now: Snapshot, _: Judgement) -> None:
-        found = troubles(now.pods, forgiven_restarts=FORGIVEN_RESTARTS)
-        fail_fast(watch, context.clock.monotonic(), found)
+        pod_troubles = troubles(now.pods, forgiven_restarts=FORGIVEN_RESTARTS)
+        fail_fast(watch, context.clock.monotonic(), pod_troubles)
 
     folder = context.folder.below("evidence", f"deploy-{kube.cluster.name}")
     try:
@@ -380,15 +385,16 @@ def _wait_ready(context: Context, kube: Kube, namespace: str, *, timeout: int) -
 
 
 def _wait_for_names(context: Context, kube: Kube) -> None:
-    """Until every pod of the cluster's DNS answers. A new cluster's Service leads to them before
-    that (``publishNotReadyAddresses``), and of two the later one made names fail now and then."""
+    """Wait until every CoreDNS pod answers. In a new cluster the Service already routes to pods
+    that are not ready (``publishNotReadyAddresses``), so lookups failed now and then while the
+    second pod started."""
 
     def answering() -> bool | Pending:
         pods = [pod for pod in kube.pods(cloud.SYSTEM, cloud.DNS_PODS) if not finished(pod)]
         silent = [pod["metadata"]["name"] for pod in pods if not cloud.dns_answers(kube, pod)]
         return (bool(pods) and not silent) or Pending(", ".join(silent) or "no pod")
 
-    wait_until("the cluster's names", answering, timeout=60, clock=context.clock, interval=0.3)
+    wait_until("the cluster's DNS", answering, timeout=60, clock=context.clock, interval=0.3)
 
 
 def _state(pod: Mapping[str, Any]) -> str:
@@ -398,12 +404,14 @@ def _state(pod: Mapping[str, Any]) -> str:
 
 
 def _check_digest(kube: Kube, namespace: str, image: Image) -> None:
-    """Every container of a live pod runs the very digest, whatever the tag was resolved to."""
+    """Check that every container of a live pod runs the image's digest, whatever its tag was
+    resolved to. Raises :class:`DeployFailed`."""
     for pod in filter(is_live, kube.pods(namespace)):
         for status in pod.get("status", {}).get("containerStatuses", []):
             if image.repository in status.get("image", "") and not status.get(
                 "imageID", ""
             ).endswith(image.digest):
                 raise DeployFailed(
-                    f"pod {pod['metadata']['name']} runs {status['imageID']}, not {image.digest}"
+                    f"pod {pod['metadata']['name']} runs {status['imageID']},"
+                    f" expected {image.digest}"
                 )

@@ -1,7 +1,7 @@
-"""tests/e2e against a Release -> Proof.
+"""Run tests/e2e against a Release -> Proof.
 
-The tests are a program of their own that sees what a user sees: addresses and a connection
-string in a file. Only here a :class:`ci.model.Proof` is made.
+The tests are a separate program that sees what a user sees: addresses and a connection string,
+read from a file. A :class:`ci.model.Proof` is created nowhere else.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from ci.tools.command import Output
 from ci.tools.kube import Kube
 
 QUICK = "test_complete_queue_timeout_flow.py"
-"""The upgrade plan's own check, run again after a promotion."""
+"""The upgrade plan's queue time-out check, run again after a promotion."""
 
 RELEASE_SECONDS = 600
-"""How long the tests, once started, wait for what they shall test."""
+"""How long the tests, once started, wait for the release under test."""
 
 Ports = dict[int, int]
-"""A port of a Service -> the local one that leads to it."""
+"""A port of a Service -> the local port that is forwarded to it."""
 
 NO_TESTS = 5
-"""pytest's status when it collected nothing."""
+"""pytest's exit status when it collected no tests."""
 
 PROGRESS = re.compile(
     r"(?:\[gw\d+\]\s+\[\s*\d+%\]\s+)?(PASSED|FAILED|ERROR|SKIPPED)\s+(\S+)|"
@@ -59,8 +59,8 @@ def prove(
 ) -> Proof:
     """Run the end-to-end tests (or the one file ``select``) against a release.
 
-    ``released`` returns it, or raises, once it serves: pytest and its workers, which take
-    seconds to start, start meanwhile. Raises what :meth:`Tests.prove` raises.
+    ``released`` blocks until the release serves, and returns it or raises; pytest and its workers,
+    which take seconds to start, start meanwhile. Raises what :meth:`Tests.prove` raises.
     """
     with started(context, select=select, label=label) as tests:
         return tests.prove(released(), standins, on_failure=on_failure)
@@ -75,26 +75,29 @@ def started(
     patience: int = RELEASE_SECONDS,
     standins: StandIns | None = None,
 ) -> Iterator[Tests]:
-    """The end-to-end tests, started and waiting for a release; one that does not come within
-    ``patience`` seconds, or before the block ends, is not waited for. ``standins`` are those
-    that are there before it: the way to their Service Bus is opened meanwhile, too."""
+    """Start the end-to-end tests, which then wait for a release, for at most ``patience`` seconds
+    and no longer than the block lasts. With ``standins`` that run already, the port-forward to
+    their Service Bus is opened meanwhile, too."""
     report = context.run_dir / ("junit.xml" if select is None else f"junit-{label}.xml")
     report.unlink(missing_ok=True)
-    inherited = contextvars.copy_context()  # the step that the progress belongs to
-    with ExitStack() as on, ThreadPoolExecutor(max_workers=2, thread_name_prefix="pytest") as pool:
-        # What holds a key, and what nobody redacted yet, is never in the run's folder.
-        private = Path(on.enter_context(TemporaryDirectory(prefix=f"{label}-")))
+    inherited = contextvars.copy_context()  # so that progress notes belong to the current step
+    with (
+        ExitStack() as stack,
+        ThreadPoolExecutor(max_workers=2, thread_name_prefix="pytest") as pool,
+    ):
+        # Files with a key, or not yet redacted, are kept outside the run's folder.
+        private = Path(stack.enter_context(TemporaryDirectory(prefix=f"{label}-")))
         described = private / "target.json"
-        ended = pool.submit(
+        output = pool.submit(
             inherited.run, _pytest, context, select, label, private / report.name, described,
             patience,
         )  # fmt: skip
-        broker = pool.submit(_to_broker, context, standins, on) if standins else None
+        broker = pool.submit(_to_broker, context, standins, stack) if standins else None
         try:
-            yield Tests(context, label, select is None, report, described, ended, broker)
+            yield Tests(context, label, select is None, report, described, output, broker)
         finally:
             if not described.exists():
-                _private(described, b"")  # nothing to wait for: the tests end at once
+                _private(described, b"")  # no release will come: the tests end at once
 
 
 def _pytest(
@@ -113,7 +116,7 @@ def _pytest(
         env={
             "E2E_TARGET": str(described),
             "E2E_TARGET_WAIT": str(patience),
-            # The suite must not be able to sign what it says of itself.
+            # The tests must not be able to sign their own results.
             **dict.fromkeys(_key_env(context), ""),
         },
         timeout=patience + settings.timeout_seconds,
@@ -125,18 +128,18 @@ def _pytest(
 
 @dataclass(frozen=True, slots=True)
 class Tests:
-    """The end-to-end tests as a program that runs and waits for the description of its target."""
+    """The running end-to-end tests, which wait for the description of the release to test."""
 
     context: Context
     label: str
     whole: bool
-    """Whether it is the whole suite."""
+    """Whether all tests run, not one file."""
     report: Path
     described: Path
-    """Where the program looks for its target."""
-    ended: Future[Output]
+    """The file from which the tests read the release to test."""
+    output: Future[Output]
     broker: Future[Ports] | None
-    """The way to Service Bus, where it is opened already."""
+    """The port-forward to Service Bus, where it was opened in advance."""
 
     def prove(
         self,
@@ -146,23 +149,23 @@ class Tests:
         servicebus: str = "",
         on_failure: Callable[[Proof], None] | None = None,
     ) -> Proof:
-        """Let them test a release.
+        """Test a release.
 
         ``servicebus`` is a connection string for a release without stand-ins; without either,
         the tests that look at the broker are skipped. Raises :class:`ci.errors.ProofFailed` when
-        a case failed, none passed, or pytest itself broke down; the evidence is kept before
-        that, and ``on_failure`` is called with what failed.
+        a case failed, none passed, or pytest itself failed; diagnostics are collected before that,
+        and ``on_failure`` is called with the failed proof.
         """
         context, began = self.context, datetime.now(UTC)
-        with ExitStack() as on:
+        with ExitStack() as stack:
             folder = self.described.parent
-            target = _described(context, release, standins, folder, servicebus, on, self.broker)
+            target = _described(context, release, standins, folder, servicebus, stack, self.broker)
             _private(self.described, json.dumps(target).encode())
             api = _api(context, str(target["gateway_url"])) if self.whole else ""
-            ended = self.ended.result()
+            output = self.output.result()
         context.folder.junit(self.report.name, self.described.with_name(self.report.name))
         try:
-            return replace(judge(release.image, self.report, ended, began), api=api)
+            return replace(judge(release.image, self.report, output, began), api=api)
         except ProofFailed:
             _keep_evidence(context, release, standins, self.label)
             failed = _failed(release.image, self.report, began)
@@ -171,13 +174,13 @@ class Tests:
             raise
 
 
-def judge(image: Image, report: Path, ended: Output, started: datetime | None = None) -> Proof:
+def judge(image: Image, report: Path, output: Output, started: datetime | None = None) -> Proof:
     """The proof of a finished pytest. Raises :class:`ProofFailed` unless it passed."""
     try:
         cases = junit.read(report)
     except junit.Unreadable as problem:
-        tail = " ".join((ended.stdout.strip() or ended.stderr.strip()).splitlines()[-3:])
-        raise ProofFailed(f"the tests did not run ({problem}): {tail}") from problem
+        tail = " ".join((output.stdout.strip() or output.stderr.strip()).splitlines()[-3:])
+        raise ProofFailed(f"the end-to-end tests did not run ({problem}): {tail}") from problem
     proof = Proof(image, cases, report, datetime.now(UTC), started)
     if proof.failed:
         first = proof.failed[0]
@@ -186,55 +189,57 @@ def judge(image: Image, report: Path, ended: Output, started: datetime | None = 
             f"{len(proof.failed)} of {len(cases)} cases failed: {first.name}{more}: "
             f"{_line(first.message)}"
         )
-    if ended.status == NO_TESTS or not proof.passed:
-        raise ProofFailed(f"no case passed ({len(cases)} collected): nothing is proven")
-    if ended.status != 0:
-        raise ProofFailed(f"pytest ended with {ended.status} although no case failed")
+    if output.status == NO_TESTS or not proof.passed:
+        raise ProofFailed(f"no test case passed ({len(cases)} collected), so nothing is proven")
+    if output.status != 0:
+        raise ProofFailed(f"pytest ended with {output.status} although no test case failed")
     return proof
 
 
 def record(context: Context, proof: Proof) -> None:
-    """Remember which image was proven last in this checkout, for ``promote --image last``. It is
-    a name and no proof: that is in the registry."""
-    name, checkout = _here(context)
+    """Record which image was proven last in this checkout, for ``promote --image last``. This is
+    only a name; the proof is the evidence in the registry."""
+    name, checkout = _scope_of_last(context)
     context.home.put_proven(
         Proven(name, checkout, proof.image, proof.finished, context.run_dir.name)
     )
 
 
 def last(context: Context) -> Image:
-    """The image that was proven last in this checkout, of those that have the settings'
-    ``image.name``; says which, when and where.
+    """The image that was proven last in this checkout, with the settings' ``image.name``; notes its
+    digest, when and where it was proven.
 
-    Raises :class:`ci.errors.EvidenceRefused` where there is none, and then names what was proven
-    in another checkout: it may be meant, but is never taken by itself.
+    Raises :class:`ci.errors.EvidenceRefused` where there is none; the remedy then names an image
+    that another checkout proved, which is never used without being named.
     """
-    name, checkout = _here(context)
-    known = context.home.proven()
-    here = [proven for proven in known if (proven.name, proven.checkout) == (name, checkout)]
-    if here:
-        proven = here[0]
+    name, checkout = _scope_of_last(context)
+    all_proven = context.home.proven()
+    from_this_checkout = [
+        proven for proven in all_proven if (proven.name, proven.checkout) == (name, checkout)
+    ]
+    if from_this_checkout:
+        proven = from_this_checkout[0]
         context.events.emit(
             "run.note",
-            f"last is {proven.image.by_digest} ({proven.image.tag}), proven {_when(proven)} in"
+            f"`last` is {proven.image.by_digest} ({proven.image.tag}), proven {_when(proven)} in"
             f" {proven.checkout}, run {proven.run}",
             digest=proven.image.digest,
         )
         return proven.image
     text = f"no image {name} was proven in this checkout ({checkout}) yet"
-    remedy = "prove it: `python3 pipeline.py prove`, or name an image by digest"
-    if others := [proven for proven in known if proven.name == name]:
+    remedy = "prove the image: `python3 pipeline.py prove`, or name an image by digest"
+    if others := [proven for proven in all_proven if proven.name == name]:
         other = others[0]
         text += f"; {other.checkout} proved one {_when(other)}"
         remedy = (
-            "prove it: `python3 pipeline.py prove`, or name the other one:"
+            "prove the image: `python3 pipeline.py prove`, or name the other one:"
             f" --image {other.image.by_digest}"
         )
     raise EvidenceRefused(text, remedy=remedy)
 
 
-def _here(context: Context) -> tuple[str, str]:
-    """What ``last`` belongs to: the image's name and the checkout."""
+def _scope_of_last(context: Context) -> tuple[str, str]:
+    """The image name and checkout that ``last`` refers to."""
     return context.settings.image.name, str(context.root.resolve())
 
 
@@ -256,7 +261,7 @@ def _key_env(context: Context) -> tuple[str, ...]:
 
 
 class _Progress:
-    """Turns pytest's lines into notes: which case ended how, how many so far."""
+    """Turns pytest's output into notes: each case's outcome, and how many have ended."""
 
     def __init__(self, context: Context) -> None:
         self._events = context.events
@@ -264,13 +269,13 @@ class _Progress:
         self.total = 0
 
     def see(self, line: str) -> None:
-        if found := re.search(r"(\d+) (?:workers \[(\d+) items\])", line):
-            self.total = int(found[2])
-        elif found := re.match(r"collected (\d+) items?", line):
-            self.total = int(found[1])
-        elif found := PROGRESS.search(line):
+        if match := re.search(r"(\d+) (?:workers \[(\d+) items\])", line):
+            self.total = int(match[2])
+        elif match := re.match(r"collected (\d+) items?", line):
+            self.total = int(match[1])
+        elif match := PROGRESS.search(line):
             self.ended += 1
-            outcome, name = (found[1], found[2]) if found[1] else (found[4], found[3])
+            outcome, name = (match[1], match[2]) if match[1] else (match[4], match[3])
             of = f"/{self.total}" if self.total else ""
             self._events.note(
                 f"{self.ended}{of} {outcome.lower()} {name.rpartition('::')[2]}",
@@ -293,8 +298,8 @@ def _described(
     stack: ExitStack,
     broker: Future[Ports] | None,
 ) -> dict[str, object]:
-    """What tells the tests where everything is, as long as ``stack`` lasts; it holds a key.
-    ``folder`` is private."""
+    """The description of a release that the tests read; its ports are forwarded until ``stack`` is
+    closed. It contains a key, so ``folder`` must be private."""
     service = context.settings.service
     kube = context.kube(release.cluster)
     gateway = kube.forward_to_service(release.namespace, service.gateway, service.port)
@@ -333,8 +338,8 @@ def _described(
 
 
 def _api(context: Context, gateway_url: str) -> str:
-    """How the gateway describes its API, for comparison with what serves on a target; empty where
-    it does not, or at too great length."""
+    """The gateway's OpenAPI description, for comparison with the one of a target's release; empty
+    where there is none, or where it is too long."""
     path = context.settings.service.openapi_path
     if not path:
         return ""
@@ -342,11 +347,9 @@ def _api(context: Context, gateway_url: str) -> str:
     text = answer.text if answer.code == 200 else ""
     if openapi_compat.read(text) is None:
         reason = f"HTTP {answer.code}" if answer.code else answer.text
-        note = f"no API is described at {path} ({reason}): it is not compared before the change"
+        note = f"no OpenAPI description at {path} ({reason}): the API will not be compared"
     elif len(text.encode()) > openapi_compat.LIMIT:
-        note = (
-            f"the description of the API is longer than {openapi_compat.LIMIT >> 20} MiB: left out"
-        )
+        note = f"the OpenAPI description is longer than {openapi_compat.LIMIT >> 20} MiB: left out"
     else:
         return text
     context.events.note(note)
@@ -354,18 +357,18 @@ def _api(context: Context, gateway_url: str) -> str:
 
 
 def _runs(kube: Kube, namespace: str, deployment: str) -> bool:
-    """Whether the Deployment is there and not scaled down to nothing."""
-    found = kube.read("deployments", deployment, namespace)
-    return found is not None and int(found["spec"].get("replicas", 1)) > 0
+    """Whether the Deployment exists and is not scaled to zero."""
+    object = kube.read("deployments", deployment, namespace)
+    return object is not None and int(object["spec"].get("replicas", 1)) > 0
 
 
 def _private(path: Path, content: bytes) -> None:
-    """Write a file for this user alone, there whole or not at all."""
-    made = path.with_name(f".{path.name}")
-    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """Write a file that only this user can read, atomically."""
+    partial = path.with_name(f".{path.name}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
-    made.replace(path)
+    partial.replace(path)
 
 
 def _keep_evidence(
@@ -375,7 +378,7 @@ def _keep_evidence(
     folder = context.folder.below("evidence", f"{label}-{release.cluster.name}")
     for namespace in namespaces:
         diagnostics.collect(context.kube(release.cluster), namespace, folder.below(namespace))
-    context.events.note(f"evidence kept in {folder.path}")
+    context.events.note(f"diagnostics are in {folder.path}")
 
 
 def _line(text: str) -> str:

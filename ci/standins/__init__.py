@@ -1,7 +1,7 @@
-"""Manifests of the stand-ins for the cloud: PostgreSQL, Redis and the Service Bus emulator.
+"""Manifests of the stand-ins for cloud services: PostgreSQL, Redis and the Service Bus emulator.
 
-Values in, manifests out; :mod:`ci.stages.deploy` applies them. Everything is in memory or on
-the node's disk and dies with the cluster.
+Values in, manifests out; :mod:`ci.stages.deploy` applies them. All data is in memory or on the
+node's disk and is deleted with the cluster.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOUNT = "/etc/standins"
 
 
 def forwarded(kube: Kube, namespace: str) -> AbstractContextManager[dict[int, int]]:
-    """Local ports that lead to Service Bus: :data:`AMQP_PORT`, and 443 for its administration."""
+    """Port-forwards to Service Bus: :data:`AMQP_PORT`, and 443 for its administration API."""
     return kube.port_forward(namespace, f"svc/{SERVICEBUS}", {AMQP_PORT: None, 443: None})
 
 
@@ -45,7 +45,7 @@ def reach(kube: Kube, standins: StandIns) -> Iterator[ServiceBusEndpoints]:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Made once per cluster, kept in a Secret there, and used again when it exists."""
+    """The stand-ins' credentials: generated once per cluster, kept in a Secret, and reused."""
 
     postgres_password: str
     redis_password: str
@@ -54,7 +54,7 @@ class Secrets:
     certificate_pem: str
     key_pem: str
     namespace: str = NAMESPACE
-    """Where the stand-ins are; a cluster may have several sets of them."""
+    """The stand-ins' namespace; a cluster may have several sets of them."""
 
     def data(self) -> dict[str, str]:
         return {
@@ -122,7 +122,7 @@ def secret(values: Secrets) -> list[dict[str, Any]]:
 def workloads(
     postgres_image: str, redis_image: str, emulator_image: str, namespace: str = NAMESPACE
 ) -> list[dict[str, Any]]:
-    found = [
+    objects = [
         *_workload(
             "postgres",
             postgres_image,
@@ -132,7 +132,7 @@ def workloads(
                 {"name": "POSTGRES_DB", "value": "model_engine"},
                 _from_secret("POSTGRES_PASSWORD", "postgres_password"),
             ],
-            # It lives as long as the cluster: nothing is gained by waiting for the disk.
+            # The data is deleted with the cluster, so durability is not needed.
             args=["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"],
             probe={"tcpSocket": {"port": 5432}},
         ),
@@ -147,7 +147,7 @@ def workloads(
         *_workload(
             SERVICEBUS,
             emulator_image,
-            # The ports that Azure has, too; an identity for who comes without a key.
+            # The same ports as Azure, and a managed identity endpoint for clients without a key.
             ports={
                 "amqp": (AMQP_PORT, AMQP_PORT),
                 "amqps": (AMQPS_PORT, AMQPS_PORT),
@@ -175,9 +175,9 @@ def workloads(
             mount=MOUNT,
         ),
     ]
-    for item in found:
+    for item in objects:
         item["metadata"]["namespace"] = namespace
-    return found
+    return objects
 
 
 def _from_secret(name: str, key: str) -> dict[str, Any]:

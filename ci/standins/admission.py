@@ -1,27 +1,27 @@
-"""What makes chosen pods believe that they are in Azure: manifests of an admission policy. Pure.
+"""Manifests of an admission policy that gives matching pods Azure's identity and the stand-ins' CA.
+Pure.
 
-A ``MutatingAdmissionPolicy`` rather than a webhook: the API server evaluates it by itself (on by
-default since Kubernetes 1.36), so that no server of ours, no certificate for it and no rights have
-to be there before the first pod and gone after the last one, and nothing that is down can keep
-pods from being made. It changes pods as they are created, whoever creates them: also those that
-the service makes at run time, which no value of a chart reaches.
+A ``MutatingAdmissionPolicy`` rather than a webhook: the API server evaluates it itself (on by
+default since Kubernetes 1.36), so that it needs no server, certificate or rights, and no outage of
+a webhook can block the creation of pods. It changes pods as they are created, whoever creates
+them: also those that the service creates at run time, which no chart value reaches.
 
-A chosen pod gets, as AKS's own webhook for workload identity gives it,
+A matching pod gets, like from AKS's own workload identity webhook,
 
-- a token of its ServiceAccount, for exchange, and the environment that names it;
+- a projected token of its ServiceAccount, and the environment variables that name it;
 
-and, so that the stand-ins are who they say they are to an image that is not changed,
+and, so that an unmodified image trusts the stand-ins' certificates,
 
-- an init container, before all others, that reads the bundles of CA certificates in the images of
-  the pod (mounted beside it, not run) and writes them anew with the stand-ins' CA at their ends;
-- a mount of each over the original, in every container: certifi's bundle, which AMQP over TLS
-  trusts whatever the environment says, stands in another place in each image. So images are asked
-  beforehand where it is (:func:`asking`); one that was not asked is taken to be like another of
-  its repository;
-- ``SSL_CERT_FILE``, ``REQUESTS_CA_BUNDLE`` and ``NODE_EXTRA_CA_CERTS``, for what reads no bundle
-  by its path.
+- an init container, before all others, that reads the CA bundles in the images of the pod (mounted
+  as volumes, not run) and writes copies with the stand-ins' CA appended;
+- a mount of each copy over the original, in every container: AMQP over TLS trusts only certifi's
+  bundle, whatever the environment, and its path differs between images. So the paths are looked up
+  beforehand (:func:`asking`); for an image that was not inspected, those of another image of its
+  repository are used;
+- ``SSL_CERT_FILE``, ``REQUESTS_CA_BUNDLE`` and ``NODE_EXTRA_CA_CERTS``, for programs that read no
+  bundle by its path.
 
-What a container sets or mounts by itself stays.
+Variables and mounts that a container has itself are kept.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from servicebus_emulator import EXCHANGE_AUDIENCE, SYSTEM_ASSIGNED, TENANT
 NAME = "stand-in-cloud"
 LABEL = "queue-timeout-gate/stand-in-cloud"
 SELECTOR = "azure.workload.identity/use=true"
-"""The pods that AKS gives an identity, and that the real service's chart labels so."""
+"""The label of pods to which AKS gives an identity; the real service's chart sets it."""
 AUTHORITY = "login.microsoftonline.com"
 AZURE_NAMES = ("*.servicebus.windows.net", AUTHORITY)
-"""What the emulator answers to: queues and tokens."""
+"""The Azure names that the emulator serves: Service Bus namespaces and the token endpoint."""
 VERSION = "STAND_IN_CLOUD"
-"""In the init container's environment: which version of the policy made it."""
+"""Environment variable of the init container with the version of the policy that added it."""
 
 TRUST = "/var/run/stand-in-cloud"
 TOKENS = "/var/run/secrets/azure/tokens"
@@ -64,7 +64,7 @@ Manifest = dict[str, Any]
 
 
 class Expression(str):
-    """CEL among literal values."""
+    """A CEL expression among literal values."""
 
 
 def environment() -> dict[str, str]:
@@ -82,7 +82,7 @@ def environment() -> dict[str, str]:
 
 
 def asking(name: str, namespace: str, images: Sequence[str], emulator: str) -> Manifest:
-    """The pod whose output is the bundles' paths in ``images``, as JSON, a list for each."""
+    """The pod that prints the paths of the CA bundles in ``images`` as JSON, one list per image."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -121,8 +121,8 @@ def policy(
 ) -> tuple[list[Manifest], str]:
     """The policy with its binding, and the version that its init containers name.
 
-    ``bundles`` are image references as pods name them, each with the paths that were found;
-    ``spared`` is the namespace of the stand-ins themselves.
+    ``bundles`` maps the image references of pods to the bundle paths in each; ``spared`` is the
+    namespace of the stand-ins, whose pods are not changed.
     """
     spec = {
         "failurePolicy": "Fail",
@@ -149,7 +149,7 @@ def policy(
         },
         "matchConditions": [
             {
-                # A copy of a pod that has it all already.
+                # Not a copy of a pod that was changed already.
                 "name": "once",
                 "expression": "!has(object.spec.initContainers) || "
                 f'!object.spec.initContainers.exists(c, c.name == "{NAME}")',
@@ -216,16 +216,16 @@ def version_of(pod: Mapping[str, Any]) -> str:
 
 def labels(selector: str) -> Manifest:
     """A label selector as kubectl writes it, of ``KEY=VALUE`` and ``KEY`` with commas between."""
-    equal, there = {}, []
+    equal, exists = {}, []
     for term in filter(None, (term.strip() for term in selector.split(","))):
         key, is_equal, value = term.partition("=")
         if is_equal:
             equal[key.strip()] = value.strip()
         else:
-            there.append({"key": key, "operator": "Exists"})
+            exists.append({"key": key, "operator": "Exists"})
     return {
         **({"matchLabels": equal} if equal else {}),
-        **({"matchExpressions": there} if there else {}),
+        **({"matchExpressions": exists} if exists else {}),
     }
 
 
@@ -255,10 +255,10 @@ def cel(value: Any, kind: str) -> str:
 
 
 def _bundles(bundles: Mapping[str, Sequence[str]]) -> str:
-    """By image, and by repository what its image that was asked last has."""
-    known = {repository(image): list(paths) for image, paths in bundles.items()}
-    known |= {image: list(paths) for image, paths in bundles.items()}
-    return json.dumps(known)
+    """Bundle paths by image, and by repository those of its image that was inspected last."""
+    paths_of = {repository(image): list(paths) for image, paths in bundles.items()}
+    paths_of |= {image: list(paths) for image, paths in bundles.items()}
+    return json.dumps(paths_of)
 
 
 def _repositories(bundles: Mapping[str, Sequence[str]]) -> list[str]:
@@ -347,7 +347,7 @@ def _merging(emulator: str, ca: str, version: str) -> str:
         "volumeMounts": Expression(mounts),
     }
     path = "/spec/initContainers"
-    # A list with an object in it is no value that the API server can patch with: an empty one is.
+    # The API server cannot patch with a list that has an object in it, but with an empty one.
     return (
         f"(has(object.spec.initContainers) ? [] : [{_add(path, '[]')}])"
         f" + [{_add(f'{path}/0', cel(container, kind))}]"

@@ -1,13 +1,14 @@
-"""Leads a cloud's names and its identity in a cluster of our own to the stand-ins, and back.
+"""Redirects a cloud's DNS names and identity to the stand-ins, in clusters that the pipeline
+created, and restores them.
 
-Three things are put in, each described where it is made: names (:mod:`ci.standins.corefile`), an
-admission policy (:mod:`ci.standins.admission`), and a note of our own in the ConfigMap
-``kube-system/stand-in-cloud``. The note comes first and goes last. It holds the Corefile as it
-was, so that whoever takes the rest away, in whichever process, after whatever crash, has it to the
-byte; and which images were asked for their bundles of CA certificates.
+Three things are installed, each described in its module: DNS rules (:mod:`ci.standins.corefile`),
+an admission policy (:mod:`ci.standins.admission`), and a record in the ConfigMap
+``kube-system/stand-in-cloud``. The record is written first and deleted last. It has the original
+Corefile, byte for byte, so that any process can restore it after a crash; and the CA bundles that
+were found in images.
 
-CoreDNS would see its new Corefile by itself, after one to two minutes: its pods are replaced
-instead. They are deleted, not rolled out anew, which would leave a trace in their Deployment.
+CoreDNS would reload its Corefile only after one to two minutes, so its pods are replaced. They are
+deleted rather than restarted with a rollout, which would change their Deployment.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from ci.tools.wait import Clock, Pending, wait_until
 SYSTEM = "kube-system"
 DNS_PODS = "k8s-app=kube-dns"
 READY_PORT = 8181
-"""Where CoreDNS says whether it is ready to answer, unless its Corefile says otherwise."""
+"""Port of CoreDNS's readiness endpoint, unless its Corefile sets another."""
 ASKING_SECONDS = 180
-"""The node pulls the images meanwhile, unless it has them."""
+"""Includes the time to pull the images, unless the node has them."""
 EFFECT_SECONDS = 60
-"""Until the API server knows a policy, or CoreDNS its names; both take a second or two."""
+"""Until the policy or the DNS rules are in effect; both usually take a second or two."""
 
 _RESOLVES = """
 import socket, sys
@@ -44,36 +45,36 @@ for name, host in zip(sys.argv[1::2], sys.argv[2::2]):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is led where, and for whom."""
+    """Which names are redirected where, and for which pods."""
 
     routes: Mapping[str, str]
-    """Names as :mod:`ci.standins.corefile` has them, each with the host that answers."""
+    """DNS names as in :mod:`ci.standins.corefile`, each with the host to redirect it to."""
     selector: str
     """The pods that get an identity and the CA."""
     images: tuple[str, ...]
-    """What these pods run, as they name it."""
+    """Image references of these pods."""
     namespace: str
-    """Where the stand-ins are."""
+    """The stand-ins' namespace."""
     emulator: str
-    """The image that they are made of, by digest."""
+    """The emulator's image, by digest."""
     workload: str
-    """A workload there that runs it, for example ``deployment/servicebus``."""
+    """A workload there that runs the emulator, for example ``deployment/servicebus``."""
     ca: str
     """PEM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What stands in the cluster about what was done to it."""
+    """The record, kept in the cluster, of what was changed in it."""
 
     original: str
-    """The Corefile as it was."""
+    """The original Corefile."""
     led: str = ""
-    """As it was written."""
+    """The Corefile with redirected names."""
     loaded: str = ""
-    """The one that CoreDNS's pods began with."""
+    """The Corefile with which CoreDNS's pods started."""
     selector: str = ""
-    """Of the pods that the policy changes."""
+    """Label selector of the pods that the policy changes."""
     bundles: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By image, the paths of its bundles of CA certificates."""
 
@@ -98,45 +99,45 @@ class Note:
 
 
 def redirect(kube: Kube, clock: Clock, wanted: Wanted, *, say: Callable[[str], None]) -> None:
-    """Redirect what is ``wanted``, until it has its effect. What an earlier call redirected is
-    replaced.
+    """Redirect what is ``wanted``, and wait until it is in effect. Earlier redirects are replaced.
 
-    Raises :class:`DeployFailed`. What was done until then :func:`restore_dns` takes away.
+    Raises :class:`DeployFailed`; :func:`restore_dns` then undoes what was done so far.
     """
     _check_served(kube)
     current = _corefile(kube)
-    known = _note(kube)
+    recorded = _note(kube)
     try:
         original = corefile.without(current)
-        if known is not None and current == known.led:
-            original = known.original
+        if recorded is not None and current == recorded.led:
+            original = recorded.original
         led = corefile.redirect(original, wanted.routes)
     except corefile.Unreadable as problem:
         raise DeployFailed(f"CoreDNS's Corefile cannot be edited: {problem}") from problem
-    note = replace(known or Note(original), original=original, led=led, selector=wanted.selector)
+    note = replace(recorded or Note(original), original=original, led=led, selector=wanted.selector)
     kube.apply([note.manifest()])
-    gone = _write_corefile(kube, led) if {current, note.loaded} != {led} else set()
+    replaced_pods = _write_corefile(kube, led) if {current, note.loaded} != {led} else set()
     unasked = [image for image in wanted.images if image not in note.bundles]
     if unasked:
-        found = _ask(kube, clock, wanted, unasked)
-        for image, paths in found.items():
-            say(f"{image}: {', '.join(paths) or 'no bundle of CA certificates'}")
-        note = replace(note, bundles={**note.bundles, **found})
+        found_bundles = _ask(kube, clock, wanted, unasked)
+        for image, paths in found_bundles.items():
+            say(f"{image}: {', '.join(paths) or 'no CA bundle'}")
+        note = replace(note, bundles={**note.bundles, **found_bundles})
     manifests, version = admission.policy(
         wanted.selector, note.bundles, wanted.emulator, wanted.ca, wanted.namespace
     )
     kube.apply(manifests)
     _wait_for_policy(kube, clock, wanted.selector, version)
-    _wait_for_dns(kube, clock, gone)
+    _wait_for_dns(kube, clock, replaced_pods)
     _wait_for_names(kube, clock, wanted)
     kube.apply([replace(note, loaded=led).manifest()])
 
 
 def restore_dns(kube: Kube, clock: Clock) -> bool:
-    """Take everything away that :func:`redirect` put in, whole or half; whether there was anything.
+    """Undo :func:`redirect`, also when it was interrupted; returns whether there was anything to
+    undo.
 
-    The policy goes first: from then on pods are made as they are asked for. Pods that were made
-    before keep what they were given until they are made anew.
+    The policy is deleted first, so that new pods are not changed any more. Existing pods keep
+    their changes until they are recreated.
     """
     note = _note(kube)
     if note is None:
@@ -156,34 +157,35 @@ def restore_dns(kube: Kube, clock: Clock) -> bool:
         original = note.original if current == note.led else corefile.without(current)
     except corefile.Unreadable as problem:
         raise DeployFailed(
-            f"CoreDNS's Corefile cannot be given back: {problem}",
-            remedy=f"the original stands in ConfigMap {NAME} in {SYSTEM}: write it back by hand",
+            f"CoreDNS's Corefile cannot be restored: {problem}",
+            remedy="restore it by hand: copy `original` of `kubectl get configmap -n"
+            f" {SYSTEM} {NAME} -o yaml` into the ConfigMap coredns",
         ) from problem
-    # Also where it reads as before: CoreDNS may not have been told yet when an earlier call ended.
+    # Even if it is unchanged: an earlier call may have ended before CoreDNS's pods were replaced.
     _wait_for_dns(kube, clock, _write_corefile(kube, original))
     _wait_for_policy(kube, clock, note.selector, "")
     kube.run("delete", "configmap", NAME, "--namespace", SYSTEM, "--ignore-not-found")
     return True
 
 
-# -- what stands in the cluster --------------------------------------------------------------------
+# -- the cluster's state ---------------------------------------------------------------------------
 
 
 def _check_served(kube: Kube) -> None:
-    """Before anything is touched."""
-    said = kube.run("get", "--raw", "/apis/admissionregistration.k8s.io/v1", check=False)
-    if "mutatingadmissionpolicies" not in said.stdout:
+    """Check, before anything is changed, that the API server supports the policy's API."""
+    result = kube.run("get", "--raw", "/apis/admissionregistration.k8s.io/v1", check=False)
+    if "mutatingadmissionpolicies" not in result.stdout:
         raise DeployFailed(
-            f"{kube.cluster.name} knows no MutatingAdmissionPolicy",
+            f"cluster {kube.cluster.name} does not support MutatingAdmissionPolicy",
             remedy="use a node image of Kubernetes 1.36 or newer",
         )
 
 
 def _note(kube: Kube) -> Note | None:
-    said = kube.run(
+    output = kube.run(
         "get", "configmap", NAME, "--namespace", SYSTEM, "--ignore-not-found", "-o", "json"
     ).stdout
-    return Note.of(json.loads(said)["data"]) if said.strip() else None
+    return Note.of(json.loads(output)["data"]) if output.strip() else None
 
 
 def _corefile(kube: Kube) -> str:
@@ -192,7 +194,7 @@ def _corefile(kube: Kube) -> str:
 
 
 def _write_corefile(kube: Kube, text: str) -> set[str]:
-    """Write it and have CoreDNS read it; the UIDs of the pods that go."""
+    """Write the Corefile and replace CoreDNS's pods; returns the UIDs of the deleted pods."""
     patch = json.dumps({"data": {"Corefile": text}})
     kube.run("patch", "configmap", "coredns", "--namespace", SYSTEM, "--patch", patch)
     pods = kube.pods(SYSTEM, DNS_PODS)
@@ -204,7 +206,7 @@ def _write_corefile(kube: Kube, text: str) -> set[str]:
 
 
 def _ask(kube: Kube, clock: Clock, wanted: Wanted, images: Sequence[str]) -> dict[str, list[str]]:
-    """The paths of each image's bundles of CA certificates."""
+    """The paths of each image's CA bundles, found by a pod that mounts the images."""
     name = f"{NAME}-asking"
     scope = ("--namespace", wanted.namespace)
     pod = admission.asking(name, wanted.namespace, images, wanted.emulator)
@@ -216,53 +218,52 @@ def _ask(kube: Kube, clock: Clock, wanted: Wanted, images: Sequence[str]) -> dic
         now = kube.get("pod", name, namespace=wanted.namespace)
         trouble = watch.see(clock.monotonic(), troubles([now]))
         if trouble is not None:
-            raise DeployFailed(
-                f"{', '.join(images)} cannot be asked for their CA certificates: {trouble}"
-            )
+            raise DeployFailed(f"cannot look for CA bundles in {', '.join(images)}: {trouble}")
         if finished(now):
             return str(now["status"]["phase"])
         return Pending(json.dumps(now["status"].get("containerStatuses") or now["status"]))
 
     phase = wait_until(
-        "the images' bundles of CA certificates",
+        "the CA bundles of the images",
         ended,
         timeout=ASKING_SECONDS,
         clock=clock,
         interval=0.3,
     )
-    said = kube.run("logs", name, *scope).stdout
+    output = kube.run("logs", name, *scope).stdout
     if phase == "Failed":
-        raise DeployFailed(f"images cannot be asked for their CA certificates: {said.strip()}")
+        raise DeployFailed(f"cannot look for CA bundles in the images: {output.strip()}")
     kube.run("delete", "pod", name, *scope, "--wait=false")
-    found: list[list[str]] = json.loads(said)
-    return dict(zip(images, found, strict=True))
+    paths: list[list[str]] = json.loads(output)
+    return dict(zip(images, paths, strict=True))
 
 
-# -- its effect ------------------------------------------------------------------------------------
+# -- waiting for the effect ------------------------------------------------------------------------
 
 
 def _wait_for_policy(kube: Kube, clock: Clock, selector: str, version: str) -> None:
-    """Until a chosen pod would be changed by this version of the policy, or by none."""
+    """Wait until a matching pod would be changed by this version of the policy; by none, if
+    empty."""
     pod = json.dumps(admission.example(selector))
 
     def effective() -> bool | Pending:
-        said = kube.run(
+        result = kube.run(
             "create", "--dry-run=server", "-o", "json", "-f", "-", input=pod, check=False
         )
-        if said.status == 0 and admission.version_of(json.loads(said.stdout)) == version:
+        if result.status == 0 and admission.version_of(json.loads(result.stdout)) == version:
             return True
-        return Pending((said.stderr.strip() or said.stdout)[-600:])
+        return Pending((result.stderr.strip() or result.stdout)[-600:])
 
     wait_until("the admission policy", effective, timeout=EFFECT_SECONDS, clock=clock, interval=0.2)
 
 
 def _wait_for_dns(kube: Kube, clock: Clock, gone: set[str]) -> None:
-    """Until CoreDNS runs in as many pods as it should, none of them ``gone``."""
+    """Wait until CoreDNS has all its replicas ready, none of them among ``gone``."""
 
     def ready() -> bool | Pending:
         wanted = kube.get("deployment", "coredns", namespace=SYSTEM)["spec"].get("replicas", 1)
         pods = [pod for pod in kube.pods(SYSTEM, DNS_PODS) if not finished(pod)]
-        # One that was made between the list of those that go and their deletion goes, too.
+        # A pod created between the listing and the deletion was deleted, too.
         fresh = [p for p in pods if is_live(p) and p["metadata"]["uid"] not in gone]
         up = sum(dns_answers(kube, pod) for pod in fresh)
         if up >= wanted and len(fresh) == len(pods):
@@ -275,27 +276,28 @@ def _wait_for_dns(kube: Kube, clock: Clock, gone: set[str]) -> None:
 
 
 def dns_answers(kube: Kube, pod: Mapping[str, Any]) -> bool:
-    """What a CoreDNS pod's readiness probe asks, which the kubelet does every 10 s only."""
+    """Whether a CoreDNS pod is ready, by its own endpoint: the kubelet probes it only every 10
+    s."""
     name = f"{pod['metadata']['name']}:{READY_PORT}"
     path = path_of("pods", SYSTEM, name, "proxy", "ready")
     return bool(pod["status"].get("podIP")) and kube.ask("GET", path, timeout=5).ok
 
 
 def _wait_for_names(kube: Kube, clock: Clock, wanted: Wanted) -> None:
-    """Until a pod finds each name at the address of the host that it is led to."""
+    """Wait until a pod resolves each name to the address of the host that it is redirected to."""
     pairs = [
         word for name, host in wanted.routes.items() for word in (name.replace("*", NAME, 1), host)
     ]
 
     def answered() -> bool | Pending:
-        said = kube.run(
+        result = kube.run(
             "exec", wanted.workload, "--namespace", wanted.namespace,
             "--", "python3", "-c", _RESOLVES, *pairs, check=False,
         )  # fmt: skip
-        return said.status == 0 or Pending(said.stderr.strip()[-300:])
+        return result.status == 0 or Pending(result.stderr.strip()[-300:])
 
     wait_until(
-        "the names of the stand-in cloud",
+        "the redirected DNS names",
         answered,
         timeout=EFFECT_SECONDS,
         clock=clock,

@@ -1,11 +1,11 @@
-"""CoreDNS's Corefile -> the same with names of a cloud led to Services, and back. Pure.
+"""CoreDNS's Corefile -> the same with names of a cloud redirected to Services, and back. Pure.
 
 A name is exact (``login.microsoftonline.com``) or has a star for its first label
 (``*.servicebus.windows.net``). Each becomes one ``rewrite`` rule at the top of the block that
 serves the root zone. Its expression is anchored at both ends: a pod's search domains are tried
 first, and ``NAME.servicebus.windows.net.launch.svc.cluster.local`` has to stay unknown.
-``answer auto`` gives the answer the name that was asked for. :func:`without` takes away what
-:func:`redirect` put in, to the byte.
+``answer auto`` puts the queried name into the answer. :func:`without` removes exactly what
+:func:`redirect` added.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ _ROOT = re.compile(r"(dns://)?\.(:\d+)?,?")
 
 
 class Unreadable(ValueError):
-    """The text is no Corefile that this can edit; says why in a few words."""
+    """The text is not a Corefile that can be edited; the message says why."""
 
 
 def redirect(corefile: str, routes: Mapping[str, str]) -> str:
-    """``routes`` are names, each with the host that answers instead. What an earlier call put in
-    is replaced. Raises :class:`Unreadable`."""
+    """Redirect names: ``routes`` maps each to the host that answers instead. Rules of an earlier
+    call are replaced. Raises :class:`Unreadable`."""
     text = without(corefile)
     if not routes:
         return text
     lines = [rule(name, host) for name, host in routes.items()]
     block = "\n".join(("", BEGIN, *lines, END))
-    found = list(_root_blocks(text))
-    if not found:
+    root_blocks = list(_root_blocks(text))
+    if not root_blocks:
         raise Unreadable("no block serves the root zone (.)")
-    for position in reversed(found):
+    for position in reversed(root_blocks):
         text = text[:position] + block + text[position:]
     return text
 
 
 def without(corefile: str) -> str:
     """The Corefile as it was before :func:`redirect`. Raises :class:`Unreadable` when only a part
-    of what was put in is left."""
+    of the added block is left."""
     text = _OURS.sub("", corefile)
     if BEGIN.strip() in text or END.strip() in text:
-        raise Unreadable("the stand-in cloud's names were edited by somebody else")
+        raise Unreadable("the block of redirected names was edited by something else")
     return text
 
 
 def rule(name: str, host: str) -> str:
-    """The line that leads one name to ``host``."""
+    """The line that redirects one name to ``host``."""
     first, _, rest = name.partition(".")
     labels = "[^.]+" if first == "*" else re.escape(first)
     expression = rf"^{labels}\.{rest.replace('.', chr(92) + '.')}\.$"
@@ -81,14 +81,14 @@ def _root_blocks(text: str) -> Iterator[int]:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, int]]:
-    for found in _TOKEN.finditer(text):
-        if not found[0].startswith("#"):
-            yield found[0], found.start()
+    for match in _TOKEN.finditer(text):
+        if not match[0].startswith("#"):
+            yield match[0], match.start()
 
 
 def _end_of_line(text: str, position: int) -> int:
     end = text.find("\n", position)
     rest = text[position:end] if end >= 0 else ""
     if end < 0 or (rest.strip() and not rest.strip().startswith("#")):
-        raise Unreadable("something follows the brace that opens the root zone's block")
+        raise Unreadable("there is text after the brace that opens the root zone's block")
     return end

@@ -36,7 +36,7 @@ def bundle(path: str) -> bytes:
     """The file, if it is a bundle of certificates and holds no key; empty otherwise."""
     try:
         if os.path.islink(path) or os.path.getsize(path) > LARGEST:
-            return b""  # what a link leads to is found itself
+            return b""  # the link's target is found by itself
         with open(path, "rb") as file:
             content = file.read()
     except OSError:
@@ -73,7 +73,7 @@ def merge(found: "dict[str, bytes]", into: str, authority: bytes) -> None:
 
 
 def main(images: str, into: str = "") -> None:
-    os.umask(0o022)  # whoever runs the other containers reads it
+    os.umask(0o022)  # the other containers' users have to read it
     known = []
     for number in sorted(os.listdir(images), key=int):
         found = bundles(os.path.join(images, number))

@@ -48,14 +48,14 @@ Mode = Literal["auto", "download", "source"]
 T = TypeVar("T")
 
 NEEDED_BYTES = 14 * 2**30
-"""Free disk that making everything from nothing needs (the README has the measured sizes)."""
+"""Free disk, in bytes, needed to obtain everything (docs/measured.md has the measured sizes)."""
 CLIENTS: Mapping[str, GoModule] = {
     "dagger": DAGGER,
     "kind": KUBERNETES,
     "helm": KUBERNETES,
     "kubectl": KUBERNETES,
 }
-"""Programs of the host, and the module that each can be built from."""
+"""Programs that run on the host, and the Go module from which each can be built."""
 IMAGES: Mapping[str, tuple[str, str]] = {
     "node": ("kind node image", "kind-node"),
     "engine": ("dagger engine", "dagger-engine"),
@@ -63,9 +63,9 @@ IMAGES: Mapping[str, tuple[str, str]] = {
     "postgres": ("postgres", "postgres"),
     "redis": ("redis", "redis"),
 }
-"""Every pinned image: its name for a reader, and the recipe that assembles it instead."""
+"""Every pinned image: its title, and the recipe with which it can be assembled instead."""
 GO_BUILT = ("node", "engine")
-"""Images that are assembled from what was built from Go modules; the others from Debian's."""
+"""Images assembled from binaries built from Go modules; the others use Debian packages only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,10 @@ class ToolState:
     """``ready`` or ``missing``."""
     remedy: str
     checksum: Digest | None = None
-    """Pinned for the file that is downloaded or the image that is pulled; without one, neither is
-    ever done."""
+    """Pinned checksum of the download or digest of the image; without one, it is never downloaded
+    or pulled."""
     by_apt: bool = False
-    """It is the distribution's own package, whose signature apt checks."""
+    """Whether it is the distribution's package, whose signature apt checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def obtain(
     env: Mapping[str, str],
     mode: Mode = "auto",
 ) -> Tools:
-    """Everything a run needs, started where it has to run.
+    """Obtain every tool that a run needs, and start the registry and the Dagger engine.
 
     Raises :class:`ci.errors.ToolchainError`, :class:`ci.errors.DockerUnavailable` or
     :class:`ci.errors.DiskFull`.
@@ -122,13 +122,13 @@ def inspect(
     env: Mapping[str, str],
     mode: Mode = "auto",
 ) -> tuple[ToolState, ...]:
-    """What is there, without making or starting anything."""
+    """The state of every tool, without obtaining or starting anything."""
     return _Obtaining(home, programs, clock, events, env, mode).states()
 
 
 class _Obtaining:
-    """One call of :func:`obtain`. Compiling and assembling go on side by side; the engine and
-    the node image join them."""
+    """One call of :func:`obtain`. Compiling and assembling run in parallel; the engine and the node
+    image wait for both."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class _Obtaining:
             )
             self._all_or_none([docker, assembler, kind, dagger, images, engine, node])
         node_image, brings_cni = node.result()
-        made = images.result()
+        images_made = images.result()
         return Tools(
             docker=docker.result().path,
             dagger=dagger.result()["dagger"],
@@ -178,16 +178,16 @@ class _Obtaining:
             node_image=node_image,
             node_brings_cni=brings_cni,
             runner_host=engine.result(),
-            registry=made.registry,
-            postgres_image=made.postgres,
-            redis_image=made.redis,
+            registry=images_made.registry,
+            postgres_image=images_made.postgres,
+            redis_image=images_made.redis,
             node_certs_dir=services.node_certs(self.home / "certs.d"),
             kubelet_patch=self.host.kubelet_patch,
-            versions=self._versions(made),
+            versions=self._versions(images_made),
         )
 
     def _versions(self, made: _Images) -> tuple[tuple[str, str], ...]:
-        """What is in use, by name: a record must not name a version that is not there."""
+        """The versions in use, by name; versions that are pinned but not used are left out."""
         used = {**self.pins.versions, "redis": made.redis_version}
         del used["debian_redis"]
         return tuple(sorted(used.items()))
@@ -207,11 +207,12 @@ class _Obtaining:
             with self.events.step(StepId.TOOL, subject=name):
                 return work()
 
-        # In the caller's context, so that a lane is shown as part of its step.
+        # In the caller's context, so that a lane is shown below its step.
         return pool.submit(contextvars.copy_context().run, run)
 
     def _all_or_none(self, lanes: Sequence[Future[Any]]) -> None:
-        """Wait for all; when one fails, end the programs of the others and raise its error."""
+        """Wait for all lanes; when one fails, end the programs of the others and raise its
+        error."""
         wait(lanes, return_when=FIRST_EXCEPTION)
         failed = [lane.exception() for lane in lanes if lane.done() and lane.exception()]
         if not failed:
@@ -221,7 +222,7 @@ class _Obtaining:
         wait(lanes)
         if was_cancelled:
             raise Interrupted("interrupted while obtaining the tools")
-        raise failed[0] or ToolchainError("a lane failed")
+        raise failed[0] or ToolchainError("a tool could not be obtained")
 
     def _docker(self) -> Docker:
         return ensure_daemon(
@@ -231,19 +232,20 @@ class _Obtaining:
     def _clients(
         self, module: GoModule, after: Future[dict[str, Path]] | None = None
     ) -> dict[str, Path]:
-        """The host's programs of ``module``; ``after`` keeps two compilations from competing."""
-        found: dict[str, Path] = {}
+        """The host's programs of ``module``; a compilation starts after ``after``, because two at a
+        time would compete for CPU."""
+        paths: dict[str, Path] = {}
         for tool in (tool for tool, of in CLIENTS.items() if of is module):
             path = self._present_or_downloaded(tool)
             if path is not None:
-                found[tool] = path
-        missing = [tool for tool, of in CLIENTS.items() if of is module and tool not in found]
+                paths[tool] = path
+        missing = [tool for tool, of in CLIENTS.items() if of is module and tool not in paths]
         if missing:
             if after is not None and self.go.find(module) is None:
                 after.result()
             folder = self.go.build(module)
-            found |= {tool: folder / tool for tool in missing}
-        return found
+            paths |= {tool: folder / tool for tool in missing}
+        return paths
 
     def _present_or_downloaded(self, tool: str) -> Path | None:
         if self.mode == "source" or self.go.find(CLIENTS[tool]) is not None:
@@ -251,7 +253,7 @@ class _Obtaining:
         version = self._version(tool)
         path = present(tool, version, self.programs, self.env)
         if path is not None:
-            self.events.note(f"{tool} {version}: present at {path}")
+            self.events.note(f"using {tool} {version} at {path}")
             return path
         entry = self.pins.download[tool]
         if not entry.sha256:
@@ -263,17 +265,17 @@ class _Obtaining:
                 )
             return None
         key = content_key([entry.sha256, entry.member])
-        here = self.store.find(tool, key)
-        if here is None and not self._can_reach(self.pins.url(tool)):
+        stored = self.store.find(tool, key)
+        if stored is None and not self._can_reach(self.pins.url(tool)):
             return None
         try:
-            made = self.store.make(tool, key, lambda into: self._download(tool, into))
+            folder = self.store.make(tool, key, lambda into: self._download(tool, into))
         except Unreachable as problem:
             if self.mode == "download":
                 raise
             self.events.note(str(problem))
             return None
-        return made / tool
+        return folder / tool
 
     def _download(self, tool: str, into: Path) -> None:
         self.events.note(f"downloading {tool} {self._version(tool)}")
@@ -281,15 +283,18 @@ class _Obtaining:
             download(tool, self.pins, into, client)
 
     def _can_reach(self, url: str) -> bool:
-        """In ``auto`` an unreachable network costs seconds, once; in ``download``, an error."""
+        """Whether the URL's host can be reached, tested once for all hosts, within seconds. In mode
+        ``download`` an unreachable host raises :class:`ToolchainError`."""
         host = _host(url)
         with self._asking:
             if self._reachable is None:
-                asked = [self.pins.url(tool) for tool in self.pins.download]
-                asked += [self.pins.image_reference(name) for name in self.pins.image]
-                self._reachable = reachable(sorted({_host(one) for one in asked}))
+                addresses = [self.pins.url(tool) for tool in self.pins.download]
+                addresses += [self.pins.image_reference(name) for name in self.pins.image]
+                self._reachable = reachable(sorted({_host(one) for one in addresses}))
         if host not in self._reachable and self.mode == "download":
-            raise ToolchainError(f"{host} cannot be reached", remedy="use --toolchain source")
+            raise ToolchainError(
+                f"cannot reach {host}", remedy="check the network, or use --toolchain source"
+            )
         return host in self._reachable
 
     def _pulled(self, name: str, docker: Docker) -> str | None:
@@ -323,7 +328,8 @@ class _Obtaining:
         )
 
     def _images(self, assembler: Assembler) -> _Images:
-        """The registry, running, with the stand-ins and (when assembled) the Python base in it."""
+        """Start the registry, and push the stand-ins' images and (when assembled) the Python
+        base."""
         docker = assembler.docker
 
         def image(name: str, recipe: Callable[[str], Recipe]) -> str:
@@ -337,8 +343,8 @@ class _Obtaining:
             base = assembler.base()
             suite, python = assembler.suite, self.pins.versions["python"]
             services.push(docker, registry, base, "library/debian", f"{suite}-slim")
-            made = assembler.make(recipes.python(base))
-            services.push(docker, registry, made, "library/python", f"{python}-slim")
+            python_image = assembler.make(recipes.python(base))
+            services.push(docker, registry, python_image, "library/python", f"{python}-slim")
         postgres = services.push(
             docker,
             registry,
@@ -406,20 +412,21 @@ class _Obtaining:
                 restrict_oom=not self.host.can_sys_resource,
             )
 
-        # The module's folder is asked for only when the image has to be made: asking takes time.
+        # The module's folder is looked up only when the image has to be assembled: that takes time.
         name = f"kind@v{self.pins.versions['kind']}"
         saved = self.store.path("node-components", components.key(references, folder, proxy_base))
-        wanted = recipe(Path(name), saved)
-        if not assembler.has(wanted.tag):
+        node_recipe = recipe(Path(name), saved)
+        if not assembler.has(node_recipe.tag):
             saved = components.save(references, folder, proxy_base, docker, self.store)
             assembler.make(recipe(self.go.module_folder(KUBERNETES, "sigs.k8s.io/kind"), saved))
-        return wanted.tag, True
+        return node_recipe.tag, True
 
     def _version(self, tool: str) -> str:
         return self.pins.versions["kubernetes" if tool == "kubectl" else tool]
 
     def _need_disk(self) -> None:
-        """Refuse early, rather than fill the disk, when there is something large to make."""
+        """Raise :class:`DiskFull` early, instead of filling the disk, when tools have to be
+        built."""
         if self.go.find(KUBERNETES) is not None and self.go.find(DAGGER) is not None:
             return
         self.home.mkdir(parents=True, exist_ok=True)
@@ -427,8 +434,9 @@ class _Obtaining:
         free = stat.f_bavail * stat.f_frsize
         if free < NEEDED_BYTES:
             raise DiskFull(
-                f"{free / 2**30:.1f} GiB are free under {self.home}, "
-                f"making the tools needs {NEEDED_BYTES / 2**30:.0f} GiB"
+                f"only {free / 2**30:.1f} GiB free under {self.home}; building the tools needs "
+                f"{NEEDED_BYTES / 2**30:.0f} GiB",
+                remedy="free disk space, or set PIPELINE_HOME to a larger disk",
             )
 
     # -- doctor ----------------------------------------------------------------------------
@@ -443,7 +451,7 @@ class _Obtaining:
     def _docker_state(self, docker: Docker | None) -> ToolState:
         if docker is None:
             remedy = (
-                "`run` installs and starts it"
+                "`python3 pipeline.py run` installs and starts it"
                 if self.host.is_root
                 else DockerUnavailable.default_remedy
             )
@@ -457,7 +465,7 @@ class _Obtaining:
         return _state(tool, version, version if origin else "", origin, self.pins.checksum(tool))
 
     def _client_origin(self, tool: str, version: str) -> str:
-        """Where the tool that is there came from; empty where none is."""
+        """Where the installed tool came from; empty when there is none."""
         if self.go.find(CLIENTS[tool]) is not None:
             return "source"
         entry = self.pins.download[tool]
@@ -470,26 +478,27 @@ class _Obtaining:
         return f"present ({path})" if path is not None else ""
 
     def _image_state(self, name: str, docker: Docker | None, tags: frozenset[str]) -> ToolState:
-        """``tags`` are all that the daemon has."""
+        """``tags`` are all image tags in the daemon."""
         title, recipe = IMAGES[name]
         pinned, digest = self.pins.image_version(name), self.pins.image_digest(name)
-        found = origin = ""
+        version = origin = ""
         if (
             digest is not None
             and docker is not None
             and self.mode != "source"
             and docker.image_exists(self.pins.image_reference(name))
         ):
-            found, origin = pinned, "download"
+            version, origin = pinned, "download"
         elif any(tag.startswith(f"{PREFIX}/{recipe}:") for tag in tags):
-            found = self.pins.versions.get(f"debian_{name}", pinned)
+            version = self.pins.versions.get(f"debian_{name}", pinned)
             origin = "source" if name in GO_BUILT else "source (Debian)"
-        return _state(title, pinned, found, origin, digest)
+        return _state(title, pinned, version, origin, digest)
 
 
 def _state(name: str, pinned: str, found: str, origin: str, checksum: Digest | None) -> ToolState:
-    """Of something that is pinned; ``found`` and ``origin`` are empty where it is missing."""
-    remedies = [] if found else ["`run` obtains it"]
+    """The state of a pinned tool or image; ``found`` and ``origin`` are empty when it is
+    missing."""
+    remedies = [] if found else ["`python3 pipeline.py run` obtains it"]
     if checksum is None:
         remedies.append("`python -m ci.toolchain.refresh` pins its checksum")
     return ToolState(

@@ -1,8 +1,8 @@
-"""Programs: already present at the pinned version, else downloaded, else built from Go modules.
+"""Programs: found on PATH at the pinned version, else downloaded, else built from Go modules.
 
-The two Go modules in ``sources/`` list every command; with their complete ``go.sum`` each
-module is checked against a hash that stands in this repository. ``kubernetes`` holds everything
-a cluster node and its clients need in one module, so that what they share is compiled once.
+The two Go modules in ``sources/`` list every command; their complete ``go.sum`` has a hash of each
+dependency. ``kubernetes`` has everything that a cluster node and its clients need in one module,
+so that shared packages are compiled once.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from ci.tools.command import Programs
 from ci.tools.wait import Clock
 
 REACHABLE_SECONDS = 2.0
-"""How long an unreachable network may cost each run, all origins together."""
+"""How long the test of all download hosts may take in each run."""
 GO_MINIMUM = (1, 21)
-"""From here on Go fetches the newer toolchain that a go.mod asks for by itself."""
+"""Since this version Go downloads the newer toolchain that a go.mod requires."""
 NOTE_EVERY_SECONDS = 15.0
 
-# What the linker leaves out (-w) need not be compiled either: a sixth of the time.
+# Debug information that the linker drops (-w) need not be compiled either: a sixth of the time.
 BUILD_FLAGS = ("-trimpath", "-buildvcs=false", "-mod=readonly", "-gcflags=all=-dwarf=false")
 
 
@@ -102,7 +102,7 @@ VERSION_COMMANDS: Mapping[str, tuple[str, ...]] = {
 
 
 class Go:
-    """Builds a module's commands, noting how far it is."""
+    """Builds a module's commands, and notes the progress."""
 
     def __init__(
         self,
@@ -134,8 +134,8 @@ class Go:
         folder = SOURCES / module.name
         flags = [*BUILD_FLAGS, "-ldflags", module.ldflags(self._pins)]
         everything = [*module.commands, *(package for package, _ in module.renamed)]
-        # A cache of our own: it lets a killed build go on, and goes when the build is done, for
-        # its gigabytes serve nothing afterwards.
+        # A build cache of its own, with which a killed build continues. It is deleted after the
+        # build, because its gigabytes are not needed any more.
         cache = self._store.scratch(f"go-{module.name}")
         env = {"CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off", "GOCACHE": str(cache)}
         self._events.note(f"building {module.name} from Go modules: fetching modules")
@@ -149,7 +149,7 @@ class Go:
         )
         total = len(listed.stdout.splitlines())
         compiled = 0
-        begun = noted = self._clock.monotonic()
+        started = noted = self._clock.monotonic()
 
         def count(line: str) -> None:
             nonlocal compiled, noted
@@ -161,7 +161,7 @@ class Go:
                 noted = now
                 self._events.note(
                     f"building {module.name}: {compiled} of at most {total} packages, "
-                    f"{now - begun:.0f} s"
+                    f"{now - started:.0f} s"
                 )
 
         for outputs, packages in [
@@ -178,26 +178,26 @@ class Go:
                 error=ToolchainError,
             )
         shutil.rmtree(cache, ignore_errors=True)
-        self._events.note(f"built {module.name} in {self._clock.monotonic() - begun:.0f} s")
+        self._events.note(f"built {module.name} in {self._clock.monotonic() - started:.0f} s")
 
     def _go(self) -> Path:
         if self._host.go is None:
             raise ToolchainError(
-                "tools have to be built here, and Go is not installed",
+                "tools have to be built on this machine, but Go is not installed",
                 remedy="install Go >= 1.26 (older ones from 1.21 fetch it), or use a network "
                 "that reaches the official downloads",
             )
-        said = self._programs.run([self._host.go, "env", "GOVERSION"], log="go").stdout
-        found = re.match(r"go(\d+)\.(\d+)", said)
-        if found is None or (int(found[1]), int(found[2])) < GO_MINIMUM:
+        output = self._programs.run([self._host.go, "env", "GOVERSION"], log="go").stdout
+        match = re.match(r"go(\d+)\.(\d+)", output)
+        if match is None or (int(match[1]), int(match[2])) < GO_MINIMUM:
             raise ToolchainError(
-                f"Go {said.strip()} is too old to build the tools", remedy="install Go >= 1.26"
+                f"Go {output.strip()} is too old to build the tools", remedy="install Go >= 1.26"
             )
         return self._host.go
 
     def module_folder(self, module: GoModule, path: str) -> Path:
-        """Where the module cache holds the module ``path``."""
-        said = self._programs.run(
+        """The folder of the module ``path`` in Go's module cache."""
+        result = self._programs.run(
             [self._go(), "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", path],
             log=f"go-{module.name}",
             cwd=SOURCES / module.name,
@@ -205,7 +205,7 @@ class Go:
             timeout=120,
             error=ToolchainError,
         )
-        folder = said.stdout.strip()
+        folder = result.stdout.strip()
         if not folder or not Path(folder).is_dir():
             self._programs.run(
                 [self._go(), "mod", "download", path],
@@ -219,18 +219,18 @@ class Go:
 
 
 def present(tool: str, version: str, programs: Programs, env: Mapping[str, str]) -> Path | None:
-    """``tool`` on PATH when it says it is ``version``."""
-    found = shutil.which(tool, path=env.get("PATH"))
-    if found is None:
+    """The path of ``tool`` on PATH, if it reports ``version``; else ``None``."""
+    path = shutil.which(tool, path=env.get("PATH"))
+    if path is None:
         return None
     try:
-        said = programs.run(
-            [found, *VERSION_COMMANDS[tool]], log="versions", check=False, timeout=10
+        result = programs.run(
+            [path, *VERSION_COMMANDS[tool]], log="versions", check=False, timeout=10
         )
     except CommandFailed:
         return None
-    exact = re.search(rf"\bv?{re.escape(version)}(?![\w.])", said.stdout)
-    return Path(found) if said.status == 0 and exact else None
+    exact = re.search(rf"\bv?{re.escape(version)}(?![\w.])", result.stdout)
+    return Path(path) if result.status == 0 and exact else None
 
 
 class Unreachable(ToolchainError):
@@ -240,9 +240,9 @@ class Unreachable(ToolchainError):
 def reachable(
     hosts: Sequence[str], connect: Callable[..., socket.socket] = socket.create_connection
 ) -> frozenset[str]:
-    """Which of ``hosts`` (``name`` or ``name:port``, else 443) accept a connection; all are asked
-    at once, so that an unreachable network costs two seconds however many there are, and however
-    long its resolver takes to give up."""
+    """Which of ``hosts`` (``name`` or ``name:port``, else 443) accept a connection. All are tried
+    in parallel, so that an unreachable network costs two seconds in total, however slow its
+    resolver is."""
     accepted: set[str] = set()
 
     def ask(host: str) -> None:
@@ -263,7 +263,8 @@ def reachable(
 
 
 def download(tool: str, pins: Pins, into: Path, client: httpx.Client) -> None:
-    """Fetch ``tool`` into the folder ``into``, checked before it gets its name.
+    """Download ``tool`` into the folder ``into``; the checksum is verified before the file is
+    written.
 
     Raises :class:`Unreachable` when the server refuses, :class:`ToolchainError` when the
     checksum differs.
@@ -275,11 +276,12 @@ def download(tool: str, pins: Pins, into: Path, client: httpx.Client) -> None:
         answer.raise_for_status()
     except httpx.HTTPError as problem:
         raise Unreachable(f"cannot download {tool} from {url}: {problem}") from problem
-    seen = hashlib.sha256(answer.content).hexdigest()
-    if seen != entry.sha256:
+    checksum = hashlib.sha256(answer.content).hexdigest()
+    if checksum != entry.sha256:
         raise ToolchainError(
-            f"{url} has sha256 {seen}, pinned is {entry.sha256}",
-            remedy="do not use it; find out why it changed, then refresh the pins",
+            f"{url} has SHA-256 {checksum}, but {entry.sha256} is pinned",
+            remedy="do not use it; find out why the file changed, then run"
+            " `python -m ci.toolchain.refresh`",
         )
     data = answer.content
     if entry.member:
@@ -290,7 +292,7 @@ def download(tool: str, pins: Pins, into: Path, client: httpx.Client) -> None:
                 member = None
             if member is None:
                 raise ToolchainError(
-                    f"{url} contains no file {entry.member}",
+                    f"the archive {url} has no file {entry.member}",
                     remedy="correct `member` of this download in pins.toml",
                 )
             data = member.read()

@@ -1,4 +1,4 @@
-"""The images of Kubernetes' own components, made of the binaries we built."""
+"""The images of Kubernetes' components, assembled from binaries built on this machine."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ ENTRYPOINTS: Mapping[str, tuple[str, str]] = {
 """Image name (last part) to (binary, its path in the image, which kubeadm's manifests rely on)."""
 
 ON_A_BASE = {"kube-proxy"}
-"""Calls other programs; the others are alone in their images."""
+"""Components that call other programs; the others need only their binary."""
 
 
 def required(kubeadm: Path, version: str, programs: Programs) -> tuple[str, ...]:
-    """The references kubeadm asks for, for example ``registry.k8s.io/pause:3.10.1``."""
-    said = programs.run(
+    """The image references that kubeadm requires, for example ``registry.k8s.io/pause:3.10.1``."""
+    result = programs.run(
         [kubeadm, "config", "images", "list", "--kubernetes-version", f"v{version}"],
         log="kubeadm",
         error=ToolchainError,
         timeout=60,
     )
-    return tuple(line.strip() for line in said.stdout.splitlines() if line.strip())
+    return tuple(line.strip() for line in result.stdout.splitlines() if line.strip())
 
 
 def pause_image(references: tuple[str, ...]) -> str:
@@ -47,7 +47,9 @@ def pause_image(references: tuple[str, ...]) -> str:
     for reference in references:
         if _name(reference) == "pause":
             return reference
-    raise ToolchainError(f"kubeadm names no pause image: {', '.join(references) or 'no image'}")
+    raise ToolchainError(
+        f"kubeadm lists no pause image, but {', '.join(references) or 'no image at all'}"
+    )
 
 
 def _name(reference: str) -> str:
@@ -66,16 +68,16 @@ def save(
     docker: Docker,
     store: Store,
 ) -> Path:
-    """A folder with ``images.tar``: every component under the reference kubeadm asks for.
+    """A folder with ``images.tar``: every component under the reference that kubeadm requires.
 
     Raises :class:`ToolchainError`, before anything is made for a component that is not built.
     """
     unknown = [reference for reference in references if _name(reference) not in ENTRYPOINTS]
     if unknown:
         raise ToolchainError(
-            f"kubeadm asks for {', '.join(unknown)}, which is not built here",
+            f"kubeadm requires {', '.join(unknown)}, which the pipeline does not build",
             remedy="add it to ENTRYPOINTS in ci/toolchain/components.py and to the Go module, or"
-            " pin the Kubernetes version of before",
+            " pin the previous Kubernetes version",
         )
 
     def make(into: Path) -> None:

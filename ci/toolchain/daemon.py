@@ -1,4 +1,4 @@
-"""A Docker daemon: a running one is used, else one is installed and started, else a clear error."""
+"""A Docker daemon: a running one is used; else one is installed and started; else an error."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ START_SECONDS = 60.0
 
 
 def find_docker(env: Mapping[str, str]) -> Path | None:
-    found = shutil.which("docker", path=env.get("PATH"))
-    return Path(found) if found else None
+    path = shutil.which("docker", path=env.get("PATH"))
+    return Path(path) if path else None
 
 
 def ensure_daemon(
@@ -37,7 +37,7 @@ def ensure_daemon(
     events: Events,
     env: Mapping[str, str],
 ) -> Docker:
-    """A daemon that answers; installed and started where there is none.
+    """A Docker daemon that answers; installed and started if there is none.
 
     Raises :class:`ci.errors.DockerUnavailable`.
     """
@@ -48,7 +48,7 @@ def ensure_daemon(
         docker = _answering(programs, env)  # another run may have started it meanwhile
         if docker is not None:
             return docker
-        _refuse_what_is_not_ours_to_start(host, env)
+        _refuse_to_start(host, env)
         if shutil.which("dockerd", path=_sbin(env)) is None:
             _install(home, host, programs, events)
         path = find_docker(env)
@@ -71,20 +71,20 @@ def _answering(programs: Programs, env: Mapping[str, str]) -> Docker | None:
     return docker if docker.answers() else None
 
 
-def _refuse_what_is_not_ours_to_start(host: Host, env: Mapping[str, str]) -> None:
+def _refuse_to_start(host: Host, env: Mapping[str, str]) -> None:
     if env.get("DOCKER_HOST"):
         raise DockerUnavailable(
             f"no Docker daemon answers at DOCKER_HOST={env['DOCKER_HOST']}",
             remedy="start that daemon, or unset DOCKER_HOST",
         )
     if not host.is_root:
-        raise DockerUnavailable("no Docker daemon answers, and we are not root to start one")
+        raise DockerUnavailable("no Docker daemon answers, and only root can start one")
 
 
 def _install(home: Path, host: Host, programs: Programs, events: Events) -> None:
     if not host.is_debian:
         raise DockerUnavailable(
-            "Docker is not installed, and this is no Debian to install it on",
+            "Docker is not installed, and the pipeline can install it on Debian only",
             remedy="install Docker Engine, start it, and run again",
         )
     events.note("installing Docker from the distribution's packages")
@@ -102,8 +102,8 @@ def _wait(docker: Docker, log: Path, clock: Clock) -> None:
         )
     except WaitTimeout as problem:
         raise DockerUnavailable(
-            f"the Docker daemon was started and does not answer: {problem}",
-            remedy=f"see why in {log}, and run again",
+            f"the Docker daemon was started but does not answer: {problem}",
+            remedy=f"see the reason in {log}, then run again",
         ) from problem
 
 
@@ -114,7 +114,9 @@ def _start(
     assert dockerd is not None
     argv = [dockerd]
     if not host.can_sys_resource:
-        events.note("this host withholds CAP_SYS_RESOURCE: containers start through a wrapper")
+        events.note(
+            "this host lacks CAP_SYS_RESOURCE: containers are started through a wrapper of runc"
+        )
         runtime = _install_runtime(home, env)
         argv += ["--add-runtime", f"capped={runtime}", "--default-runtime", "capped"]
     events.note("starting the Docker daemon")
@@ -122,7 +124,7 @@ def _start(
 
 
 def _install_runtime(home: Path, env: Mapping[str, str]) -> Path:
-    """The wrapper as one executable file: a shell line that starts it under this Python."""
+    """Install the wrapper of runc: a shell script that runs ``oci_runtime.py`` with this Python."""
     runc = shutil.which("runc", path=_sbin(env))
     if runc is None:
         raise DockerUnavailable("runc is not installed", remedy="install the package runc")
@@ -138,7 +140,7 @@ def _install_runtime(home: Path, env: Mapping[str, str]) -> Path:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file that another process may be reading: whole or not at all."""
+    """Write a file atomically, because another process may be reading it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     partial.rename(path)
@@ -161,24 +163,25 @@ def install_packages(
         check=False,
     )
     if done.status == 0:
-        Home(home).put_installed(new)  # for whoever wants to be rid of them
+        Home(home).put_installed(new)  # `clean` lists them
     if done.status != 0:
-        said = done.stderr.strip().splitlines()[-1:] or ["no output"]
-        message = f"apt-get cannot install {' '.join(packages)}: {said[0]}"
+        last_line = done.stderr.strip().splitlines()[-1:] or ["no output"]
+        message = f"apt-get cannot install {' '.join(packages)}: {last_line[0]}"
         if re.search("no space|enough free space", done.stderr, re.I):
             raise DiskFull(message)
         raise error(
             message,
-            remedy=f"run `apt-get install {' '.join(packages)}` by hand to see why, then run again",
+            remedy=f"run `apt-get install {' '.join(packages)}` to see why, then run again",
         )
 
 
 def _not_installed(packages: tuple[str, ...], programs: Programs) -> tuple[str, ...]:
-    """Those that apt has to install: what was there before is not ours to remove."""
-    words = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\\n"]
-    said = programs.run([*words, *packages], log="apt", timeout=30, check=False)
-    there = {line.split()[-1] for line in said.stdout.splitlines() if line.startswith("ii ")}
-    return tuple(package for package in packages if package not in there)
+    """The packages that apt will newly install; those installed before are never listed for
+    removal."""
+    query = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\\n"]
+    result = programs.run([*query, *packages], log="apt", timeout=30, check=False)
+    installed = {line.split()[-1] for line in result.stdout.splitlines() if line.startswith("ii ")}
+    return tuple(package for package in packages if package not in installed)
 
 
 def _sbin(env: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What this host is: each peculiarity is detected, and cured only where it is found."""
+"""Properties of this host; workarounds are applied only where they are needed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Facts about the machine we run on."""
+    """Properties of the machine."""
 
     is_root: bool
     is_debian: bool
-    """apt and dpkg are there, so packages can be installed and images assembled."""
+    """apt and dpkg exist, so packages can be installed and images assembled."""
     cgroup_v1: bool
     can_sys_resource: bool
     """Without it, runc refuses ``--privileged`` ("unable to apply caps")."""
@@ -44,7 +44,7 @@ class Host:
 
 
 def inspect(env: Mapping[str, str]) -> Host:
-    """Look at the host; ``env`` is the environment passed in."""
+    """Inspect the host; ``env`` is its environment."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         can = True
     else:

@@ -1,4 +1,4 @@
-"""Images assembled from Debian packages and our own binaries, where no registry can be reached.
+"""Images assembled from Debian packages and locally built binaries, where no registry is reachable.
 
 A recipe names a base, packages, and a script; it runs in a container that is committed under a
 tag that holds the recipe's hash. The base keeps the host's own Debian mirrors as its sources;
@@ -31,7 +31,7 @@ SLIM = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/sha
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How an image comes about.
+    """How an image is assembled.
 
     ``mounts`` are (host folder, container path) pairs, read-only while the ``script`` (bash, as
     root) runs. ``changes`` are Dockerfile instructions for the committed image. ``inputs`` are
@@ -60,7 +60,7 @@ class Recipe:
 
 @dataclass(slots=True)
 class Assembler:
-    """Makes recipes into images of the local daemon."""
+    """Assembles images in the local Docker daemon."""
 
     docker: Docker
     host: Host
@@ -185,22 +185,22 @@ rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d /var/log/*.log /var/log/apt
             if recipe.packages
             else ""
         )
-        words: list[str] = []
+        options: list[str] = []
         for path, inside in mounts:
-            words += ["--volume", f"{path}:{inside}:ro"]
+            options += ["--volume", f"{path}:{inside}:ro"]
         for name, value in self.host.proxies:
-            words += ["--env", f"{name}={value}"]
+            options += ["--env", f"{name}={value}"]
         if recipe.stop_signal:
-            words += ["--stop-signal", recipe.stop_signal]
+            options += ["--stop-signal", recipe.stop_signal]
         if not recipe.seccomp:
-            words += ["--security-opt", "seccomp=unconfined"]
+            options += ["--security-opt", "seccomp=unconfined"]
         self.docker.run(
             "run",
             "--name",
             container,
             "--label",
             f"{LABEL}.assembling={recipe.name}",
-            *words,
+            *options,
             "--entrypoint",
             "bash",
             recipe.base,
@@ -215,7 +215,7 @@ rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d /var/log/*.log /var/log/apt
     def _need_debian(self) -> None:
         if not (self.host.is_debian and self.host.is_root):
             raise ToolchainError(
-                "images have to be assembled here, which needs root on Debian",
+                "images have to be assembled on this machine, which needs root on Debian",
                 remedy="run as root on Debian, or on a network that reaches the registries "
                 "named in ci/toolchain/pins.toml",
             )
@@ -237,14 +237,14 @@ def apt_mirrors(suite: str, folder: Path = Path("/etc/apt")) -> str:
     Understands one-line lists and deb822 files; other suites and projects are left out. Empty
     when the host is of another suite.
     """
-    ours = {suite, f"{suite}-updates", f"{suite}-security"}
-    found: list[str] = []
+    suites = {suite, f"{suite}-updates", f"{suite}-security"}
+    mirrors: list[str] = []
     for path in [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]:
         if not path.is_file():
             continue
         text = path.read_text(encoding="utf-8", errors="replace")
         if path.suffix == ".sources":
-            found += _deb822(text, ours)
+            mirrors += _deb822(text, suites)
             continue
         for line in text.splitlines():
             words = line.split("#")[0].split()
@@ -254,13 +254,13 @@ def apt_mirrors(suite: str, folder: Path = Path("/etc/apt")) -> str:
                 while words[1:] and not words[1].endswith("]"):
                     del words[1]
                 del words[1:2]
-            if len(words) > 3 and words[2] in ours and "main" in words[3:]:
-                found.append(f"deb {words[1]} {words[2]} main")
-    has_suite = any(line.split()[2] == suite for line in found)
-    return "".join(f"{line}\n" for line in dict.fromkeys(found)) if has_suite else ""
+            if len(words) > 3 and words[2] in suites and "main" in words[3:]:
+                mirrors.append(f"deb {words[1]} {words[2]} main")
+    has_suite = any(line.split()[2] == suite for line in mirrors)
+    return "".join(f"{line}\n" for line in dict.fromkeys(mirrors)) if has_suite else ""
 
 
-def _deb822(text: str, ours: set[str]) -> Sequence[str]:
+def _deb822(text: str, suites: set[str]) -> Sequence[str]:
     lines = []
     for stanza in text.split("\n\n"):
         fields: dict[str, str] = {}
@@ -277,6 +277,6 @@ def _deb822(text: str, ours: set[str]) -> Sequence[str]:
             f"deb {uri} {one} main"
             for uri in fields.get("uris", "").split()
             for one in fields.get("suites", "").split()
-            if one in ours
+            if one in suites
         ]
     return lines

@@ -1,4 +1,4 @@
-"""The images we assemble: what each holds and why."""
+"""Recipes of the assembled images: what each contains and why."""
 
 from __future__ import annotations
 

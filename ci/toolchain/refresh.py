@@ -39,7 +39,7 @@ def published_checksum(current: Pins, tool: str, client: httpx.Client) -> str:
             continue
         if len(words) == 1 or words[-1].lstrip("*").endswith(name):
             return words[0]
-    raise ValueError(f"{answer.url} lists no checksum of {name}")
+    raise ValueError(f"{answer.url} has no checksum of {name}")
 
 
 def tag_digest(current: Pins, name: str, client: httpx.Client) -> str:
@@ -52,9 +52,9 @@ def tag_digest(current: Pins, name: str, client: httpx.Client) -> str:
     headers = {"Accept": MANIFESTS}
     answer = client.head(url, headers=headers)
     if answer.status_code == 401:
-        asked = dict(re.findall(r'(\w+)="([^"]*)"', answer.headers["www-authenticate"]))
-        realm = asked.pop("realm")
-        token = client.get(realm, params=asked).raise_for_status().json()["token"]
+        challenge = dict(re.findall(r'(\w+)="([^"]*)"', answer.headers["www-authenticate"]))
+        realm = challenge.pop("realm")
+        token = client.get(realm, params=challenge).raise_for_status().json()["token"]
         answer = client.head(url, headers={**headers, "Authorization": f"Bearer {token}"})
     answer.raise_for_status()
     digest: str = answer.headers["docker-content-digest"]

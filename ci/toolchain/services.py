@@ -20,17 +20,17 @@ NETWORK = "kind"
 """kind puts its nodes on this network; engine and registry join, so that names resolve there."""
 REGISTRY = "gate-registry"
 REGISTRY_HOST = "registry.gate.internal"
-"""With dots: the engine's own name server forwards no plain names."""
+"""With dots, because the engine's DNS server does not forward names without."""
 REGISTRY_NAME = f"{REGISTRY_HOST}:5000"
 CONFIG = f"{LABEL}.config"
 REGISTRY_VOLUME = f"{REGISTRY}-data"
 ENGINE_VOLUME = "queue-timeout-gate-engine"
 STOP_SECONDS = 20
 KEPT = {"reservedSpace": "6GB", "maxUsedSpace": "10GB", "minFreeSpace": "2GB"}
-"""Of the engine's cache. By itself it frees a fifth of the disk, whoever filled that, and then
-every build starts from nothing."""
+"""Limits of the engine's cache. Its default is to free a fifth of the disk, whatever fills it, and
+then every build starts without a cache."""
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-"""What the daemon pushes."""
+"""Media type of the manifests that the Docker daemon pushes."""
 
 
 def ensure_network(docker: Docker) -> None:
@@ -46,10 +46,10 @@ def ensure_network(docker: Docker) -> None:
 def ensure_registry(
     image: str, docker: Docker, store: Store, clock: Clock, events: Events
 ) -> Registry:
-    """The registry, answering; its data outlives it in a volume."""
+    """Start the registry and wait until it answers; its data is in a volume that outlives it."""
     config = content_key([image, REGISTRY_HOST])
     with store.lock("registry"):
-        if not _as_wanted(docker, REGISTRY, config):
+        if not _runs_with(docker, REGISTRY, config):
             events.note("starting the registry")
             docker.remove(REGISTRY)
             ensure_network(docker)
@@ -93,20 +93,22 @@ def ensure_registry(
 
 
 def push(docker: Docker, registry: Registry, image: str, name: str, tag: str) -> str:
-    """``image`` of the daemon as ``name:tag`` of the registry, unless it is there already.
+    """Push ``image`` from the daemon to the registry as ``name:tag``, unless it is there already.
 
-    A second tag that ends in a hash of the image's own tells whether ``tag`` is this image
-    without asking the daemon. Returns the reference by that tag: a kept node has pulled the
-    other one once and would never look again.
+    A second tag, which ends in a hash of the image's reference, tells whether ``tag`` is this
+    image without asking the daemon. Returns the reference with the second tag: a kept node that
+    has pulled the first one would not pull it again.
     """
     marked = f"{tag}-{content_key([image])}"
     with httpx.Client(base_url=registry.host_url, timeout=10) as client:
-        wanted, found = (
+        by_hash, by_tag = (
             client.head(f"/v2/{name}/manifests/{one}", headers={"Accept": MANIFEST})
             for one in (marked, tag)
         )
-    same = wanted.headers.get("docker-content-digest") == found.headers.get("docker-content-digest")
-    if not (wanted.status_code == found.status_code == 200 and same):
+    same = by_hash.headers.get("docker-content-digest") == by_tag.headers.get(
+        "docker-content-digest"
+    )
+    if not (by_hash.status_code == by_tag.status_code == 200 and same):
         for one in (tag, marked):
             local = f"{registry.host_url.removeprefix('http://')}/{name}:{one}"
             docker.run("tag", image, local)
@@ -116,7 +118,7 @@ def push(docker: Docker, registry: Registry, image: str, name: str, tag: str) ->
 
 
 def node_certs(folder: Path) -> Path:
-    """The folder for a node's ``/etc/containerd/certs.d``: the registry speaks plain HTTP."""
+    """Write the files of a node's ``/etc/containerd/certs.d``: the registry uses plain HTTP."""
     host = folder / REGISTRY_NAME
     host.mkdir(parents=True, exist_ok=True)
     (host / "hosts.toml").write_text(
@@ -128,7 +130,8 @@ def node_certs(folder: Path) -> Path:
 
 
 def engine_name(docker: Docker, version: str) -> str:
-    """``dagger-engine-vX``, where a plain ``dagger run`` finds it, unless taken by another."""
+    """``dagger-engine-vX``, where a plain ``dagger run`` finds it, unless another container has
+    that name."""
     name = f"dagger-engine-v{version}"
     described = docker.inspect(name)
     if described is None or CONFIG in (described["Config"]["Labels"] or {}):
@@ -154,7 +157,7 @@ def ensure_engine(
     config = content_key([image, settings, str(host.ca_folder), *map(str, host.proxies)])
     with store.lock("dagger-engine"):
         name = engine_name(docker, version)
-        if not _as_wanted(docker, name, config):
+        if not _runs_with(docker, name, config):
             events.note("starting the Dagger engine")
             folder = home / "engine"
             folder.mkdir(parents=True, exist_ok=True)
@@ -179,11 +182,11 @@ def _start_engine(
     docker: Docker, name: str, image: str, settings: Path, host: Host, config: str
 ) -> None:
     """``settings`` is the folder of ``engine.json``; ``config`` marks what it was started with."""
-    words = ["--volume", f"{settings}:/etc/dagger:ro"]
+    options = ["--volume", f"{settings}:/etc/dagger:ro"]
     if host.ca_folder is not None:
-        words += ["--volume", f"{host.ca_folder}:/usr/local/share/ca-certificates:ro"]
+        options += ["--volume", f"{host.ca_folder}:/usr/local/share/ca-certificates:ro"]
     for variable, value in host.proxies:
-        words += ["--env", f"{variable}={value}"]
+        options += ["--env", f"{variable}={value}"]
     docker.run(
         "run",
         "--detach",
@@ -200,7 +203,7 @@ def _start_engine(
         str(STOP_SECONDS),
         "--volume",
         f"{ENGINE_VOLUME}:/var/lib/dagger",
-        *words,
+        *options,
         image,
         error=ToolchainError,
     )
@@ -218,7 +221,7 @@ def _wait_for_engine(docker: Docker, name: str, clock: Clock) -> None:
     )
 
 
-def _as_wanted(docker: Docker, name: str, config: str) -> bool:
+def _runs_with(docker: Docker, name: str, config: str) -> bool:
     described = docker.inspect(name)
     return (
         described is not None

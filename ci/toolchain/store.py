@@ -1,8 +1,8 @@
-"""Files the toolchain made, under names that hold the hash of everything that determines them.
+"""Files of the toolchain, under names with a hash of everything that determines them.
 
-An entry is made in a partial folder under a lock, its files' sizes are written down, the disk
-is synced, and only then is it renamed into place: a kill, a second run or a full disk leaves a
-partial folder, which the next run removes, and never a half-made tool under a whole one's name.
+An entry is created in a partial folder under a lock, its files' sizes are recorded, the disk is
+synced, and only then is it renamed into place. A kill, a second run or a full disk leaves a
+partial folder, which the next run removes, and never an incomplete tool under its final name.
 """
 
 from __future__ import annotations
@@ -56,27 +56,27 @@ class Store:
         return self._entries / f"{name}-{key}"
 
     def find(self, name: str, key: str) -> Path | None:
-        """The entry, when it is there and whole (every file has the size written down)."""
+        """The entry, if it exists and is complete (every file has its recorded size)."""
         entry = self.path(name, key)
         try:
             sizes = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
-            whole = all((entry / file).stat().st_size == size for file, size in sizes.items())
+            complete = all((entry / file).stat().st_size == size for file, size in sizes.items())
         except (OSError, ValueError):
             return None
-        return entry if whole else None
+        return entry if complete else None
 
     def make(self, name: str, key: str, maker: Callable[[Path], None]) -> Path:
-        """The entry; made by ``maker`` (given an empty folder to fill) when it is not there.
+        """The entry; created by ``maker``, which fills an empty folder, if it does not exist.
 
         Raises :class:`DiskFull` when the disk fills up, and whatever ``maker`` raises.
         """
-        found = self.find(name, key)
-        if found is not None:
-            return found
+        existing = self.find(name, key)
+        if existing is not None:
+            return existing
         with self.lock(name):
-            found = self.find(name, key)
-            if found is not None:
-                return found
+            existing = self.find(name, key)
+            if existing is not None:
+                return existing
             entry = self.path(name, key)
             partial = self._partial / entry.name
             try:
@@ -96,22 +96,22 @@ class Store:
             except OSError as problem:
                 shutil.rmtree(partial, ignore_errors=True)
                 if problem.errno == 28:
-                    raise DiskFull(f"no space left while making {name}") from problem
-                raise ToolchainError(f"cannot make {name}: {problem}") from problem
+                    raise DiskFull(f"no disk space left while creating {name}") from problem
+                raise ToolchainError(f"cannot create {name}: {problem}") from problem
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
             return entry
 
     def scratch(self, name: str) -> Path:
-        """A folder that outlives a killed maker, for work it can take up again."""
+        """A folder that outlives a killed maker, for work that can be continued."""
         folder = self._partial.parent / ".scratch" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Held by one thread of one process at a time; the kernel frees it when we die."""
+        """A lock between threads and processes; the kernel releases it when the process dies."""
         self._locks.mkdir(parents=True, exist_ok=True)
         with self._guard:
             mine = self._threads.setdefault(name, threading.Lock())

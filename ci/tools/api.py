@@ -1,8 +1,8 @@
-"""The Kubernetes API by its own client: a question that starts no program.
+"""The Kubernetes API through its own client: requests that start no program.
 
-A ``kubectl`` of its own takes a tenth of a second of a core, and a promotion asks a hundred times,
-beside the very rollout that it watches. What kubectl knows and the API does not (apply, rollout,
-port-forward) stays with kubectl. The words of a refusal are kubectl's.
+A ``kubectl`` process costs a tenth of a second of CPU time, and a promotion makes a hundred
+requests during the rollout that it watches. What only kubectl implements (port-forward, describe)
+stays with kubectl. Errors are worded as kubectl words them.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ GROUPS = {
     "replicasets": "apis/apps/v1",
     "leases": "apis/coordination.k8s.io/v1",
 }
-"""Where a resource is found, by its plural; one that is not named here is in ``api/v1``."""
+"""API group of a resource, by its plural; resources that are not listed are in ``api/v1``."""
 
 JSON = "application/json"
 
 CONNECTIONS = 64
-"""Kept open at most: a prober's requests are under way side by side."""
+"""Connections kept open at most: a prober sends requests in parallel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the API said."""
+    """A response of the API."""
 
     code: int
-    """HTTP status; 0 when no answer came, and ``text`` says why."""
+    """HTTP status; 0 when there was no response, and ``text`` says why."""
     text: str
 
     @property
@@ -52,13 +52,13 @@ class Answer:
 
     @property
     def problem(self) -> str:
-        """Why it refused, in kubectl's words; the text itself where it is no Status."""
+        """The reason of an error, worded as by kubectl; the text itself where it is no Status."""
         try:
             status = json.loads(self.text)
             return f"Error from server ({status['reason']}): {status['message']}"
         except (ValueError, KeyError, TypeError):
-            said = " ".join(self.text.split())
-            return f"HTTP {self.code}: {said}" if self.code else said
+            text = " ".join(self.text.split())
+            return f"HTTP {self.code}: {text}" if self.code else text
 
     def object(self) -> Object:
         value: Object = json.loads(self.text)
@@ -66,7 +66,8 @@ class Answer:
 
 
 def path_of(resource: str, namespace: str, *parts: str) -> str:
-    """Of a resource by its plural, and of a part of it: ``path_of("pods", "n", "p", "log")``."""
+    """The API path of a resource by its plural, an object or its subresource:
+    ``path_of("pods", "n", "p", "log")``."""
     group = GROUPS.get(resource, "api/v1")
     return "/".join((f"/{group}/namespaces/{namespace}/{resource}", *parts))
 
@@ -94,7 +95,7 @@ def ask(
     """One request, sent once. ``path`` is below the server's address, ``content`` the media type
     of ``body``; ``timeout`` in seconds.
 
-    Raises :class:`CommandFailed` where the kubeconfig leads nowhere.
+    Raises :class:`CommandFailed` where the kubeconfig is missing or invalid.
     """
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
@@ -102,7 +103,7 @@ def ask(
     client = _client_of(cluster)
     headers = {"Accept": JSON, "Content-Type": content}
     try:
-        words = client.param_serialize(
+        request = client.param_serialize(
             method,
             path,
             query_params=list((query or {}).items()),
@@ -110,7 +111,7 @@ def ask(
             body=body,
             auth_settings=["BearerToken"],
         )
-        answer = client.call_api(*words, _request_timeout=timeout)
+        answer = client.call_api(*request, _request_timeout=timeout)
         data: bytes = answer.read() or b""  # type: ignore[no-untyped-call]
         return Answer(int(answer.status), data.decode("utf-8", "replace"))
     except (ApiException, HTTPError, OSError) as problem:
@@ -119,18 +120,18 @@ def ask(
 
 def _client_of(cluster: Cluster) -> ApiClient:
     try:
-        # A cluster that is made anew has a new kubeconfig of the same name.
-        found = cluster.kubeconfig.stat()
+        # A recreated cluster has a new kubeconfig of the same name.
+        file = cluster.kubeconfig.stat()
     except OSError as problem:
         raise CommandFailed(
-            f"there is no kubeconfig {cluster.kubeconfig}: {problem.strerror}"
+            f"cannot read kubeconfig {cluster.kubeconfig}: {problem.strerror}"
         ) from problem
-    return _client(cluster.kubeconfig, cluster.context, (found.st_mtime_ns, found.st_ino))
+    return _client(cluster.kubeconfig, cluster.context, (file.st_mtime_ns, file.st_ino))
 
 
 @lru_cache(maxsize=16)
 def _client(kubeconfig: Path, context: str, version: tuple[int, int]) -> ApiClient:
-    # A third of a second to load, which no command has to spend that asks no cluster.
+    # Importing it takes a third of a second, which commands without a cluster need not spend.
     from kubernetes import config
     from kubernetes.client import ApiClient, Configuration
     from urllib3.util.ssl_ import create_urllib3_context
@@ -152,13 +153,13 @@ def _client(kubeconfig: Path, context: str, version: tuple[int, int]) -> ApiClie
             trust.load_cert_chain(configuration.cert_file, configuration.key_file)
     except (config.ConfigException, OSError, ValueError) as problem:
         raise CommandFailed(f"{kubeconfig}, context {context}: {problem}") from problem
-    # Python 3.13 asks more of a certificate than kubectl does, and than many clusters' have.
+    # Python 3.13 is stricter about certificates than kubectl, and than many clusters allow.
     trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    configuration.retries = False  # whoever asks again says so, and where
+    configuration.retries = False  # callers that retry do so explicitly
     configuration.connection_pool_maxsize = CONNECTIONS
     client = ApiClient(configuration)
-    # Named files would be loaded again for every connection, into this one context: of threads
-    # that connect at the same time one would find half a key in it (X509: UNKNOWN_KEY_TYPE).
+    # Files given by name would be loaded into this one context for every connection: with several
+    # threads, one can find a half-loaded key in it (X509: UNKNOWN_KEY_TYPE).
     client.rest_client.pool_manager.connection_pool_kw.update(
         ssl_context=trust, ca_certs=None, cert_file=None, key_file=None
     )

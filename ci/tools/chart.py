@@ -1,4 +1,4 @@
-"""Charts, looked at without a cluster: what they are called, and whether they render."""
+"""Charts without a cluster: metadata, rendering, images, values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def metadata(chart: Path) -> dict[str, Any]:
     except yaml.YAMLError as problem:
         raise ChartInvalid(f"{path} is not YAML: {' '.join(str(problem).split())}") from problem
     if not isinstance(loaded, dict) or not loaded.get("name") or not loaded.get("version"):
-        raise ChartInvalid(f"{path} names no chart and version")
+        raise ChartInvalid(f"{path} has no chart name or version")
     return loaded
 
 
@@ -60,8 +60,8 @@ def render(
 
 
 def images(rendered: str) -> list[str]:
-    """Every image that rendered manifests name for a container, once."""
-    found: dict[str, None] = {}
+    """Every image of a container in rendered manifests, once."""
+    references: dict[str, None] = {}
     unseen: list[Any] = list(yaml.safe_load_all(rendered))
     while unseen:
         value = unseen.pop(0)
@@ -71,27 +71,27 @@ def images(rendered: str) -> list[str]:
             unseen += value.values()
             for container in [*_list(value, "initContainers"), *_list(value, "containers")]:
                 if isinstance(container, Mapping) and isinstance(container.get("image"), str):
-                    found[container["image"]] = None
-    return list(found)
+                    references[container["image"]] = None
+    return list(references)
 
 
 def _list(value: Mapping[str, Any], key: str) -> list[Any]:
-    there = value.get(key)
-    return there if isinstance(there, list) else []
+    items = value.get(key)
+    return items if isinstance(items, list) else []
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with others over them, as Helm does it: mappings are merged, all else replaced."""
+    """Merge values as Helm does: mappings are merged, everything else is replaced."""
     merged = dict(base)
     for key, value in over.items():
-        known = merged.get(key)
-        if isinstance(known, dict) and isinstance(value, Mapping):
-            merged[key] = merge(known, value)
+        current = merged.get(key)
+        if isinstance(current, dict) and isinstance(value, Mapping):
+            merged[key] = merge(current, value)
         else:
             merged[key] = list(value) if isinstance(value, tuple) else value
     return merged
 
 
 def chart_name(metadata: Mapping[str, Any]) -> str:
-    """As Helm names a release's chart."""
+    """A release's chart as Helm names it: ``NAME-VERSION``."""
     return f"{metadata['name']}-{metadata['version']}"

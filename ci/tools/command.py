@@ -1,9 +1,10 @@
-"""The only place where programs start (a unit test forbids :mod:`subprocess` elsewhere in ``ci``;
-the door, ``pipeline.py``, and the emulator stand outside).
+"""The only place where programs are started (a unit test forbids :mod:`subprocess` elsewhere in
+``ci``; ``pipeline.py`` and the emulator are exempt).
 
-Every program gets its own session, so that Ctrl-C reaches us and we end it; its output goes
-to the run's folder; an error carries the argv, pasteable into a shell, and the output's end.
-Whoever started a program reads what it wrote as it is; logs and errors are redacted.
+Every program runs in a session of its own, so that Ctrl-C reaches only the pipeline, which then
+ends the program. Its output is logged in the run's folder; an error has its command line, quoted
+for a shell, and the end of its output. Callers get the output unchanged; logs and errors are
+redacted.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Programs:
         self._lock = threading.Lock()
 
     def unlogged(self) -> Programs:
-        """The same, without log files: for programs that print what holds secrets."""
+        """The same, without log files: for programs whose output has secrets."""
         return Programs(env=self.env, cancel=self.cancel, redactor=self.redactor)
 
     def hide(self, secret: str) -> None:
@@ -124,20 +125,20 @@ class Programs:
         started; :class:`ci.errors.DiskFull` when it says that the disk is full;
         :class:`ci.errors.Interrupted` when the run was cancelled.
         """
-        wanted = Invocation(_words(argv), **options)
+        invocation = Invocation(_words(argv), **options)
         out: list[str] = []
         err: list[str] = []
-        with self._log(wanted) as log, self._started(wanted, log) as process:
+        with self._log(invocation) as log, self._started(invocation, log) as process:
             threads = [
-                _in_thread(partial(_read, process.stdout, log, out, wanted.on_line)),
-                _in_thread(partial(_read, process.stderr, log, err, wanted.on_line)),
-                _in_thread(partial(_feed, process.stdin, wanted.input)),
+                _in_thread(partial(_read, process.stdout, log, out, invocation.on_line)),
+                _in_thread(partial(_read, process.stderr, log, err, invocation.on_line)),
+                _in_thread(partial(_feed, process.stdin, invocation.input)),
             ]
-            in_time = self._wait(process, wanted.timeout)
+            in_time = self._wait(process, invocation.timeout)
             for thread in threads:
                 thread.join(GRACE_SECONDS)
         output = Output(process.returncode, "".join(out), "".join(err))
-        self._raise_for(wanted, output, in_time=in_time)
+        self._raise_for(invocation, output, in_time=in_time)
         return output
 
     @contextmanager
@@ -150,8 +151,8 @@ class Programs:
         on_line: Callable[[str], None] | None = None,
     ) -> Iterator[subprocess.Popen[bytes]]:
         """A program that runs as long as the ``with`` block, both streams merged into its log."""
-        wanted = Invocation(_words(argv), log=log, env=env, on_line=on_line, merge=True)
-        with self._log(wanted) as sink, self._started(wanted, sink) as process:
+        invocation = Invocation(_words(argv), log=log, env=env, on_line=on_line, merge=True)
+        with self._log(invocation) as sink, self._started(invocation, sink) as process:
             reader = _in_thread(partial(_read, process.stdout, sink, None, on_line))
             try:
                 yield process
@@ -160,15 +161,15 @@ class Programs:
                 reader.join(GRACE_SECONDS)
 
     def daemon(self, argv: Sequence[str | os.PathLike[str]], *, log: Path) -> int:
-        """Start a program that outlives us (its own session, output appended to ``log``).
+        """Start a program that outlives the pipeline (its own session, output appended to ``log``).
 
         Returns its process id. Only for what the machine keeps, such as the Docker daemon.
         """
-        words = tuple(os.fspath(word) for word in argv)
+        command = tuple(os.fspath(word) for word in argv)
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as sink:
             process = subprocess.Popen(
-                words,
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
@@ -180,19 +181,19 @@ class Programs:
     def foreground(
         self, argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        """A program that takes over our terminal; in a session of its own, so that Ctrl-C still
-        comes to us alone. The caller waits for it and passes signals on as it sees fit."""
-        words = tuple(os.fspath(word) for word in argv)
+        """Start a program that uses the pipeline's terminal, in a session of its own, so that
+        Ctrl-C reaches only the pipeline. The caller waits for it and passes signals on."""
+        command = tuple(os.fspath(word) for word in argv)
         try:
-            return subprocess.Popen(words, env={**self.env, **env}, start_new_session=True)
+            return subprocess.Popen(command, env={**self.env, **env}, start_new_session=True)
         except OSError as problem:
             raise CommandFailed(
-                f"cannot start {words[0]}: {problem.strerror}", argv=words, status=127
+                f"cannot start {command[0]}: {problem.strerror}", argv=command, status=127
             ) from problem
 
     def end_all(self) -> None:
-        """Cancel: end every running program and refuse to start more, those of a cleanup
-        excepted: what undoes a half-done change must come to its end."""
+        """Cancel: end every running program and refuse to start others. Programs of a cleanup are
+        exempt, because what undoes an unfinished change must complete."""
         self.cancel.set()
         with self._lock:
             running = list(self._running)
@@ -200,12 +201,14 @@ class Programs:
             self._signal(process, signal.SIGTERM)
 
     @contextmanager
-    def _started(self, wanted: Invocation, log: Log | None) -> Iterator[subprocess.Popen[bytes]]:
-        """The program, known to :meth:`end_all`, and over when the block is, however it ends."""
-        process = self._start(wanted)
+    def _started(
+        self, invocation: Invocation, log: Log | None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """The started program, registered for :meth:`end_all`; ended when the block is left."""
+        process = self._start(invocation)
         try:
             if log is not None:
-                log.write(f"$ {self._pasteable(wanted.argv)}\n")
+                log.write(f"$ {self._pasteable(invocation.argv)}\n")
             yield process
         finally:
             if process.poll() is None:  # the block was left by an exception
@@ -213,27 +216,27 @@ class Programs:
             with self._lock:
                 self._running.discard(process)
 
-    def _start(self, wanted: Invocation) -> subprocess.Popen[bytes]:
-        if self.cancel.is_set() and not wanted.during_cleanup:
+    def _start(self, invocation: Invocation) -> subprocess.Popen[bytes]:
+        if self.cancel.is_set() and not invocation.during_cleanup:
             raise Interrupted("interrupted")
         try:
             process = subprocess.Popen(
-                wanted.argv,
-                stdin=subprocess.DEVNULL if wanted.merge else subprocess.PIPE,
+                invocation.argv,
+                stdin=subprocess.DEVNULL if invocation.merge else subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if wanted.merge else subprocess.PIPE,
-                env={**self.env, **(wanted.env or {})},
-                cwd=wanted.cwd,
+                stderr=subprocess.STDOUT if invocation.merge else subprocess.PIPE,
+                env={**self.env, **(invocation.env or {})},
+                cwd=invocation.cwd,
                 start_new_session=True,
             )
         except OSError as problem:
             raise CommandFailed(
-                f"cannot start {wanted.argv[0]}: {problem.strerror}",
-                argv=wanted.argv,
+                f"cannot start {invocation.argv[0]}: {problem.strerror}",
+                argv=invocation.argv,
                 status=127,
-                remedy="run `python3 pipeline.py doctor` to see what is missing",
+                remedy="run `python3 pipeline.py doctor` to see which tool is missing",
             ) from problem
-        if not wanted.during_cleanup:
+        if not invocation.during_cleanup:
             with self._lock:
                 self._running.add(process)
             if self.cancel.is_set():  # cancelled while it started
@@ -241,7 +244,7 @@ class Programs:
         return process
 
     def _wait(self, process: subprocess.Popen[bytes], timeout: float | None) -> bool:
-        """Whether it ended by itself within ``timeout`` seconds; it is over in any case."""
+        """Whether the program ended by itself within ``timeout`` seconds; if not, it is ended."""
         try:
             process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -262,38 +265,40 @@ class Programs:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
 
-    def _log(self, wanted: Invocation) -> AbstractContextManager[Log | None]:
-        return nullcontext() if self._logs is None else self._logs.log(f"{wanted.log_name}.log")
+    def _log(self, invocation: Invocation) -> AbstractContextManager[Log | None]:
+        return nullcontext() if self._logs is None else self._logs.log(f"{invocation.log_name}.log")
 
     def _pasteable(self, words: Sequence[str]) -> str:
         return shlex.join(self.redactor.words(words))
 
-    def _raise_for(self, wanted: Invocation, output: Output, *, in_time: bool) -> None:
-        """Raise for a program that did not end as it was wanted to."""
-        if self.cancel.is_set() and output.status != 0 and not wanted.during_cleanup:
-            raise Interrupted(f"interrupted: {self._pasteable(wanted.argv[:3])} …")
+    def _raise_for(self, invocation: Invocation, output: Output, *, in_time: bool) -> None:
+        """Raise if the program failed, timed out or was interrupted."""
+        if self.cancel.is_set() and output.status != 0 and not invocation.during_cleanup:
+            raise Interrupted(f"interrupted: {self._pasteable(invocation.argv[:3])} …")
         if not in_time:
-            raise self._failure(wanted.argv, output, wanted.error, wanted.timeout)
-        if wanted.check and output.status != 0:
-            raise self._failure(wanted.argv, output, wanted.error, None)
+            raise self._failure(invocation.argv, output, invocation.error, invocation.timeout)
+        if invocation.check and output.status != 0:
+            raise self._failure(invocation.argv, output, invocation.error, None)
 
     def _failure(
         self,
-        words: tuple[str, ...],
+        command: tuple[str, ...],
         output: Output,
         error: type[PipelineError],
         timeout: float | None,
     ) -> PipelineError:
         text = self.redact(output.stderr.strip() or output.stdout.strip())
         if re.search(r"no space left on device", text, re.IGNORECASE):
-            return DiskFull(f"no space left on device while running {self._pasteable(words[:2])}")
+            return DiskFull(f"no space left on device while running {self._pasteable(command[:2])}")
         tail = "\n".join(text.splitlines()[-TAIL_LINES:])
-        how = f"took longer than {timeout:.0f} s" if timeout else f"ended with {output.status}"
+        how = f"timed out after {timeout:.0f} s" if timeout else f"ended with {output.status}"
         message = (
-            f"{self._pasteable(words)} {how}: {tail}" if tail else f"{self._pasteable(words)} {how}"
+            f"{self._pasteable(command)} {how}: {tail}"
+            if tail
+            else f"{self._pasteable(command)} {how}"
         )
         if issubclass(error, CommandFailed):
-            argv = self.redactor.words(words)
+            argv = self.redactor.words(command)
             return error(message, argv=argv, status=output.status, output=text)
         return error(message)
 
@@ -302,12 +307,12 @@ def _words(argv: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
     return tuple(os.fspath(word) for word in argv)
 
 
-def _feed(stdin: IO[bytes] | None, given: str | bytes | None) -> None:
+def _feed(stdin: IO[bytes] | None, content: str | bytes | None) -> None:
     """Write all of a program's standard input and close it."""
     assert stdin is not None
-    with suppress(BrokenPipeError), stdin:  # where it ended early, its status says how
-        if given:
-            stdin.write(given.encode() if isinstance(given, str) else given)
+    with suppress(BrokenPipeError), stdin:  # if it ended early, its status tells
+        if content:
+            stdin.write(content.encode() if isinstance(content, str) else content)
 
 
 def _read(
@@ -333,8 +338,8 @@ def _read(
 
 
 def _in_thread(work: Callable[[], None]) -> threading.Thread:
-    """Start ``work`` in a thread, in our context: what ``on_line`` notes belongs to the step that
-    started the program."""
+    """Start ``work`` in a thread with the caller's context, so that notes of ``on_line`` belong to
+    the step that started the program."""
     run = contextvars.copy_context().run
     thread = threading.Thread(target=run, args=(work,), daemon=True)
     thread.start()

@@ -52,13 +52,15 @@ def build_and_publish(recipe: Recipe, cancel: threading.Event) -> Digest:
         problem = _first(group)
         if isinstance(problem, dagger.ClientError):
             raise BuildFailed(
-                f"the Dagger session broke off: {problem}",
+                f"the Dagger session was lost: {problem}",
                 remedy="run again; `python3 pipeline.py doctor` shows whether the engine answers",
             ) from problem
         raise problem from None
     digest = Digest.found_in(published.rpartition("@")[2])
     if digest is None:
-        raise RegistryRefused(f"publishing {recipe.reference} gave no digest but {published!r}")
+        raise RegistryRefused(
+            f"publishing {recipe.reference} returned {published!r} instead of a digest"
+        )
     return digest
 
 
@@ -79,7 +81,7 @@ async def _published(recipe: Recipe) -> str:
             await container.sync()
         except dagger.QueryError as problem:
             raise _build_failure(problem) from problem
-        # Every node unpacks it: zstd takes a third of gzip's time.
+        # Every node unpacks the layers, and zstd takes a third of gzip's time.
         layers = dagger.ImageLayerCompression
         packed = layers.Gzip if recipe.for_docker else layers.Zstd
         try:
@@ -98,7 +100,7 @@ async def _unless_cancelled(work: Callable[[], Awaitable[str]], cancel: threadin
 
         async def run() -> None:
             results.append(await work())
-            group.cancel_scope.cancel()  # nobody needs to look again
+            group.cancel_scope.cancel()  # ends the polling below
 
         group.start_soon(run)
         while not cancel.is_set():
@@ -117,27 +119,27 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _build_failure(problem: Exception) -> PipelineError:
-    said = str(problem)
+    message = str(problem)
     output = "\n".join(
         text for text in (getattr(problem, "stdout", ""), getattr(problem, "stderr", "")) if text
     )
-    return build_failure(said, output, tuple(getattr(problem, "command", ())))
+    return build_failure(message, output, tuple(getattr(problem, "command", ())))
 
 
-def build_failure(said: str, output: str, command: Sequence[str]) -> PipelineError:
+def build_failure(message: str, output: str, command: Sequence[str]) -> PipelineError:
     """The error for a build that Dagger refused: the step, its status and its last lines."""
-    everything = f"{said}\n{output}"
+    everything = f"{message}\n{output}"
     if re.search(r"no space left on device", everything, re.IGNORECASE):
         return DiskFull("no space left on device while building the image")
     tail = "\n".join(output.strip().splitlines()[-TAIL_LINES:])
     step = " ".join(command[2:] if command[:2] == ("/bin/sh", "-c") else command)
     where = f"in step `{step}`: " if step else ""
-    return BuildFailed(f"the image does not build: {where}{tail or said.strip()}")
+    return BuildFailed(f"the image does not build: {where}{tail or message.strip()}")
 
 
-def _publish_failure(reference: str, said: str) -> PipelineError:
+def _publish_failure(reference: str, message: str) -> PipelineError:
     registry = reference.partition("/")[0]
     return RegistryRefused(
-        f"{registry} did not take the image: {said.strip().splitlines()[-1]}",
-        remedy=f"check that {registry} answers and that the login may push",
+        f"{registry} refused the push of {reference}: {message.strip().splitlines()[-1]}",
+        remedy=f"check that {registry} answers and that the login has the right to push",
     )

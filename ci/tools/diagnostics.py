@@ -1,11 +1,11 @@
-"""What a namespace looks like when something went wrong, kept before a rollback or a teardown
-destroys it. The one collector, for the gate, the rehearsal and a target.
+"""The state of a namespace after a failure, collected before a rollback or a teardown destroys it.
+The only collector, for the gate, the rehearsal and a target.
 
-Best effort on purpose: a part that cannot be had says why in its file, none takes longer than
-20 s, and nothing here fails what it explains. All of it goes through the run's folder, and so
-through redaction: objects are redacted by their structure, texts by names and shapes. The Secrets
-that the pods use are read first, where that is allowed, so that their values are hidden also
-where a service prints them; they are kept nowhere.
+Best effort on purpose: the file of a part that cannot be read says why, no part takes longer than
+20 s, and a failure here never hides the failure that is diagnosed. Everything is written through
+the run's folder and thus redacted: objects by their structure, texts by names and shapes. The
+Secrets that the pods use are read first, where that is allowed, so that their values are also
+removed from logs; they are not stored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ci.tools.helm import Helm
 from ci.tools.kube import Kube
 
 LOG_LINES = 2000
-"""Of each container, the newest."""
+"""Newest lines of each container's log."""
 PART_SECONDS = 20
 LIST_SECONDS = 15.0
 KINDS = ("deployments", "replicasets", "services", "endpointslices", "pods", "events")
@@ -54,10 +54,10 @@ def collect(
     of: Callable[[Object], bool] = lambda pod: True,
     more: Mapping[str, Part] | None = None,
 ) -> Collected:
-    """Write what is worth knowing of ``namespace`` into ``folder``.
+    """Write the diagnostics of ``namespace`` into ``folder``.
 
-    ``of`` says which pods' logs are wanted; with ``helm``, also the history and the supplied
-    values of ``release``. ``more`` are further parts by the names of their files.
+    ``of`` selects the pods whose logs are collected; with ``helm``, the history and the supplied
+    values of ``release`` are added. ``more`` are further parts by the names of their files.
     """
     kube = kube.for_cleanup()
     listed = _listed(kube, namespace)
@@ -94,7 +94,7 @@ def collect(
         try:
             content = take()
         except (PipelineError, OSError, ValueError) as problem:
-            content = f"could not be taken: {problem}\n"
+            content = f"could not be collected: {problem}\n"
         folder.text(name, content)
 
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="diagnostics") as pool:
@@ -104,13 +104,13 @@ def collect(
 
 
 def learn(kube: Kube, namespace: str, redactor: Redactor, pods: Iterable[Object]) -> None:
-    """Let ``redactor`` know the values of the Secrets that the pods use, as far as they may be
-    read: one that is printed by a service looks like any other word."""
+    """Register the values of the Secrets that the pods use with ``redactor``, as far as they may be
+    read; in a log, such a value may look like any other word."""
     for name in sorted({name for pod in pods for name in secrets_of(pod)}):
         try:
             secret = kube.read("secrets", name, namespace)
         except PipelineError:
-            continue  # not for us to read: names and shapes have to do
+            continue  # no right to read it: redaction relies on names and shapes
         if secret is not None:
             redactor.tree({"kind": "Secret", **secret})
 
@@ -131,7 +131,7 @@ def secrets_of(pod: Object) -> Iterator[str]:
 
 
 def tail(kube: Kube, namespace: str, pod: str, lines: int = 8) -> str:
-    """The last log lines of a pod, of its previous container when it just restarted; redacted."""
+    """The last log lines of a pod, or of its previous container if it just restarted; redacted."""
     kube = kube.for_cleanup()
     for words in (("--previous",), ()):
         answer = kube.run(

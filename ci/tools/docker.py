@@ -18,10 +18,10 @@ class Docker:
         self.path = docker
         self._programs = programs
 
-    def run(self, *words: str, **options: Unpack[RunOptions]) -> Output:
+    def run(self, *arguments: str, **options: Unpack[RunOptions]) -> Output:
         """Any docker command. It is ended after two minutes unless ``timeout`` says otherwise."""
-        wanted: RunOptions = {"log": "docker", "timeout": 120, **options}
-        return self._programs.run([self.path, *words], **wanted)
+        run_options: RunOptions = {"log": "docker", "timeout": 120, **options}
+        return self._programs.run([self.path, *arguments], **run_options)
 
     def answers(self) -> bool:
         """Whether the daemon answers within ten seconds."""
@@ -37,10 +37,10 @@ class Docker:
 
     def inspect(self, container: str) -> dict[str, Any] | None:
         """A container as the daemon describes it, or ``None``."""
-        found = self.run("container", "inspect", container, check=False)
-        if found.status != 0:
+        result = self.run("container", "inspect", container, check=False)
+        if result.status != 0:
             return None
-        described: dict[str, Any] = json.loads(found.stdout)[0]
+        described: dict[str, Any] = json.loads(result.stdout)[0]
         return described
 
     def remove(self, container: str) -> None:
@@ -49,19 +49,21 @@ class Docker:
 
     def host_port(self, container: str, port: int) -> int:
         """The local port that ``port``/tcp of ``container`` is published at."""
-        said = self.run("port", container, f"{port}/tcp").stdout
-        return int(said.splitlines()[0].rsplit(":", 1)[1])
+        output = self.run("port", container, f"{port}/tcp").stdout
+        return int(output.splitlines()[0].rsplit(":", 1)[1])
 
     def ensure_network(self, name: str, *options: str) -> None:
         if self.run("network", "inspect", name, check=False).status != 0:
-            made = self.run("network", "create", *options, name, check=False)
-            if made.status != 0 and "already exists" not in made.stderr:
-                raise CommandFailed(f"cannot make the Docker network {name}: {made.stderr.strip()}")
+            created = self.run("network", "create", *options, name, check=False)
+            if created.status != 0 and "already exists" not in created.stderr:
+                raise CommandFailed(
+                    f"cannot create the Docker network {name}: {created.stderr.strip()}"
+                )
 
     def containers(self, *filters: str, everything: bool = True) -> Sequence[str]:
         """Names of containers that match ``--filter`` expressions."""
-        words = [word for one in filters for word in ("--filter", one)]
+        filter_options = [word for one in filters for word in ("--filter", one)]
         listed = self.run(
-            "ps", *(["--all"] if everything else []), *words, "--format", "{{.Names}}"
+            "ps", *(["--all"] if everything else []), *filter_options, "--format", "{{.Names}}"
         )
         return listed.stdout.split()

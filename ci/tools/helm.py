@@ -34,8 +34,8 @@ class Helm:
         """The same cluster, with programs that also run after the run was cancelled."""
         return Helm(self._helm, self.cluster, self._programs, during_cleanup=True)
 
-    def argv(self, *words: str, namespace: str) -> list[str]:
-        """The whole command line: program, kubeconfig, context, namespace, ``words``."""
+    def argv(self, *arguments: str, namespace: str) -> list[str]:
+        """The complete command line: program, kubeconfig, context, namespace, ``words``."""
         return [
             str(self._helm),
             "--kubeconfig",
@@ -44,15 +44,15 @@ class Helm:
             self.cluster.context,
             "--namespace",
             namespace,
-            *words,
+            *arguments,
         ]
 
-    def run(self, *words: str, namespace: str, **options: Unpack[RunOptions]) -> Output:
+    def run(self, *arguments: str, namespace: str, **options: Unpack[RunOptions]) -> Output:
         """Any helm command. ``timeout`` is for the program, not helm's own; by default 120 s."""
-        wanted: RunOptions = {"log": f"helm-{self.cluster.name}", "timeout": 120, **options}
+        run_options: RunOptions = {"log": f"helm-{self.cluster.name}", "timeout": 120, **options}
         if self._during_cleanup:
-            wanted["during_cleanup"] = True
-        return self._programs.run(self.argv(*words, namespace=namespace), **wanted)
+            run_options["during_cleanup"] = True
+        return self._programs.run(self.argv(*arguments, namespace=namespace), **run_options)
 
     def history(self, release: str, namespace: str) -> list[Revision]:
         """Revisions, oldest first. Raises :class:`CommandFailed` when there is no release."""
@@ -67,19 +67,19 @@ class Helm:
     def values(
         self, release: str, namespace: str, revision: int | None = None, *, all: bool = False
     ) -> dict[str, Any]:
-        words = ["--all"] if all else []
-        words += ["--revision", str(revision)] if revision else []
-        answer = self.run("get", "values", release, *words, "-o", "json", namespace=namespace)
+        flags = ["--all"] if all else []
+        flags += ["--revision", str(revision)] if revision else []
+        answer = self.run("get", "values", release, *flags, "-o", "json", namespace=namespace)
         loaded: dict[str, Any] | None = json.loads(answer.stdout)
         return loaded or {}
 
     def manifest(self, release: str, namespace: str, revision: int | None = None) -> str:
-        words = ["--revision", str(revision)] if revision else []
-        return self.run("get", "manifest", release, *words, namespace=namespace).stdout
+        flags = ["--revision", str(revision)] if revision else []
+        return self.run("get", "manifest", release, *flags, namespace=namespace).stdout
 
     def hooks(self, release: str, namespace: str, revision: int | None = None) -> str:
-        words = ["--revision", str(revision)] if revision else []
-        return self.run("get", "hooks", release, *words, namespace=namespace).stdout
+        flags = ["--revision", str(revision)] if revision else []
+        return self.run("get", "hooks", release, *flags, namespace=namespace).stdout
 
     def install(
         self,
@@ -121,20 +121,21 @@ class Helm:
         description: str = "",
         new_defaults: bool = False,
     ) -> list[str]:
-        """``upgrade RELEASE CHART --reuse-values --set …``: everything but ``sets`` stays. With
-        ``new_defaults`` (of another chart) what the release was given stays, and no more.
+        """``upgrade RELEASE CHART --reuse-values --set …``: all values except ``sets`` are kept.
+        With ``new_defaults`` (for another chart) only the supplied values are kept, and defaults
+        are the new chart's.
 
-        A value of digits only is set as a string: Helm would keep it as a number and give it
-        back in scientific notation at the next upgrade.
+        A value of only digits is set as a string: Helm would store it as a number and return it
+        in scientific notation at the next upgrade.
         """
         reuse = "--reset-then-reuse-values" if new_defaults else "--reuse-values"
-        words = ["upgrade", release, str(chart), reuse]
+        arguments = ["upgrade", release, str(chart), reuse]
         for key, value in sets.items():
             numeric = value.isdigit() or value in ("true", "false", "null")
-            words += ["--set-string" if numeric else "--set", f"{key}={value}"]
+            arguments += ["--set-string" if numeric else "--set", f"{key}={value}"]
         if description:
-            words += ["--description", description]
-        return words
+            arguments += ["--description", description]
+        return arguments
 
     def render_upgrade(
         self,
@@ -151,11 +152,11 @@ class Helm:
 
         Raises :class:`ci.errors.ChartInvalid` with Helm's own reason.
         """
-        words = self.upgrade_words(release, chart, sets, new_defaults=new_defaults)
+        arguments = self.upgrade_words(release, chart, sets, new_defaults=new_defaults)
         if not validate:
-            words.append("--disable-openapi-validation")
+            arguments.append("--disable-openapi-validation")
         answer = self.run(
-            *words, "--dry-run=server", "-o", "json", namespace=namespace, check=False
+            *arguments, "--dry-run=server", "-o", "json", namespace=namespace, check=False
         )
         if answer.status != 0:
             raise ChartInvalid(f"the chart {chart.name} does not render: {reason(answer)}")
@@ -185,7 +186,7 @@ def revisions(answer: Output) -> list[Revision]:
 
 
 def reason(answer: Output) -> str:
-    """Helm's reason in one line: its last ``Error:``, without the word."""
+    """Helm's error in one line: the text after its last ``Error:``."""
     lines = [line.strip() for line in answer.stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error:")]
     return (errors or lines or [f"helm ended with {answer.status}"])[-1]

@@ -1,4 +1,4 @@
-"""One HTTP request to a service under test, never through a proxy of the environment's."""
+"""One HTTP request to a service under test, never through a proxy from the environment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ci.tools.api import Answer
 
 
 def get(url: str, *, timeout: float) -> Answer:
-    """What ``url`` answers within ``timeout`` seconds; code 0 when no answer came, and the text
+    """The response of ``url`` within ``timeout`` seconds; code 0 when there was none, and the text
     says why."""
     try:
         answer = httpx.get(url, timeout=timeout, trust_env=False)

@@ -1,4 +1,4 @@
-"""kind: clusters of one node in Docker. Their kubeconfigs are ours, never the ambient one."""
+"""kind: clusters of one node in Docker, with kubeconfigs of their own, never the ambient one."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ci.tools.command import Programs
 
 CERTS_D = "/etc/containerd/certs.d"
 FREEZER = Path("/sys/fs/cgroup/freezer/docker")
-"""Where cgroup v1 keeps whether a container's processes are frozen."""
+"""Where cgroup v1 has the freezer state of containers."""
 
 
 def configuration(node_certs: Path, kubelet_patch: str, *, brings_cni: bool) -> str:
     """The cluster's configuration for ``kind create cluster --config -``.
 
-    A node image that ``brings_cni`` has its own pod network, so kind's is left out. The certs
-    folder tells containerd where the local registry is.
+    A node image that ``brings_cni`` has its own pod network, so kind's default CNI is disabled.
+    ``node_certs`` is mounted as containerd's ``certs.d`` and has the local registry's address.
     """
-    # Without a second replica to elect against, leases only cost a small machine time. A patch
-    # replaces whole lists, so kind's own argument stands here again; Kubernetes before 1.36
-    # speaks v1beta3, where kind leaves this patch aside.
+    # With one replica, leader election only costs CPU time. A patch replaces whole lists, so
+    # kind's own argument is repeated here; Kubernetes before 1.36 uses v1beta3, for which kind
+    # ignores this patch.
     alone = [{"name": "leader-elect", "value": "false"}]
-    # Each controller asks for its own account first; at the 20 requests a second of the default
-    # that alone takes 5 s.
+    # Each controller first requests its own ServiceAccount; at the default of 20 requests per
+    # second that alone takes 5 s.
     unthrottled = [
         {"name": "kube-api-qps", "value": "500"},
         {"name": "kube-api-burst", "value": "1000"},
@@ -42,7 +42,7 @@ def configuration(node_certs: Path, kubelet_patch: str, *, brings_cni: bool) -> 
             ]
         },
         "scheduler": {"extraArgs": alone},
-        # Nobody misses a throwaway cluster after a power cut.
+        # A throwaway cluster need not survive a power failure.
         "etcd": {"local": {"extraArgs": [{"name": "unsafe-no-fsync", "value": "true"}]}},
     }
     kubelet = {
@@ -80,10 +80,10 @@ class Kind:
         self._programs = programs
 
     def clusters(self) -> list[str]:
-        said = self._programs.run(
+        result = self._programs.run(
             [self._kind, "get", "clusters", "--quiet"], timeout=60, during_cleanup=True
         )
-        return said.stdout.split()
+        return result.stdout.split()
 
     def create(
         self,
@@ -94,7 +94,7 @@ class Kind:
         *,
         on_line: Callable[[str], None] | None = None,
     ) -> None:
-        """Raises :class:`ClusterFailed` with kind's own words."""
+        """Create a cluster. Raises :class:`ClusterFailed` with kind's output."""
         self._programs.run(
             [
                 self._kind, "create", "cluster", "--name", name, "--image", image,
@@ -102,7 +102,7 @@ class Kind:
             ],
             log=f"kind-{name}",
             input=config,
-            # KUBECONFIG would only be read, but not even that is wanted.
+            # Keep kind from even reading the ambient KUBECONFIG.
             env={"KUBECONFIG": str(kubeconfig)},
             timeout=300,
             on_line=on_line,
@@ -110,7 +110,7 @@ class Kind:
         )  # fmt: skip
 
     def delete(self, name: str, kubeconfig: Path) -> None:
-        """Also works on a half-made cluster, and after the run was cancelled."""
+        """Delete a cluster, also an incomplete one, and also after the run was cancelled."""
 
         def attempt(*, check: bool) -> int:
             return self._programs.run(
@@ -128,12 +128,12 @@ class Kind:
 
     def running(self, name: str) -> bool:
         """Whether the cluster's node container runs."""
-        said = self._programs.run(
+        result = self._programs.run(
             [self._docker, "inspect", "--format", "{{.State.Running}}", f"{name}-control-plane"],
             timeout=30,
             check=False,
         )
-        return said.status == 0 and said.stdout.strip() == "true"
+        return result.status == 0 and result.stdout.strip() == "true"
 
     def _id(self, container: str) -> str:
         """The container's id, empty when there is none."""
@@ -149,9 +149,9 @@ class Kind:
         self._programs.run([self._docker, "start", f"{name}-control-plane"], timeout=60)
 
     def pull(self, name: str, reference: str) -> None:
-        """Have the node pull an image ahead of the first pod that wants it; best effort.
+        """Have the node pull an image before the first pod needs it; best effort.
 
-        May be called as soon as the node's container is being made.
+        May be called as soon as the node's container is being created.
         """
         script = (
             "until [ -S /run/containerd/containerd.sock ]; do sleep 0.2; done; "
@@ -169,9 +169,9 @@ class Kind:
 
 
 def thaw(freezer: Path, container: str) -> list[Path]:
-    """Wake what is frozen in a container, and say which cgroups that were.
+    """Thaw the frozen cgroups of a container; returns their state files.
 
-    runc freezes a cgroup of version 1 while it sets it up. Ended in that moment, it leaves
+    runc freezes a v1 cgroup while it sets it up. If it is killed at that moment, it leaves
     processes that not even SIGKILL ends, and the daemon cannot remove their container.
     """
     if not container:

@@ -1,4 +1,4 @@
-"""A cluster: its API, and kubectl for what the API alone does not do; always with an explicit
+"""A cluster: its API, and kubectl for what only kubectl implements; always with an explicit
 kubeconfig and context."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ci.tools.command import Output, Programs, RunOptions
 from ci.tools.wait import Clock, uncancelled, wait_until
 
 REMOVE_SECONDS = 15
-"""How long the API may take to hear that pods are not needed any more."""
+"""How long the API may take to accept the deletion of pods."""
 
 
 class Kube:
@@ -50,27 +50,27 @@ class Kube:
             during_cleanup=True,
         )
 
-    def _argv(self, *words: str) -> list[str]:
+    def _argv(self, *arguments: str) -> list[str]:
         return [
             str(self._kubectl),
             "--kubeconfig",
             str(self.cluster.kubeconfig),
             "--context",
             self.cluster.context,
-            *words,
+            *arguments,
         ]
 
-    def run(self, *words: str, **options: Unpack[RunOptions]) -> Output:
+    def run(self, *arguments: str, **options: Unpack[RunOptions]) -> Output:
         """Any kubectl command. It is ended after a minute unless ``timeout`` says otherwise."""
-        wanted: RunOptions = {"log": f"kubectl-{self.cluster.name}", "timeout": 60, **options}
+        run_options: RunOptions = {"log": f"kubectl-{self.cluster.name}", "timeout": 60, **options}
         if self._during_cleanup:
-            wanted["during_cleanup"] = True
-        return self._programs.run(self._argv(*words), **wanted)
+            run_options["during_cleanup"] = True
+        return self._programs.run(self._argv(*arguments), **run_options)
 
-    def get(self, kind: str, *words: str, namespace: str | None = None) -> dict[str, Any]:
+    def get(self, kind: str, *arguments: str, namespace: str | None = None) -> dict[str, Any]:
         """``kubectl get KIND … -o json``; a list when no name is among ``words``."""
         scope = ["--namespace", namespace] if namespace else []
-        answer = self.run("get", kind, *words, *scope, "-o", "json").stdout
+        answer = self.run("get", kind, *arguments, *scope, "-o", "json").stdout
         value: dict[str, Any] = json.loads(answer)
         return value
 
@@ -111,8 +111,8 @@ class Kube:
         return None if answer.code == 404 else self._good(f"GET {path}", answer).object()
 
     def apply(self, objects: Iterable[Mapping[str, Any]]) -> None:
-        """Server-side apply, one after the other. What somebody else had set is taken over.
-        Raises :class:`CommandFailed`."""
+        """Server-side apply, one object after the other; conflicts with other field managers are
+        overridden. Raises :class:`CommandFailed`."""
         for item in objects:
             metadata = item["metadata"]
             name, namespace = metadata["name"], metadata.get("namespace", "default")
@@ -122,7 +122,7 @@ class Kube:
                     "PATCH",
                     path,
                     query={
-                        # As `kubectl apply --server-side --force-conflicts` does it.
+                        # As `kubectl apply --server-side --force-conflicts` does.
                         "fieldManager": "kubectl", "force": "true", "fieldValidation": "Strict",
                     },
                     body=item,
@@ -131,13 +131,13 @@ class Kube:
             self._good(f"apply of {item['kind']} {name}", path)
 
     def find(self, version: str, kind: str, name: str, namespace: str) -> Answer:
-        """An object of any kind, by what its manifest says; in ``namespace`` if its kind has one.
-        404 is an object that is not there, 0 also a kind that the cluster does not know."""
+        """Read an object of any kind, in ``namespace`` if the kind is namespaced. Code 404: the
+        object does not exist; 0: no response, or the cluster has no such kind."""
         path = self._path_of(version, kind, name, namespace)
         return self.ask("GET", path) if isinstance(path, str) else path
 
     def _path_of(self, version: str, kind: str, name: str, namespace: str) -> str | Answer:
-        """Of an object in the API; what the API said where its kind has none."""
+        """The API path of an object; the API's response where the kind is unknown."""
         group = f"/api/{version}" if "/" not in version else f"/apis/{version}"
         if version not in self._resources:
             listed = self.ask("GET", group)
@@ -150,7 +150,7 @@ class Kube:
             }
         resource = self._resources[version].get(kind)
         if resource is None:
-            return Answer(0, f"the cluster knows no {kind} in {version}")
+            return Answer(0, f"the cluster has no kind {kind} in {version}")
         return f"{group}/{resource.format(namespace)}/{name}"
 
     def create(self, resource: str, namespace: str, body: Mapping[str, Any]) -> Object:

@@ -15,11 +15,11 @@ def contexts(kubeconfig: Path) -> tuple[str, ...]:
         loaded = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
     except OSError as problem:
         raise TargetNotFound(
-            f"there is no kubeconfig {kubeconfig}: {problem.strerror}",
+            f"cannot read kubeconfig {kubeconfig}: {problem.strerror}",
             remedy="correct kubeconfig in the target's block of pipeline.toml",
         ) from problem
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise TargetNotFound(f"{kubeconfig} is not a kubeconfig") from problem
+        raise TargetNotFound(f"{kubeconfig} is not a kubeconfig file") from problem
     if not isinstance(loaded, dict):
-        raise TargetNotFound(f"{kubeconfig} is not a kubeconfig")
+        raise TargetNotFound(f"{kubeconfig} is not a kubeconfig file")
     return tuple(str(c.get("name")) for c in loaded.get("contexts") or [])

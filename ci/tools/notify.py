@@ -12,27 +12,28 @@ APP = "queue-timeout-gate"
 
 
 def send(url: str, *, title: str, body: str, kind: Kind) -> str:
-    """Send one message to the service that an apprise URL names; why it was not sent, or nothing.
+    """Send one message to the service of an apprise URL; returns an empty text, or why it was not
+    sent.
 
-    The URL is a secret: neither it nor what the service says is repeated. Raises nothing.
+    The URL is a secret, so neither it nor the service's response is repeated. Raises nothing.
     https://appriseit.com/services/
     """
     try:
-        import apprise  # here: it takes half a second, and few runs need it
+        import apprise  # imported here: it takes half a second, and few runs need it
 
         log = logging.getLogger("apprise")
-        log.propagate = False  # what it logs may hold the URL's parts
+        log.propagate = False  # its log may contain parts of the URL
         log.setLevel(logging.WARNING)
         asset = apprise.AppriseAsset(app_id=APP, app_desc=APP, async_mode=False)
         service = apprise.Apprise.instantiate(url, asset=asset)
         if service is None:
-            return "it is not an address that apprise knows"
-        with apprise.LogCapture(level=log.level) as heard:  # type: ignore[no-untyped-call]
+            return "its URL is not one that apprise supports"
+        with apprise.LogCapture(level=log.level) as capture:  # type: ignore[no-untyped-call]
             sent = service.notify(title=title, body=body, notify_type=apprise.NotifyType(kind))
-            said = heard.getvalue()
+            log_text = capture.getvalue()
     except Exception as problem:
         return f"apprise failed with {type(problem).__name__}"
     if sent:
         return ""
-    code = re.search(r"error=(\d+)", said)
+    code = re.search(r"error=(\d+)", log_text)
     return f"{service.service_name} {f'answered {code[1]}' if code else 'did not answer'}"

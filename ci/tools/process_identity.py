@@ -1,6 +1,7 @@
-"""Which process this is, and whether another one still runs.
+"""Identifies a process, and tells whether another one still runs.
 
-A pid alone is used again, on this boot or the next, and means something else in another container.
+A pid alone is not enough: it is reused, on this boot or the next, and another container has its
+own pids.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process for certain, told apart from any other on any machine."""
+    """A process, distinguished from every other one on any machine."""
 
     pid: int
     started: str
@@ -29,12 +30,12 @@ class Process:
         return cls(pid, _started(pid, proc), _boot(proc))
 
     def alive(self, proc: Path = PROC) -> bool:
-        """Whether it certainly runs."""
+        """Whether the process is known to run."""
         return self.boot == _boot(proc) and self.started == _started(self.pid, proc) != ""
 
     def ended(self, proc: Path = PROC) -> bool:
-        """Whether it certainly ran here and does not any more. One of another machine or container
-        is neither alive nor ended, as far as can be known here."""
+        """Whether the process ran on this machine and has ended. For one of another machine or
+        container neither :meth:`alive` nor this is true, because it cannot be known."""
         return self.boot == _boot(proc) != "" and self.started != _started(self.pid, proc)
 
 

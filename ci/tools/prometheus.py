@@ -1,4 +1,4 @@
-"""A Prometheus (or what speaks its HTTP API: Thanos, Mimir, Azure Monitor) asked for a number."""
+"""Queries to Prometheus, or to another service with its HTTP API (Thanos, Mimir, Azure Monitor)."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ class Prometheus:
         self._client.close()
 
     def ask(self, query: str) -> tuple[float | None, str]:
-        """The largest sample now and nothing; else nothing, and in words why there is none.
+        """(largest sample of an instant query, ""); or (``None``, why there is none).
 
         https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries
         """
         try:
             answer = self._client.post("/api/v1/query", data={"query": query})
-            said = answer.json()
+            body = answer.json()
         except httpx.HTTPError as problem:
             return None, f"{type(problem).__name__}: {problem}"
         except ValueError:
-            return None, f"HTTP {answer.status_code}, and no JSON"
+            return None, f"HTTP {answer.status_code} without JSON"
         try:
-            if said["status"] != "success":
-                return None, f"{said.get('errorType', 'error')}: {said.get('error', '')}"[:300]
-            found = said["data"]["result"]
-            if said["data"]["resultType"] == "vector":
-                pairs = [sample["value"] for sample in found]
-            elif said["data"]["resultType"] == "scalar":
-                pairs = [found]
+            if body["status"] != "success":
+                return None, f"{body.get('errorType', 'error')}: {body.get('error', '')}"[:300]
+            result = body["data"]["result"]
+            if body["data"]["resultType"] == "vector":
+                pairs = [sample["value"] for sample in result]
+            elif body["data"]["resultType"] == "scalar":
+                pairs = [result]
             else:
-                return None, f"the result is a {said['data']['resultType']}, not a number"
+                return None, f"the result is a {body['data']['resultType']}, not a number"
             values = [float(value) for _, value in pairs]
         except (KeyError, TypeError, ValueError):
-            return None, "the answer is not of Prometheus' form"
+            return None, "the response is not one of the Prometheus HTTP API"
         numbers = [value for value in values if not math.isnan(value)]
         return (max(numbers), "") if numbers else (None, "no sample")

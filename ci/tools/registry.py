@@ -1,5 +1,5 @@
-"""OCI registries through the distribution API: what a tag resolves to, copies by digest, and
-what is attached to an image (referrers)."""
+"""OCI registries through the distribution API: resolving tags, copying by digest, and what is
+attached to an image (referrers)."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ INDEX, MANIFEST = MANIFESTS[0], MANIFESTS[1]
 EMPTY = b"{}"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 ATTACHED_LIMIT = 8 << 20
-"""No evidence is larger; anybody may attach anything."""
+"""Evidence is never larger; anybody with push rights may attach anything."""
 REFERRERS_UNKNOWN = (400, 404, 405, 406)
 """How registries without the referrers API answer it (docker-registry 2.8: 404)."""
 ATTACH_ATTEMPTS = 5
 
 
 def password(login: Login, programs: Programs) -> str:
-    """The password of a login, hidden from every log from here on. It travels in headers only."""
+    """The password of a login, registered for redaction. It is sent only in headers."""
     if login.password_env:
-        found = programs.env.get(login.password_env, "")
-        if not found:
+        secret = programs.env.get(login.password_env, "")
+        if not secret:
             raise RegistryRefused(
-                f"the environment variable {login.password_env} holds no registry password",
+                f"environment variable {login.password_env} (registry password) is not set",
                 remedy=f"set {login.password_env}, or name a password_command",
             )
     elif login.password_command:
-        # Without a log: the output is the password.
+        # Not logged, because the output is the password.
         silent = Programs(env=programs.env, cancel=programs.cancel, redactor=programs.redactor)
         try:
             answer = silent.run(login.password_command, timeout=60, check=False)
@@ -57,17 +57,17 @@ def password(login: Login, programs: Programs) -> str:
                 f"no registry password: {problem}",
                 remedy="correct the registry login's password_command in pipeline.toml",
             ) from problem
-        found = answer.stdout.strip()
-        if answer.status != 0 or not found:
+        secret = answer.stdout.strip()
+        if answer.status != 0 or not secret:
             last = (answer.stderr.strip().splitlines() or ["no password printed"])[-1]
             raise RegistryRefused(
                 f"{login.password_command[0]} ended with {answer.status}: {last}",
-                remedy="run the registry login's password_command by hand",
+                remedy="run the registry login's password_command by hand to see why it fails",
             )
     else:
-        raise RegistryRefused("the registry login names neither password_command nor password_env")
-    programs.hide(found)
-    return found
+        raise RegistryRefused("the registry login has neither password_command nor password_env")
+    programs.hide(secret)
+    return secret
 
 
 class Repository:
@@ -94,7 +94,9 @@ class Repository:
         try:
             return Digest(stated)
         except ValueError:
-            raise RegistryRefused(f"{self.name}:{reference}: {stated!r} is no SHA-256") from None
+            raise RegistryRefused(
+                f"{self.name}:{reference}: {stated!r} is not a SHA-256 digest"
+            ) from None
 
     def manifest(self, reference: str) -> tuple[bytes, str]:
         """A manifest's bytes and its media type."""
@@ -113,7 +115,7 @@ class Repository:
 
     def read(self, digest: str) -> Iterator[bytes]:
         """A blob's bytes, checked against its digest at the end."""
-        seen = hashlib.sha256()
+        checksum = hashlib.sha256()
         url = f"/v2/{self._path}/blobs/{digest}"
         try:
             with self._client.stream(
@@ -121,18 +123,20 @@ class Repository:
             ) as answer:
                 self._refuse(answer, f"{self.name}@{digest}")
                 for chunk in answer.iter_bytes(CHUNK):
-                    seen.update(chunk)
+                    checksum.update(chunk)
                     yield chunk
         except httpx.HTTPError as problem:
             raise self._silent(problem) from problem
-        if Digest.from_hex(seen.hexdigest()) != digest:
-            raise RegistryRefused(f"{self.name} gave other bytes than {digest}")
+        if Digest.from_hex(checksum.hexdigest()) != digest:
+            raise RegistryRefused(
+                f"{self.name} returned content that does not match digest {digest}"
+            )
 
     def write(self, digest: str, size: int, content: Iterator[bytes]) -> None:
         """Store a blob."""
-        begun = self._request("POST", "blobs/uploads/")
-        self._refuse(begun, f"a push to {self.name}")
-        place = urljoin(str(begun.request.url), begun.headers["location"])
+        started = self._request("POST", "blobs/uploads/")
+        self._refuse(started, f"a push to {self.name}")
+        place = urljoin(str(started.request.url), started.headers["location"])
         url = httpx.URL(place).copy_merge_params({"digest": digest})
         answer = self._client.put(
             url,
@@ -165,12 +169,15 @@ class Repository:
     ) -> str:
         """Attach ``content`` to the image ``digest``; the digest of the manifest that holds it.
 
-        A registry that knows referrers says so in its answer and lists them itself; for any
-        other the list is kept under the image's referrers tag, as the specification has it.
+        A registry with the referrers API says so in its response (``OCI-Subject``) and lists them
+        itself; for any other the list is kept under the image's referrers tag, as the OCI
+        distribution specification says.
         """
         subject, subject_type = self.manifest(digest)
         if Digest.of(subject) != digest:
-            raise RegistryRefused(f"{self.name} gave another manifest than {digest}")
+            raise RegistryRefused(
+                f"{self.name} returned a manifest that does not match digest {digest}"
+            )
         for blob in (EMPTY, content):
             if not self.has(Digest.of(blob)):
                 self.write(Digest.of(blob), len(blob), iter([blob]))
@@ -185,9 +192,11 @@ class Repository:
                 "annotations": dict(annotations),
             }
         ).encode()
-        held = Digest.of(manifest)
-        answer = self._request("PUT", f"manifests/{held}", content=manifest, content_type=MANIFEST)
-        self._refuse(answer, f"a push to {self.name}@{held}")
+        manifest_digest = Digest.of(manifest)
+        answer = self._request(
+            "PUT", f"manifests/{manifest_digest}", content=manifest, content_type=MANIFEST
+        )
+        self._refuse(answer, f"a push to {self.name}@{manifest_digest}")
         if answer.headers.get("oci-subject") != digest:
             described = {
                 **_descriptor(manifest, MANIFEST),
@@ -195,46 +204,48 @@ class Repository:
                 "annotations": dict(annotations),
             }
             self._list_under_tag(digest, described)
-        return held
+        return manifest_digest
 
     def attached(self, digest: str, *, artifact_type: str, media_type: str) -> list[bytes]:
         """What is attached to ``digest`` with these types, checked against its own digests.
 
-        Nothing else about it is checked: whoever may push may attach. What is damaged or too
-        large is left out, so that it cannot hide what is sound; where nothing is sound, what is
-        wrong with it is raised.
+        Nothing else is checked: whoever may push may attach. Damaged or too large entries are
+        skipped, so that they cannot hide valid ones; the first problem is raised only when no
+        entry is valid.
         """
-        found, problems = [], []
+        contents, problems = [], []
         for entry in self.referrers(digest):
             if entry.get("artifactType") != artifact_type:
                 continue
             try:
                 manifest, _ = self.manifest(str(entry.get("digest")))
                 if Digest.of(manifest) != entry.get("digest"):
-                    raise RegistryRefused(f"{self.name} gave another manifest than was attached")
-                found += [self._small(layer) for layer in _layers(manifest, media_type)]
+                    raise RegistryRefused(
+                        f"{self.name} returned an attached manifest that does not match its digest"
+                    )
+                contents += [self._small(layer) for layer in _layers(manifest, media_type)]
             except RegistryRefused as problem:
                 problems.append(problem)
-        if problems and not found:
+        if problems and not contents:
             raise problems[0]
-        return found
+        return contents
 
     def referrers(self, digest: str) -> list[dict[str, Any]]:
         """Descriptors of every manifest whose subject is ``digest``."""
-        found: list[dict[str, Any]] = []
+        descriptors: list[dict[str, Any]] = []
         path = f"referrers/{digest}"
         while path:
             answer = self._request("GET", path, accept=True)
             if answer.status_code in REFERRERS_UNKNOWN:
                 return self._tagged(digest)[0]
             self._refuse(answer, f"the referrers of {self.name}@{digest}")
-            found += _descriptors(answer.content)
+            descriptors += _descriptors(answer.content)
             following = answer.links.get("next", {}).get("url", "")
             path = _relative(following, answer.request.url, f"/v2/{self._path}/")
-        return found
+        return descriptors
 
     def _tagged(self, digest: str) -> tuple[list[dict[str, Any]], bool]:
-        """(the list under the referrers tag, whether there is one)."""
+        """(descriptors under the referrers tag, whether the tag exists)."""
         tag = referrers_tag(digest)
         answer = self._request("GET", f"manifests/{tag}", accept=True)
         if answer.status_code == 404:
@@ -243,14 +254,16 @@ class Repository:
         kind = answer.headers.get("content-type", "").split(";")[0]
         if kind != INDEX:
             raise RegistryRefused(
-                f"{self.name}:{tag} is no list of referrers but {kind or 'something else'}",
-                remedy=f"find out who pushed the tag {tag}, and remove it",
+                f"{self.name}:{tag} should be an OCI index of referrers, but is"
+                f" {kind or 'of an unknown media type'}",
+                remedy=f"find out who pushed the tag {tag}, and delete it",
             )
         return _descriptors(answer.content), True
 
     def _list_under_tag(self, digest: str, described: dict[str, Any]) -> None:
-        """Put a descriptor onto the list. Registries of this kind know no compare-and-swap: who
-        writes looks again whether another overwrote it, and then adds again."""
+        """Add a descriptor to the list under the referrers tag. Such registries have no
+        compare-and-swap, so the list is read again after writing, and added to again if another
+        client has overwritten it."""
         tag = referrers_tag(digest)
         for _ in range(ATTACH_ATTEMPTS):
             listed, _found = self._tagged(digest)
@@ -264,17 +277,19 @@ class Repository:
             self.write_manifest(tag, json.dumps(index).encode(), INDEX)
         if all(entry.get("digest") != described["digest"] for entry in self._tagged(digest)[0]):
             raise RegistryRefused(
-                f"{self.name}:{tag} is written by others all the time",
-                remedy="run again when nobody else attaches to this image",
+                f"{self.name}:{tag} was overwritten by another client {ATTACH_ATTEMPTS} times",
+                remedy="run again when no other run attaches evidence to this image",
             )
 
     def _small(self, digest: str) -> bytes:
-        """A blob that is held in memory, so its size is limited."""
+        """Read a blob into memory; its size is limited."""
         content = bytearray()
         for chunk in self.read(digest):
             content += chunk
             if len(content) > ATTACHED_LIMIT:
-                raise RegistryRefused(f"{self.name}@{digest} is too large for what it is")
+                raise RegistryRefused(
+                    f"{self.name}@{digest} is too large: over {ATTACHED_LIMIT >> 20} MiB"
+                )
         return bytes(content)
 
     def _headers(self, accept: bool) -> dict[str, str]:
@@ -312,7 +327,8 @@ class Repository:
         )
 
     def _log_in(self, challenge: str) -> bool:
-        """Answer a ``Bearer`` challenge with a token; ``False`` when there is none to be had."""
+        """Answer a ``Bearer`` challenge with a token; ``False`` when the challenge is of another
+        kind."""
         if not challenge.lower().startswith("bearer "):
             return False
         fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
@@ -328,14 +344,16 @@ class Repository:
         return True
 
     @staticmethod
-    def _refuse(answer: httpx.Response, what: str) -> None:
+    def _refuse(answer: httpx.Response, operation: str) -> None:
         if answer.status_code in (401, 403):
             raise RegistryRefused(
-                f"the registry refused {what}: HTTP {answer.status_code}",
+                f"the registry refused {operation}: HTTP {answer.status_code}",
                 remedy="check registry_login of the target in pipeline.toml",
             )
         if answer.status_code >= 400:
-            raise RegistryRefused(f"the registry answered HTTP {answer.status_code} for {what}")
+            raise RegistryRefused(
+                f"the registry answered HTTP {answer.status_code} for {operation}"
+            )
 
 
 @contextmanager
@@ -351,26 +369,26 @@ def open_repository(
     ``local`` is the registry that this host reaches under another address than the nodes do.
     """
     host, _, path = name.partition("/")
-    ours = local is not None and host == local.name
-    if not path or not (ours or "." in host or ":" in host or host == "localhost"):
-        raise RegistryRefused(f"{name!r} names no registry (HOST[:PORT]/NAME is wanted)")
-    if ours and local is not None:
+    is_local = local is not None and host == local.name
+    if not path or not (is_local or "." in host or ":" in host or host == "localhost"):
+        raise RegistryRefused(f"{name!r} has no registry host; write it as HOST[:PORT]/NAME")
+    if is_local and local is not None:
         base = local.host_url
     else:
         plain = re.fullmatch(r"(localhost|127\.0\.0\.1)(:\d+)?", host)
         base = f"{'http' if plain else 'https'}://{host}"
     credentials = ""
-    if login is not None and not ours:
+    if login is not None and not is_local:
         secret = password(login, programs)
         credentials = base64.b64encode(f"{login.username}:{secret}".encode()).decode()
         programs.hide(credentials)
-    # The local registry is never behind a proxy; every other may be.
-    with httpx.Client(base_url=base, timeout=30, trust_env=not ours) as client:
+    # The local registry is never behind a proxy; others may be.
+    with httpx.Client(base_url=base, timeout=30, trust_env=not is_local) as client:
         yield Repository(client, name, path, credentials)
 
 
 def copy(source: Repository, into: Repository, image: Image) -> None:
-    """Copy an image by digest, bit for bit, and give it its tag there."""
+    """Copy an image by digest, unchanged, and tag it there."""
     content = _copy_manifest(source, into, image.digest)
     into.write_manifest(image.tag, *content)
 
@@ -378,7 +396,9 @@ def copy(source: Repository, into: Repository, image: Image) -> None:
 def _copy_manifest(source: Repository, into: Repository, digest: str) -> tuple[bytes, str]:
     content, media_type = source.manifest(digest)
     if Digest.of(content) != digest:
-        raise RegistryRefused(f"{source.name} gave another manifest than {digest}")
+        raise RegistryRefused(
+            f"{source.name} returned a manifest that does not match digest {digest}"
+        )
     described = json.loads(content)
     for child in described.get("manifests", []):
         into.write_manifest(child["digest"], *_copy_manifest(source, into, child["digest"]))
@@ -390,10 +410,10 @@ def _copy_manifest(source: Repository, into: Repository, digest: str) -> tuple[b
 
 def copy_attached(source: Repository, into: Repository, digest: str, *, artifact_type: str) -> int:
     """Attach in ``into`` what ``source`` has attached to ``digest``; how many were copied."""
-    there = {entry.get("digest") for entry in into.referrers(digest)}
+    present = {entry.get("digest") for entry in into.referrers(digest)}
     copied = 0
     for entry in source.referrers(digest):
-        if entry.get("artifactType") != artifact_type or entry.get("digest") in there:
+        if entry.get("artifactType") != artifact_type or entry.get("digest") in present:
             continue
         content, media_type = _copy_manifest(source, into, str(entry["digest"]))
         answer = into._request(
@@ -407,7 +427,8 @@ def copy_attached(source: Repository, into: Repository, digest: str, *, artifact
 
 
 def referrers_tag(digest: str) -> str:
-    """The tag that lists what refers to ``digest`` where the registry has no referrers API."""
+    """The tag under which referrers of ``digest`` are listed where the registry has no referrers
+    API (OCI distribution specification, referrers tag schema)."""
     algorithm, _, value = digest.partition(":")
     return re.sub(r"[^a-zA-Z0-9._-]", "-", f"{algorithm[:32]}-{value[:64]}")
 
@@ -421,7 +442,7 @@ def _descriptors(index: bytes) -> list[dict[str, Any]]:
         listed = json.loads(index).get("manifests") or []
         return [entry for entry in listed if isinstance(entry, dict)]
     except (ValueError, AttributeError, TypeError):
-        raise RegistryRefused("the registry's list of referrers is not understood") from None
+        raise RegistryRefused("the registry returned an invalid list of referrers") from None
 
 
 def _layers(manifest: bytes, media_type: str) -> list[str]:
@@ -429,16 +450,20 @@ def _layers(manifest: bytes, media_type: str) -> list[str]:
         layers = json.loads(manifest)["layers"]
         return [str(entry["digest"]) for entry in layers if entry["mediaType"] == media_type]
     except (ValueError, LookupError, TypeError):
-        raise RegistryRefused("an attached manifest is not understood") from None
+        raise RegistryRefused("an attached manifest is not valid") from None
 
 
-def _relative(link: str, asked: httpx.URL, below: str) -> str:
-    """The path of a following page, below the repository; one that leads elsewhere is not
-    followed, for our login would go with it."""
+def _relative(link: str, current: httpx.URL, below: str) -> str:
+    """The path of the next page, relative to the repository. A link to another host or repository
+    is refused, because it would receive the login."""
     if not link:
         return ""
-    url = asked.join(link)
-    if (url.scheme, url.netloc) != (asked.scheme, asked.netloc) or not url.path.startswith(below):
-        raise RegistryRefused(f"the registry's list of referrers goes on elsewhere: {url.host}")
+    url = current.join(link)
+    if (url.scheme, url.netloc) != (current.scheme, current.netloc) or not url.path.startswith(
+        below
+    ):
+        raise RegistryRefused(
+            f"the registry's list of referrers continues on another host: {url.host}"
+        )
     query = f"?{url.query.decode()}" if url.query else ""
     return url.path.removeprefix(below) + query

@@ -1,6 +1,6 @@
-"""Spans that are sent when they start and again when they end, so that a trace shows what is
-under way. Kept apart from :mod:`ci.cli.session` because importing the SDK costs time that a run
-outside ``dagger run`` need not pay."""
+"""Spans that are sent when they start and again when they end, so that a trace shows running steps.
+Separate from :mod:`ci.cli.session` because importing the SDK takes time, which a run outside
+``dagger run`` need not spend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one poll loop of the project: a deadline, a clock, and an error that says what was seen."""
+"""The only poll loop of the project: a deadline, a clock, and an error with the last state."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class SystemClock:
 
 
 class Cancellable:
-    """A clock whose sleeps end at once when ``cancel`` is set, so that Ctrl-C is never slept
-    through. What has to be done after a cancellation (a rollback, a cleanup) sleeps on
+    """A clock whose sleeps end at once when ``cancel`` is set, so that Ctrl-C takes effect at once.
+    What runs after a cancellation (a rollback, a cleanup) uses the clock of
     :func:`uncancelled`."""
 
     def __init__(self, clock: Clock, cancel: threading.Event) -> None:
@@ -56,16 +56,16 @@ class Cancellable:
 
 
 def uncancelled(clock: Clock) -> Clock:
-    """The same time, for what also has to run after the run was cancelled."""
+    """The same clock without cancellation, for what has to run after the run was cancelled."""
     return clock.clock if isinstance(clock, Cancellable) else clock
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What a probe returns while there is nothing to return yet."""
+    """What a probe returns while the awaited state is not reached."""
 
     seen: str
-    """What there is instead, in plain words."""
+    """The current state, for people."""
 
 
 def wait_until(

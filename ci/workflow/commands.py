@@ -1,4 +1,4 @@
-"""THE list: what a run does, in which order, what beside what, and why.
+"""THE list: the steps of each command, their order, what runs in parallel, and why each is needed.
 
 A step takes the values that earlier steps returned, so a wrong order is a type error. The
 machinery is :mod:`ci.run.scheduler`; where things run is
@@ -33,54 +33,58 @@ def run(context: Context, options: Options) -> Result:
     ):
         flow.step(
             StepId.RENDER_CHART,
-            "one that does not render ends the run at once",
+            "a chart that does not render would fail only after the build",
             deploy.render,
             context,
         )
         flow.step(
             StepId.REMOVE_STALE_CLUSTERS,
-            "what a killed run left is removed first",
+            "clusters that a killed run left would use up this machine's memory",
             cluster.remove_stale,
             context,
         )
         tag = build.new_tag(context)
         emulator = flow.beside(
             StepId.BUILD_EMULATOR,
-            "its content is its tag: built once",
+            "without its image the stand-ins cannot start; unchanged source is not rebuilt",
             build.build_emulator,
             context,
         )
         image = flow.beside(
-            StepId.BUILD, "the one build and the one push", build.build, context, tag
+            StepId.BUILD,
+            "a second build or push could promote another digest than was proven",
+            build.build,
+            context,
+            tag,
         )
-        place = flow.beside(
+        cluster_ready = flow.beside(
             StepId.GATE_CLUSTER,
-            "a fresh cluster, beside the build",
+            "objects left by an earlier run could make the tests pass",
             environments.gate_cluster,
             flow,
             context,
             options,
             image,
         )
-        target = flow.beside(
+        looked_up = flow.beside(
             StepId.LOOK_UP_TARGET,
-            "it must be there before anything is proven for it",
+            "a target that cannot be reached would be noticed only after the tests",
             environments.find_target,
             context,
             chosen,
             emulator,
         )
-        here = place.result()
-        release, proven = prove_on(flow, context, here, emulator, image)
-        goal = target.result()
+        gate_cluster = cluster_ready.result()
+        release, proven = prove_on(flow, context, gate_cluster, emulator, image)
+        session = looked_up.result()
         rehearsed: tuple[CheckGroup, ...] = ()
         if chosen.rehearsal:
             rehearsal = flow.step(
                 StepId.REHEARSE,
-                "what breaks the target's release breaks it here first",
+                "a chart or image that breaks this release would break the target",
                 handoffs.rehearse,
-                goal,
-                here,
+                session,
+                gate_cluster,
                 emulator.result(),
                 proven,
             )
@@ -88,14 +92,14 @@ def run(context: Context, options: Options) -> Result:
         if not options.keep_cluster:
             flow.beside(
                 StepId.DELETE_GATE_CLUSTER,
-                "it is not needed any more, and the promotion needs its cores",
+                "it is no longer needed, and would slow the promotion down",
                 environments.quietly_delete,
                 context,
-                here.name,
+                gate_cluster.name,
             )
         proof = flow.step(
             StepId.VERIFY_EVIDENCE,
-            "what the registry holds decides, not what we remember",
+            "an image without valid signed evidence must not be promoted",
             handoffs.evidence,
             context,
             handoffs.source(context, release.image.by_digest, chosen),
@@ -104,36 +108,41 @@ def run(context: Context, options: Options) -> Result:
         )
         promoted = flow.step(
             StepId.PROMOTE,
-            "only the image changes; what is served already is verified",
+            "any change besides the image would deploy what was not proven",
             handoffs.promote,
-            goal,
+            session,
             proof,
             force=options.force,
         )
         checks = flow.step(
             StepId.VERIFY,
-            "the plan's success criteria, on the live state",
+            "helm can report success while pods are not ready or run another digest",
             verification.verify,
-            goal,
+            session,
             promoted.after,
         )
         return Result(release.image, proof, promoted, (*rehearsed, *live(checks)))
 
 
 def prove_on(
-    flow: Flow, context: Context, here: Cluster, emulator: Pending[Image], image: Pending[Image]
+    flow: Flow,
+    context: Context,
+    gate_cluster: Cluster,
+    emulator: Pending[Image],
+    image: Pending[Image],
 ) -> tuple[Release, Proof]:
-    """From a cluster to evidence: what ``run`` and ``prove`` have in common."""
+    """Deploy to the gate cluster, test, and sign the evidence: the part that ``run`` and ``prove``
+    share."""
     standins = flow.step(
         StepId.STANDIN_CREDENTIALS,
-        "passwords, keys and certificates of their own in every cluster",
+        "without them the service cannot log in to the stand-ins",
         deploy.prepare_standins,
         context,
-        here,
+        gate_cluster,
     )
     cloud = flow.beside(
         StepId.START_STANDINS,
-        "the cloud, for the gate",
+        "without PostgreSQL, Redis and Service Bus the service is not ready",
         deploy.start_standins,
         context,
         standins,
@@ -141,10 +150,10 @@ def prove_on(
     )
     deployed = flow.beside(
         StepId.DEPLOY,
-        "the image under test; it waits for its cloud by itself",
+        "the tests need the built image and its chart running in a cluster",
         handoffs.deploy_gate,
         context,
-        here,
+        gate_cluster,
         standins,
         image,
     )
@@ -155,7 +164,7 @@ def prove_on(
 
     proof = flow.step(
         StepId.PROVE,
-        "the end-to-end tests decide; they start beside what they test",
+        "an image with wrong queue time-outs must not reach a target",
         handoffs.proven_here,
         context,
         released,
@@ -163,7 +172,7 @@ def prove_on(
     )
     flow.step(
         StepId.ATTEST,
-        "signed, and found by digest from any machine",
+        "without signed evidence attached to the image, nobody can promote it",
         handoffs.attested,
         context,
         proof,
@@ -172,7 +181,7 @@ def prove_on(
 
 
 def live(checks: tuple[Check, ...]) -> tuple[CheckGroup, ...]:
-    """What was verified on the live release."""
+    """The checks of the live release, as the group for the phase after the change."""
     return (CheckGroup(Phase.AFTER, checks),)
 
 
@@ -181,12 +190,18 @@ def build_only(context: Context, options: Options) -> Result:
     with Flow(context.events, context.programs) as flow:
         emulator = flow.beside(
             StepId.BUILD_EMULATOR,
-            "its content is its tag: built once",
+            "without its image the stand-ins cannot start; unchanged source is not rebuilt",
             build.build_emulator,
             context,
         )
         tag = build.new_tag(context)
-        image = flow.step(StepId.BUILD, "the one build and the one push", build.build, context, tag)
+        image = flow.step(
+            StepId.BUILD,
+            "a second build or push could promote another digest than was proven",
+            build.build,
+            context,
+            tag,
+        )
         emulator.result()
         return Result(image)
 
@@ -211,78 +226,81 @@ def prove_only(context: Context, options: Options) -> Result:
     ):
         flow.step(
             StepId.RENDER_CHART,
-            "one that does not render ends the run at once",
+            "a chart that does not render would fail only after the build",
             deploy.render,
             context,
         )
         flow.step(
             StepId.REMOVE_STALE_CLUSTERS,
-            "what a killed run left is removed first",
+            "clusters that a killed run left would use up this machine's memory",
             cluster.remove_stale,
             context,
         )
         emulator = flow.beside(
             StepId.BUILD_EMULATOR,
-            "its content is its tag: built once",
+            "without its image the stand-ins cannot start; unchanged source is not rebuilt",
             build.build_emulator,
             context,
         )
         image = flow.beside(
-            StepId.BUILD, "unchanged source is not built again", handoffs.latest_or_built, context
+            StepId.BUILD,
+            "the tests would run an old image; unchanged source is not rebuilt",
+            handoffs.latest_or_built,
+            context,
         )
-        here = flow.step(
+        gate_cluster = flow.step(
             StepId.GATE_CLUSTER,
-            "a kept cluster saves time",
+            "the tests need a cluster; one kept by --keep-cluster is reused",
             environments.kept_cluster,
             flow,
             context,
             options,
             image,
         )
-        release, proof = prove_on(flow, context, here, emulator, image)
+        release, proof = prove_on(flow, context, gate_cluster, emulator, image)
         return Result(release.image, proof)
 
 
 def rehearse_only(context: Context, options: Options, image: str) -> Result:
     """Rehearse a proven image on the gate cluster, with a target's live release. Changes no
-    target; the signed verdict is what a promotion asks for."""
+    target. A promotion to a target that requires a rehearsal checks for the signed verdict."""
     attest.check_keys(context)
     target = environments.resolve(context, options.target, chart_change=options.chart_change)
-    wanted = handoffs.source(context, image, target)
+    source = handoffs.source(context, image, target)
     with (
         context.home.lock("gate", f"the {context.settings.gate.name} cluster"),
         Flow(context.events, context.programs) as flow,
     ):
         flow.step(
             StepId.REMOVE_STALE_CLUSTERS,
-            "what a killed run left is removed first",
+            "clusters that a killed run left would use up this machine's memory",
             cluster.remove_stale,
             context,
         )
         proof = flow.step(
             StepId.VERIFY_EVIDENCE,
-            "only what was proven is worth a rehearsal",
+            "an image that was not proven cannot be promoted, rehearsed or not",
             attest.verified,
             context,
-            wanted,
+            source,
             target.chart,
         )
         emulator = flow.beside(
             StepId.BUILD_EMULATOR,
-            "its content is its tag: built once",
+            "without its image the stand-ins cannot start; unchanged source is not rebuilt",
             build.build_emulator,
             context,
         )
-        goal = flow.step(
+        session = flow.step(
             StepId.LOOK_UP_TARGET,
-            "it must be there",
+            "the cluster and its release must exist and be reachable",
             environments.found_target,
             context,
             target,
         )
-        here = flow.step(
+        gate_cluster = flow.step(
             StepId.GATE_CLUSTER,
-            "a kept cluster saves time",
+            "the tests need a cluster; one kept by --keep-cluster is reused",
             environments.kept_cluster,
             flow,
             context,
@@ -290,10 +308,10 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
         )
         rehearsal = flow.step(
             StepId.REHEARSE,
-            "what breaks the target's release breaks it here first",
+            "a chart or image that breaks this release would break the target",
             handoffs.rehearse,
-            goal,
-            here,
+            session,
+            gate_cluster,
             emulator.result(),
             proof,
         )
@@ -301,107 +319,108 @@ def rehearse_only(context: Context, options: Options, image: str) -> Result:
 
 
 def promote_only(context: Context, options: Options, image: str) -> Result:
-    """Promote an image that was proven, on whichever machine; ``image`` is REPOSITORY@DIGEST or
+    """Promote an image that was proven on any machine; ``image`` is REPOSITORY@DIGEST or
     ``last``."""
     target = environments.resolve(context, options.target, chart_change=options.chart_change)
-    wanted = handoffs.source(context, image, target)
+    source = handoffs.source(context, image, target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
             StepId.VERIFY_EVIDENCE,
-            "only what was proven may pass",
+            "an image without valid signed evidence must not be promoted",
             handoffs.evidence,
             context,
-            wanted,
+            source,
             target,
             options,
         )
-        goal = flow.step(
+        session = flow.step(
             StepId.LOOK_UP_TARGET,
-            "it must be there",
+            "the cluster and its release must exist and be reachable",
             environments.found_target,
             context,
             target,
         )
         promoted = flow.step(
             StepId.PROMOTE,
-            "only the image changes; what is served already is verified",
+            "any change besides the image would deploy what was not proven",
             handoffs.promote,
-            goal,
+            session,
             proof,
             force=options.force,
         )
         checks = flow.step(
             StepId.VERIFY,
-            "the plan's success criteria, on the live state",
+            "helm can report success while pods are not ready or run another digest",
             verification.verify,
-            goal,
+            session,
             promoted.after,
         )
         return Result(proof.image, proof, promoted, live(checks))
 
 
 def promote_to(
-    context: Context, names: Sequence[str], options: Options, image: str, words: Sequence[str]
+    context: Context, names: Sequence[str], options: Options, image: str, arguments: Sequence[str]
 ) -> Result:
-    """Promote to one target, or to several in order; ``words`` are the options for each."""
+    """Promote to one target, or to several in order; ``arguments`` are the command-line options
+    that each promotion gets."""
     known = [DEMO_TARGET, *context.settings.targets]
     chosen = fleet.order(names, context.settings, known)
     if len(chosen.targets) == 1:
         return promote_only(context, replace(options, target=chosen.targets[0]), image)
-    # Once for all: a proof that ends meanwhile must not send the later targets another image.
+    # Resolved once: a `prove` that ends meanwhile must not change the image of later targets.
     image = handoffs.named(context, image)
-    return Result(groups=fleet.promote(context, chosen, image, words))
+    return Result(groups=fleet.promote(context, chosen, image, arguments))
 
 
 def plan(context: Context, options: Options, image: str) -> Preview:
     """What promoting a proven image would change on a target. Changes nothing."""
     target = environments.resolve(context, options.target, chart_change=options.chart_change)
-    wanted = handoffs.source(context, image, target)
+    source = handoffs.source(context, image, target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
             StepId.VERIFY_EVIDENCE,
-            "it names the tag, and only what was proven may pass",
+            "it names the tag; the promotion of an unproven image would be refused",
             attest.verified,
             context,
-            wanted,
+            source,
             target.chart,
         )
-        goal = flow.step(
+        session = flow.step(
             StepId.LOOK_UP_TARGET,
-            "it must be there",
+            "the cluster and its release must exist and be reachable",
             environments.found_target,
             context,
             target,
         )
-        found = flow.step(
+        preview = flow.step(
             StepId.PLAN,
-            "rendered by the target's own server, with its live values",
+            "rendered elsewhere, or without the live values, a change could be missed",
             promotion.preview,
-            goal,
+            session,
             proof,
         )
-    return context.programs.redactor.data(found)
+    return context.programs.redactor.data(preview)
 
 
 def approve_only(context: Context, options: Options, image: str) -> Result:
-    """Approve a proven image for a target, for a later promotion on whichever machine."""
+    """Approve a proven image for a target, for a later promotion on any machine."""
     target = environments.resolve(context, options.target, chart_change=options.chart_change)
-    wanted = handoffs.source(context, image, target)
+    source = handoffs.source(context, image, target)
     with Flow(context.events, context.programs) as flow:
         proof = flow.step(
             StepId.VERIFY_EVIDENCE,
-            "nobody approves what was not proven",
+            "an approval of an image that was not proven is never accepted",
             attest.verified,
             context,
-            wanted,
+            source,
             target.chart,
         )
         flow.step(
             StepId.APPROVE,
-            "a second statement beside the evidence",
+            "a target with `approval = true` refuses an image without it",
             attest.approve,
             context,
-            wanted,
+            source,
             options.target,
             options.approve,
         )
@@ -409,43 +428,48 @@ def approve_only(context: Context, options: Options, image: str) -> Result:
 
 
 def verify_only(context: Context, options: Options) -> Result:
-    """The success criteria of a target, as it is now."""
+    """Check the success criteria on a target's live release."""
     target = environments.resolve(context, options.target)
     with Flow(context.events, context.programs) as flow:
-        goal = flow.step(
+        session = flow.step(
             StepId.LOOK_UP_TARGET,
-            "it must be there",
+            "the cluster and its release must exist and be reachable",
             environments.found_target,
             context,
             target,
         )
-        checks = flow.step(StepId.VERIFY, "the plan's success criteria", verification.verify, goal)
+        checks = flow.step(
+            StepId.VERIFY,
+            "a pod may have failed or changed its image since the last upgrade",
+            verification.verify,
+            session,
+        )
         return Result(groups=live(checks))
 
 
 def roll_back(
     context: Context, options: Options, revision: int | None, *, dry_run: bool = False
 ) -> Result:
-    """Return a target to an earlier revision; with ``dry_run`` only look up which, and what would
+    """Return a target to an earlier revision; ``dry_run`` only shows which one, and what would
     change."""
     target = environments.resolve(context, options.target)
     with Flow(context.events, context.programs) as flow:
-        goal = flow.step(
+        session = flow.step(
             StepId.LOOK_UP_TARGET,
-            "it must be there",
+            "the cluster and its release must exist and be reachable",
             environments.found_target,
             context,
             target,
         )
-        found = flow.step(
+        result = flow.step(
             StepId.ROLLBACK,
-            "to what served before",
+            "the release has to serve an earlier image, values or chart again",
             promotion.rollback,
-            goal,
+            session,
             revision,
             dry_run=dry_run,
         )
-        return Result(rollback=found)
+        return Result(rollback=result)
 
 
 def status(context: Context, options: Options) -> Status:

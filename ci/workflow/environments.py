@@ -1,7 +1,7 @@
-"""Where things run: the gate's cluster, and the target that is meant by a name.
+"""Where things run: the gate cluster, and the target of a given name.
 
-The demonstration target is made when it is missing, its first release included. A real one is a
-block of ``pipeline.toml``: it is there already, or the run ends.
+The demonstration target is created when it is missing, with its first release. Every other target
+is described by a block of ``pipeline.toml`` and must exist already, or the run ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DEMO_RELEASE = "launch-inference"
 def gate_cluster(
     flow: Flow, context: Context, options: Options, image: Pending[Image] | None = None
 ) -> Cluster:
-    """A cluster that nothing was done to yet; with ``--keep-cluster`` one that was kept."""
+    """A fresh cluster; with ``--keep-cluster`` the kept one, if there is one."""
     name = context.settings.gate.name
     if options.keep_cluster:
         return cluster.ensure(context, name, wanted_images(context, image))
@@ -43,15 +43,16 @@ def gate_cluster(
 def kept_cluster(
     flow: Flow, context: Context, options: Options, image: Pending[Image] | None = None
 ) -> Cluster:
-    """The kept cluster; else one that goes when the run ends, unless it shall be kept."""
-    found = cluster.find(context, context.settings.gate.name)
-    return found if found is not None else gate_cluster(flow, context, options, image)
+    """The kept cluster; else a new one, which is deleted when the run ends unless
+    ``--keep-cluster`` is given."""
+    existing = cluster.find(context, context.settings.gate.name)
+    return existing if existing is not None else gate_cluster(flow, context, options, image)
 
 
 def wanted_images(context: Context, built: Pending[Image] | None = None) -> Iterator[str]:
-    """What a new node can pull before anything is deployed: the service's last image, which
-    shares all but its last layers with the one that is being built, the stand-ins, and at last
-    what was built."""
+    """Images that a new node pulls in advance, so that no Deployment waits for them: the service's
+    previous image (it shares most layers with the one being built), the stand-ins, and last the
+    image that was built."""
     last = build.find(context, context.settings.image.name, PREVIOUS_TAG)
     if last is not None:
         yield last.by_digest
@@ -65,11 +66,12 @@ def wanted_images(context: Context, built: Pending[Image] | None = None) -> Iter
 
 
 def quietly_delete(context: Context, name: str) -> None:
-    """A cluster that does not go must not fail a promotion; the next run removes it."""
+    """Delete a cluster; a failure is only noted, because the next run deletes it and a promotion
+    must not fail over it."""
     try:
         cluster.delete(context, name)
     except Exception as problem:
-        context.events.note(f"{name} was not removed: {problem}")
+        context.events.note(f"the cluster {name} was not deleted, the next run will: {problem}")
 
 
 # -- targets --------------------------------------------------------------------------------------
@@ -94,17 +96,18 @@ def resolve(context: Context, name: str, *, chart_change: bool = False) -> Targe
 
 
 def find_target(context: Context, target: Target, emulator: Pending[Image]) -> TargetSession:
-    """The target, its release there; the demonstration one is made when it is missing."""
+    """A session with the target and its release; the demonstration target is created when it is
+    missing."""
     if target.name != DEMO_TARGET:
         return found_target(context, target)
-    here = cluster.ensure(context, DEMO_TARGET, wanted_images(context))
-    standins = deploy.standins(context, here, emulator.result())
-    if not deploy.installed(context, here, DEMO_NAMESPACE, DEMO_RELEASE):
+    demo_cluster = cluster.ensure(context, DEMO_TARGET, wanted_images(context))
+    standins = deploy.standins(context, demo_cluster, emulator.result())
+    if not deploy.installed(context, demo_cluster, DEMO_NAMESPACE, DEMO_RELEASE):
         context.events.note(f"installing {DEMO_RELEASE} at its previous image")
         previous = build.find(context, context.settings.image.name, PREVIOUS_TAG)
         deploy.deploy(
             context,
-            here,
+            demo_cluster,
             standins,
             previous if previous is not None else build.build(context, PREVIOUS_TAG, record=False),
             namespace=DEMO_NAMESPACE,
@@ -112,35 +115,36 @@ def find_target(context: Context, target: Target, emulator: Pending[Image]) -> T
             values={},
         )
     else:
-        deploy.settled(context, here, DEMO_NAMESPACE)
-    return _with_standins(context, target, here, standins)
+        deploy.settled(context, demo_cluster, DEMO_NAMESPACE)
+    return _with_standins(context, target, demo_cluster, standins)
 
 
 def found_target(context: Context, target: Target) -> TargetSession:
-    """A target that is there already. Raises :class:`SettingsError` for the demonstration one
-    before its first run; what a real one lacks is found by the promotion's own questions."""
+    """A session with a target that exists. Raises :class:`SettingsError` for the demonstration
+    target before its first run, and :class:`ci.errors.TargetNotFound` for another target whose
+    cluster, namespace or release does not exist."""
     if target.name != DEMO_TARGET:
         session = TargetSession.open(context, target)
         verification.status(session)
         return session
-    here = cluster.find(context, DEMO_TARGET)
-    if here is None:
+    demo_cluster = cluster.find(context, DEMO_TARGET)
+    if demo_cluster is None:
         raise SettingsError(
-            f"the demonstration target {DEMO_TARGET!r} is not there",
-            remedy="`python3 pipeline.py run` makes it",
+            f"the demonstration target {DEMO_TARGET!r} does not exist yet",
+            remedy="create it: `python3 pipeline.py run`",
         )
     emulator = build.find_emulator(context)
-    if emulator is None:  # not built from this source: what another checkout started is used
-        standins = deploy.prepare_standins(context, here)
+    if emulator is None:  # built from other source: keep the stand-ins that run there
+        standins = deploy.prepare_standins(context, demo_cluster)
     else:
-        standins = deploy.standins(context, here, emulator)
-    return _with_standins(context, target, here, standins)
+        standins = deploy.standins(context, demo_cluster, emulator)
+    return _with_standins(context, target, demo_cluster, standins)
 
 
 def _with_standins(
-    context: Context, target: Target, here: Cluster, standins: StandIns
+    context: Context, target: Target, demo_cluster: Cluster, standins: StandIns
 ) -> TargetSession:
-    there = replace(target, cluster=here, standins=standins)
+    there = replace(target, cluster=demo_cluster, standins=standins)
     return TargetSession.open(context, there, reach=manifests.reach)
 
 

@@ -1,8 +1,8 @@
-"""Several targets in order, or in waves with a bounded number at once.
+"""Promote to several targets, one after the other or in waves with a bounded number in parallel.
 
-Each target is promoted by a process of its own, as a person would by hand: it has its own run
-folder, report, lock and rollback, and a signal to us goes on to it. The first failure stops what
-has not begun; what is under way comes to its own end.
+Each target is promoted by a process of its own, with its own run folder, report, lock and
+rollback; a signal to this process is passed on to it. After the first failure no further promotion
+starts; those that are running finish.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Waves = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Targets by waves, and how many of a wave at once."""
+    """Targets by wave, and how many of a wave are promoted in parallel."""
 
     waves: Waves
     at_once: int = 1
@@ -55,15 +55,18 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the promotion of one target ended; ``code`` is ``None`` when it did not begin."""
+    """How the promotion of one target ended; ``code`` is its exit code, ``None`` when it did not
+    start."""
 
     target: str
     code: int | None = None
     run: str = ""
-    """Name of its run's folder."""
+
+    """Name of its run folder."""
     seconds: float = 0.0
     record: RunRecord | None = None
-    """What the run left; ``None`` when nothing that can be read."""
+
+    """The run's summary; ``None`` when there is none that can be read."""
 
     @property
     def succeeded(self) -> bool:
@@ -71,25 +74,26 @@ class Ended:
 
 
 def order(names: Sequence[str], settings: Settings, known: Sequence[str]) -> Order:
-    """What ``--target`` names: targets, one after the other, or one group of waves. Pure.
+    """Resolve ``--target``: targets, one after the other, or the name of one [waves] block. Pure.
 
-    Raises :class:`SettingsError` for a name that is neither, and for one that comes twice.
+    Raises :class:`SettingsError` for an unknown name, and for a target that is named twice.
     """
     wave: Wave | None = settings.waves.get(names[0]) if len(names) == 1 else None
-    found = Order(wave.order, wave.at_once) if wave else Order(tuple((name,) for name in names))
-    for name in found.targets:
+    result = Order(wave.order, wave.at_once) if wave else Order(tuple((name,) for name in names))
+    for name in result.targets:
         if name not in known:
             raise SettingsError(
                 f"unknown target {name!r}; known targets: {', '.join([*known, *settings.waves])}",
-                remedy=f"add a [targets.{name}] block to pipeline.toml, or name another",
+                remedy=f"add a [targets.{name}] block to pipeline.toml, or name another with"
+                " --target",
             )
-        if found.targets.count(name) > 1:
+        if result.targets.count(name) > 1:
             raise SettingsError(f"target {name!r} is named twice", remedy="name each target once")
-    return found
+    return result
 
 
 def run(chosen: Order, one: Callable[[str], Ended]) -> tuple[Ended, ...]:
-    """Call ``one`` for every target, wave by wave; after a failure none is begun."""
+    """Call ``one`` for every target, wave by wave; after a failure none is started."""
     ended: dict[str, Ended] = {}
     stop = threading.Event()
 
@@ -108,40 +112,44 @@ def run(chosen: Order, one: Callable[[str], Ended]) -> tuple[Ended, ...]:
 
 
 def promote(
-    context: Context, chosen: Order, image: str, words: Sequence[str]
+    context: Context, chosen: Order, image: str, arguments: Sequence[str]
 ) -> tuple[CheckGroup, ...]:
-    """Promote ``image`` to every target; a check per target.
+    """Promote ``image`` to every target; returns one check per target.
 
-    ``words`` are the options that every promotion is given. Each is given the name of the folder
-    that it shall leave, and is judged by what it wrote there. Raises the first failure, with the
-    exit code that its promotion ended with and the checks of all targets.
+    ``arguments`` are the command-line options of every promotion. Each process is given the name
+    of its run folder, and its result is read from the summary it writes there. Raises the first
+    failure, with the exit code of that promotion and the checks of all targets.
     """
 
     def one(name: str) -> Ended:
-        begun = context.clock.monotonic()
-        with context.events.step(StepId.PROMOTE_TARGET, "a run of its own", subject=name):
+        started = context.clock.monotonic()
+        with context.events.step(
+            StepId.PROMOTE_TARGET,
+            "each target needs its own lock, backups and rollback",
+            subject=name,
+        ):
             run = state.run_id(datetime.now(UTC))
             argv: list[str | Path] = [
                 sys.executable, context.root / "pipeline.py", "promote",
-                "--image", image, "--target", name, *words,
+                "--image", image, "--target", name, *arguments,
             ]  # fmt: skip
             answer = context.programs.run(
                 argv, log=f"promote-{name}", env={state.RUN_ID: run}, check=False
             )
-            ended = Ended(
+            promoted = Ended(
                 name,
                 answer.status,
                 run,
-                context.clock.monotonic() - begun,
+                context.clock.monotonic() - started,
                 files.summary(context.run_dir.parent / run),
             )
-            context.events.checked(Phase.TARGETS, [check(ended)])
-            return ended
+            context.events.checked(Phase.TARGETS, [check(promoted)])
+            return promoted
 
     results = run(chosen, one)
     checks = tuple(check(result) for result in results)
-    for made in checks:
-        context.events.emit(f"run.{made.outcome.value}", texts.sentence(made))
+    for target_check in checks:
+        context.events.emit(f"run.{target_check.outcome.value}", texts.sentence(target_check))
     groups = (CheckGroup(Phase.TARGETS, checks),)
     broken = next((r for r in results if r.code is not None and not r.succeeded), None)
     if broken is not None:
@@ -156,8 +164,8 @@ def check(result: Ended) -> Check:
         return unknown(id, Because.NOT_REACHED, subject=name)
     record = result.record
     change = record.change if record else None
-    stands = change.state if change else None
-    ref = RunRef(result.run, result.code, round(result.seconds, 1), stands)
+    target_state = change.state if change else None
+    ref = RunRef(result.run, result.code, round(result.seconds, 1), target_state)
     if result.code:
         problem = [Problem(record.error)] if record and record.error else []
         return failed(id, *problem, ref, subject=name)
@@ -172,10 +180,10 @@ def check(result: Ended) -> Check:
 
 
 def failure(
-    first: Ended, not_begun: Sequence[str], groups: tuple[CheckGroup, ...]
+    first: Ended, not_started: Sequence[str], groups: tuple[CheckGroup, ...]
 ) -> PipelineError:
-    """The error of the first target that failed. Pure."""
-    also = f"; not begun: {', '.join(not_begun)}" if not_begun else ""
+    """The error of the first target whose promotion failed. Pure."""
+    also = f"; not started: {', '.join(not_started)}" if not_started else ""
     problem = of_exit_code(first.code or 1)(
         f"{texts.sentence(check(first))}{also}", remedy=f"see the report of run {first.run}"
     )

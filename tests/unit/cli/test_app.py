@@ -87,14 +87,15 @@ def test_a_foreseen_failure_is_two_lines_and_its_exit_code(
 
 
 def test_a_defect_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended, app._told(verbose=False):
+    with pytest.raises(SystemExit) as ended, app._reporting_errors(verbose=False):
         raise KeyError("x")
     assert ended.value.code == 1
-    assert capsys.readouterr().err.startswith("error: a defect of the pipeline: KeyError")
+    error = capsys.readouterr().err
+    assert error.startswith("error: unexpected error, a defect of the pipeline: KeyError")
 
 
 def test_a_full_disk_has_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended, app._told(verbose=False):
+    with pytest.raises(SystemExit) as ended, app._reporting_errors(verbose=False):
         raise OSError(28, "No space left on device")
     assert ended.value.code == 6
     assert "disk" in capsys.readouterr().err

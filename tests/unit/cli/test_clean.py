@@ -197,7 +197,7 @@ def test_all_never_removes_the_keys(here: Session, home: Home) -> None:
     before = {file: file.read_bytes() for file in (home.state / "keys").iterdir()}
     made = removed(here, everything=True, demo_target=True)
     assert {file: file.read_bytes() for file in (home.state / "keys").iterdir()} == before
-    assert [(k.item.kind, k.why) for k in made.kept] == [(Kind.KEYS, "only removed with --keys")]
+    assert [(k.item.kind, k.reason) for k in made.kept] == [(Kind.KEYS, "only removed with --keys")]
 
 
 def test_keys_go_by_their_own_flag_alone(here: Session, home: Home) -> None:
@@ -225,7 +225,7 @@ def test_a_target_that_stays_keeps_what_it_pulls_from(
     assert set(docker.images) == {NODE, "queue-timeout-gate/registry:1"}
     assert "gate-registry-data" in docker.volumes
     assert (home.folder / "certs.d").is_dir()
-    assert {k.why for k in made.kept if k.item.needed} == {"the cluster launch needs it"}
+    assert {k.reason for k in made.kept if k.item.needed} == {"the cluster launch needs it"}
     assert made.asks
 
 
@@ -236,7 +236,7 @@ def test_a_cluster_that_another_run_uses_stays(here: Session, home: Home, docker
     assert "matrix-control-plane" in docker.containers
     assert "gate-registry" in docker.containers
     [busy] = [kept for kept in made.kept if kept.item.used_by]
-    assert "another run (process" in busy.why
+    assert "in use by another run, process" in busy.reason
     assert not made.asks, "consent would change nothing"
 
 
@@ -256,10 +256,8 @@ def test_the_list_says_what_each_is_and_how_large(here: Session) -> None:
     assert "to be removed:" in text
     assert "cluster launch: the demonstration target" in text
     assert "image queue-timeout-gate/dagger-engine:1: assembled here, 2.0 GiB" in text
-    assert (
-        "volume gate-registry-data: every image that was built here, and its evidence, 1.4 GiB"
-        in (text)
-    )
+    built = "every image built on this machine, with its evidence"
+    assert f"volume gate-registry-data: {built}, 1.4 GiB" in text
     assert "store: tools that were downloaded or built, 5.0 MiB" in text
     assert "somebody-elses" not in text
 
@@ -280,7 +278,7 @@ def test_what_would_not_go_is_returned(here: Session, docker: Docker) -> None:
     made = planned(here, demo_target=True)
     said: list[str] = []
     [failure] = clean.carry_out(here, made, said.append)
-    assert (failure.item.name, failure.why) == ("gate", "device or resource busy")
+    assert (failure.item.name, failure.reason) == ("gate", "device or resource busy")
     assert "removed cluster gate" not in said
     assert "removed cluster launch" in said
     assert "gate" in here.home.clusters(), "it is still known, for the next time"
@@ -298,7 +296,7 @@ def test_ctrl_c_stops_before_the_next_item(here: Session, home: Home) -> None:
         clean.carry_out(here, made, cancel_after)
     assert said == ["removed cluster gate"]
     assert (home.state / "keys").is_dir()
-    assert "listed again" in stopped.value.remedy
+    assert "clean` again" in stopped.value.remedy
 
 
 def test_without_docker_nothing_in_it_is_listed_as_gone(here: Session, docker: Docker) -> None:
@@ -319,7 +317,7 @@ def test_an_unused_machine_has_nothing_to_remove(tmp_path: Path) -> None:
     )  # fmt: skip
     made = planned(fresh, everything=True, keys=True, demo_target=True)
     assert made.remove == ()
-    assert clean.listing(made)[0] == "nothing is there to be removed"
+    assert clean.listing(made)[0] == "nothing to remove"
     assert clean.leaving(made) == []
 
 

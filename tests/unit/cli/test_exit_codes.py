@@ -391,7 +391,7 @@ def test_a_gate_that_another_run_uses(box: Box) -> None:
 def test_a_source_without_a_dockerfile(box: Box) -> None:
     (box.context.root / "source" / "Dockerfile").unlink()
     status, error = box("build")
-    assert (status, "there is no Dockerfile" in error) == (10, True)
+    assert (status, "does not exist" in error) == (10, True)
 
 
 def test_a_registry_that_refuses(box: Box) -> None:
@@ -404,7 +404,7 @@ def test_a_cluster_of_somebody_else_in_the_way(box: Box) -> None:
     box.built()
     with_programs(box, lambda words: said("gate\n") if words[:2] == ["kind", "get"] else None)
     status, error = box("prove")
-    assert (status, "the pipeline did not make" in error) == (12, True)
+    assert (status, "the pipeline did not create" in error) == (12, True)
 
 
 def test_a_chart_that_does_not_render(box: Box) -> None:
@@ -454,7 +454,7 @@ def test_stand_ins_for_a_cluster_of_somebody_else(box: Box) -> None:
 
     box.monkeypatch.setattr(commands, "prove_only", wrong)
     status, error = box("prove")
-    assert (status, "the pipeline did not make that cluster" in error) == (15, True)
+    assert (status, "the pipeline did not create it" in error) == (15, True)
     assert box.live.asked == []
 
 

@@ -151,7 +151,7 @@ def test_what_failed_is_an_event_of_a_failure_and_the_counts_are_data(
     assert [case.outcome for case in found.cases] == [Outcome.PASSED, Outcome.FAILED]
     assert found.outputs == (("oracle", "stopped half-way"),)
     failed = [e.text for e in session.events.all if e.kind == "run.failed"]
-    assert failed == ["oracle: oracle ended with 3"]
+    assert failed == ["oracle: oracle failed with status 3"]
 
 
 def test_a_check_that_ends_badly_has_failed_whatever_its_report_says(tmp_path: Path) -> None:

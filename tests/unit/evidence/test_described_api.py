@@ -39,14 +39,14 @@ def gateway() -> Iterator[str]:
     ("says", "path", "api", "told"),
     [
         (API, "/openapi.json", API, ""),
-        ("a page", "/openapi.json", "", "no API is described at /openapi.json (HTTP 200)"),
-        (API, "/api.json", "", "no API is described at /api.json (HTTP 404)"),
+        ("a page", "/openapi.json", "", "no OpenAPI description at /openapi.json (HTTP 200)"),
+        (API, "/api.json", "", "no OpenAPI description at /api.json (HTTP 404)"),
         (API, "", "", ""),
         (
             API + " " * openapi_compat.LIMIT,
             "/openapi.json",
             "",
-            "the description of the API is longer than 1 MiB: left out",
+            "the OpenAPI description is longer than 1 MiB: left out",
         ),
     ],
     ids=["described", "something else", "not there", "turned off", "too long"],

@@ -101,7 +101,7 @@ def test_a_page_elsewhere_is_not_followed(link: str) -> None:
         )
 
     client = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://registry:5000")
-    with pytest.raises(RegistryRefused, match="goes on elsewhere"):
+    with pytest.raises(RegistryRefused, match="continues on another host"):
         Repository(client, "x", "model-engine", "").referrers(f"sha256:{'a' * 64}")
 
 
@@ -127,7 +127,7 @@ def test_a_tag_that_is_no_list_is_left_alone() -> None:
     fake = FakeRegistry()
     digest = fake.image("new")
     fake.tags[referrers_tag(digest)] = digest
-    with pytest.raises(RegistryRefused, match="is no list of referrers"):
+    with pytest.raises(RegistryRefused, match="should be an OCI index of referrers"):
         attach(opened(fake), digest, b"one")
     assert fake.tags[referrers_tag(digest)] == digest
 
@@ -137,7 +137,7 @@ def test_what_is_damaged_does_not_hide_what_is_sound(registry: FakeRegistry) -> 
     there = opened(registry)
     attach(there, digest, b"damaged")
     registry.blobs[sha(b"damaged")] = b"other bytes"
-    with pytest.raises(RegistryRefused, match="gave other bytes"):
+    with pytest.raises(RegistryRefused, match="does not match digest"):
         found(there, digest)
     attach(there, digest, b"sound")
     assert found(there, digest) == [b"sound"]
@@ -162,7 +162,7 @@ def test_a_manifest_that_is_garbage(manifest: bytes) -> None:
     listed = json.dumps({"manifests": [{"digest": sha(manifest), "artifactType": ARTIFACT}]})
     fake.manifests[sha(listed.encode())] = (listed.encode(), INDEX)
     fake.tags[referrers_tag(digest)] = sha(listed.encode())
-    with pytest.raises(RegistryRefused, match="not understood"):
+    with pytest.raises(RegistryRefused, match=r"invalid list of referrers|is not valid"):
         found(opened(fake), digest)
 
 

@@ -205,7 +205,7 @@ SCENES = (
         31,
         ("revision 7 -> 8", "! ConfigMap/more", "2 changes in 2 objects: 1 refused (!)"),
         result=Preview(PlanRecord(OLD_REF, NEW_REF, 7, 8, (IMAGE, ADDED))),
-        err=(REFUSED, "remedy: make these changes in a release of their own, then promote the "),
+        err=(REFUSED, "remedy: deploy the other changes in a release of their own, then promote "),
     ),
     Scene(("approve", "--image", "last", "--by", "alex"), 0, summary("approve")),
     Scene(("verify",), 0, summary("verify")),
@@ -446,7 +446,9 @@ def test_what_a_library_writes_goes_above_the_live_view(
     run: Callable[[Scene, Terminal], int],
 ) -> None:
     def behind(context: Context, *_: object) -> Status:
-        with context.events.step(StepId.LOOK_UP_TARGET, "it must be there"):
+        with context.events.step(
+            StepId.LOOK_UP_TARGET, "the cluster and its release must exist and be reachable"
+        ):
             seen.wait_for("look up the target")
             print("a warning of a library", file=sys.stderr, flush=True)
             print("and a line of another", flush=True)

@@ -259,7 +259,7 @@ def test_a_cluster_of_somebody_elses_is_refused_before_it_is_touched(
     touch: Callable[[Context, StandIns], object],
 ) -> None:
     context, there = foreign(Home(tmp_path), **changed)
-    with pytest.raises(ForeignCluster, match="prod: the pipeline did not make that cluster"):
+    with pytest.raises(ForeignCluster, match="prod: the pipeline did not create it"):
         touch(context, there)
 
 
@@ -346,8 +346,8 @@ def test_a_proof_is_made_of_cases_that_passed(tmp_path: Path) -> None:
         ((PASSED, FAILED), 1, "1 of 2 cases failed: t::b: lock was 60"),
         ((PASSED, ERROR), 1, "no gateway"),
         ((PASSED, FAILED), 0, "1 of 2 cases failed"),
-        ((SKIPPED,), 0, "no case passed"),
-        ((), 5, "no case passed"),
+        ((SKIPPED,), 0, "no test case passed"),
+        ((), 5, "no test case passed"),
         ((PASSED,), 3, "ended with 3"),
     ],
 )

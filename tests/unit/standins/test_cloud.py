@@ -170,7 +170,7 @@ class Cluster:
         return {"spec": {"initContainers": [{"name": admission.NAME, "env": env}]}}
 
 
-def lead(cluster: Cluster, wanted: Wanted = WANTED) -> None:
+def redirect(cluster: Cluster, wanted: Wanted = WANTED) -> None:
     cloud.redirect(cast(Kube, cluster), Still(), wanted, say=lambda _: None)
 
 
@@ -187,7 +187,7 @@ def calls_of(action: Callable[[Cluster], object], cluster: Cluster) -> int:
 def test_all_of_it_is_put_in_and_taken_away() -> None:
     cluster = Cluster()
     before = cluster.state()
-    lead(cluster)
+    redirect(cluster)
     assert corefile.BEGIN in cluster.corefile == cluster.loaded
     assert cluster.note is not None
     assert cluster.note["original"] == KUBEADM
@@ -199,23 +199,23 @@ def test_all_of_it_is_put_in_and_taken_away() -> None:
 
 @pytest.mark.parametrize("done", [False, True])
 def test_killed_at_any_call_everything_can_be_taken_away(done: bool) -> None:
-    whole = calls_of(lead, Cluster())
+    whole = calls_of(redirect, Cluster())
     assert whole > 10
     for last in range(1, whole + 1):
         cluster = Cluster(last=last, done=done)
         with pytest.raises(Ended):
-            lead(cluster)
+            redirect(cluster)
         restore_dns(cluster)
         assert cluster.state() == (KUBEADM, KUBEADM, None, None, False), f"call {last}"
 
 
 @pytest.mark.parametrize("done", [False, True])
 def test_killed_at_any_call_it_can_be_done_again(done: bool) -> None:
-    for last in range(1, calls_of(lead, Cluster()) + 1):
+    for last in range(1, calls_of(redirect, Cluster()) + 1):
         cluster = Cluster(last=last, done=done)
         with pytest.raises(Ended):
-            lead(cluster)
-        lead(cluster)
+            redirect(cluster)
+        redirect(cluster)
         assert cluster.loaded == cluster.corefile == corefile.redirect(KUBEADM, ROUTES)
         restore_dns(cluster)
         assert cluster.state() == (KUBEADM, KUBEADM, None, None, False), f"call {last}"
@@ -224,10 +224,10 @@ def test_killed_at_any_call_it_can_be_done_again(done: bool) -> None:
 @pytest.mark.parametrize("done", [False, True])
 def test_taking_away_can_be_killed_at_any_call_and_done_again(done: bool) -> None:
     cluster = Cluster()
-    lead(cluster)
+    redirect(cluster)
     for last in range(1, calls_of(restore_dns, cluster) + 1):
         cluster = Cluster()
-        lead(cluster)
+        redirect(cluster)
         cluster.last, cluster.done = cluster.calls + last, done
         with pytest.raises(Ended):
             restore_dns(cluster)
@@ -237,18 +237,18 @@ def test_taking_away_can_be_killed_at_any_call_and_done_again(done: bool) -> Non
 
 def test_led_again_nothing_is_restarted_or_asked_twice() -> None:
     cluster = Cluster()
-    lead(cluster)
+    redirect(cluster)
     pod, cluster.asked = cluster.pod, []
-    lead(cluster)
+    redirect(cluster)
     assert cluster.pod == pod
     assert cluster.asked == []
 
 
 def test_led_to_other_stand_ins_the_first_corefile_comes_back() -> None:
     cluster = Cluster()
-    lead(cluster)
+    redirect(cluster)
     other = dict.fromkeys(ROUTES, f"{HOST}.elsewhere")
-    lead(cluster, Wanted(**{**_fields(WANTED), "routes": other, "images": ("engine:v2",)}))
+    redirect(cluster, Wanted(**{**_fields(WANTED), "routes": other, "images": ("engine:v2",)}))
     assert cluster.asked == ["engine:v2"]
     assert cluster.loaded == corefile.redirect(KUBEADM, other)
     restore_dns(cluster)
@@ -257,7 +257,7 @@ def test_led_to_other_stand_ins_the_first_corefile_comes_back() -> None:
 
 def test_what_somebody_changed_meanwhile_stays() -> None:
     cluster = Cluster()
-    lead(cluster)
+    redirect(cluster)
     cluster.corefile = cluster.corefile.replace("ttl 30", "ttl 5")
     restore_dns(cluster)
     assert cluster.corefile == KUBEADM.replace("ttl 30", "ttl 5")
@@ -266,7 +266,7 @@ def test_what_somebody_changed_meanwhile_stays() -> None:
 def test_a_cluster_that_knows_no_such_policy_is_not_touched() -> None:
     cluster = Cluster(serves='{"resources": []}')
     with pytest.raises(DeployFailed, match="MutatingAdmissionPolicy") as raised:
-        lead(cluster)
+        redirect(cluster)
     assert "1.36" in raised.value.remedy
     assert cluster.state() == Cluster().state()
 
@@ -274,17 +274,17 @@ def test_a_cluster_that_knows_no_such_policy_is_not_touched() -> None:
 def test_a_corefile_that_cannot_be_edited_is_not_touched() -> None:
     cluster = Cluster(corefile="garbage")
     with pytest.raises(DeployFailed, match="root zone"):
-        lead(cluster)
+        redirect(cluster)
     assert cluster.state() == Cluster(corefile="garbage").state()
 
 
 def test_when_it_cannot_be_given_back_the_original_is_shown_where_it_is() -> None:
     cluster = Cluster()
-    lead(cluster)
+    redirect(cluster)
     cluster.corefile = cluster.corefile.replace(corefile.END, "")
-    with pytest.raises(DeployFailed, match="somebody else") as raised:
+    with pytest.raises(DeployFailed, match="something else") as raised:
         restore_dns(cluster)
-    assert f"ConfigMap {admission.NAME} in kube-system" in raised.value.remedy
+    assert f"get configmap -n kube-system {admission.NAME}" in raised.value.remedy
     assert cluster.note is not None
     assert cluster.note["original"] == KUBEADM
 

@@ -120,10 +120,10 @@ def test_only_blocks_of_the_root_zone_are_edited() -> None:
         (".:53 {\n    errors\n", "braces"),
         (".:53 {\n}\n}\n", "braces"),
         ("}\n", "braces"),
-        (". { errors }\n", "follows the brace"),
-        (". {", "follows the brace"),
-        (corefile.redirect(KUBEADM, ROUTES).replace(corefile.END, ""), "somebody else"),
-        (corefile.redirect(KUBEADM, ROUTES).replace(corefile.BEGIN, ""), "somebody else"),
+        (". { errors }\n", "after the brace"),
+        (". {", "after the brace"),
+        (corefile.redirect(KUBEADM, ROUTES).replace(corefile.END, ""), "something else"),
+        (corefile.redirect(KUBEADM, ROUTES).replace(corefile.BEGIN, ""), "something else"),
     ],
 )
 def test_what_cannot_be_edited_is_refused(text: str, says: str) -> None:

@@ -58,7 +58,7 @@ def test_kubeadm_that_fails_is_a_toolchain_error(machine: Machine) -> None:
 
 def test_the_sandbox_image_is_the_one_kubeadm_names() -> None:
     assert components.pause_image((COREDNS, PAUSE)) == PAUSE
-    with pytest.raises(ToolchainError, match="names no pause image"):
+    with pytest.raises(ToolchainError, match="lists no pause image"):
         components.pause_image((COREDNS, "registry.k8s.io/pauses:1"))
 
 

@@ -94,9 +94,15 @@ def test_one_that_came_up_while_we_waited_for_the_lock_is_used(box: Box) -> None
             "no Docker daemon answers at DOCKER_HOST=tcp://there:1",
             "start that daemon, or unset DOCKER_HOST",
         ),
-        (("docker",), {"is_root": False}, {}, "we are not root", "start Docker, or run as root"),
-        ((), {"is_root": False}, {}, "we are not root", "start Docker, or run as root"),
-        ((), {"is_debian": False}, {}, "no Debian to install it on", "install Docker Engine"),
+        (
+            ("docker",),
+            {"is_root": False},
+            {},
+            "only root can start one",
+            "start Docker, or run as root",
+        ),
+        ((), {"is_root": False}, {}, "only root can start one", "start Docker, or run as root"),
+        ((), {"is_debian": False}, {}, "can install it on Debian only", "install Docker Engine"),
         (
             ("docker", "dockerd"),
             {"can_sys_resource": False},

@@ -108,7 +108,7 @@ def test_what_was_pulled_is_in_use_at_its_pinned_version(machine: Machine, tmp_p
     node = found["kind node image"]
     assert (node.found, node.origin) == (PINS.versions["kubernetes"], "download")
     assert found["registry"].state == "missing"
-    assert found["registry"].remedy == "`run` obtains it"
+    assert found["registry"].remedy == "`python3 pipeline.py run` obtains it"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_a_full_disk_says_so(tmp_path: Path) -> None:
     def full(folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(DiskFull, match="no space left while making kind"):
+    with pytest.raises(DiskFull, match="no disk space left while creating kind"):
         Store(tmp_path).make("kind", "k1", full)
     assert Store(tmp_path).find("kind", "k1") is None
 

@@ -177,7 +177,7 @@ def test_what_is_applied_goes_out_whole_and_is_ours(kube: Kube, server: Server) 
     )
     with pytest.raises(CommandFailed, match="apply of Secret other"):
         kube.apply([{**secret, "metadata": {"name": "other"}}])
-    with pytest.raises(CommandFailed, match="knows no Sekret in v1"):
+    with pytest.raises(CommandFailed, match="has no kind Sekret in v1"):
         kube.apply([{**secret, "kind": "Sekret"}])
 
 
@@ -219,7 +219,7 @@ def test_a_server_that_is_away_is_no_answer(tmp_path: Path, kube: Kube, server: 
 
 def test_a_kubeconfig_that_leads_nowhere_is_said(tmp_path: Path, kube: Kube) -> None:
     (tmp_path / "kubeconfig").unlink()
-    with pytest.raises(CommandFailed, match="there is no kubeconfig"):
+    with pytest.raises(CommandFailed, match="cannot read kubeconfig"):
         kube.ask("GET", "/readyz")
     file = kubeconfig(tmp_path / "other", 9)
     elsewhere = Cluster("c", file, "nowhere", True)

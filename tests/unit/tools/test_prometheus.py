@@ -64,8 +64,8 @@ def ask(server: Server, query: str = "up", token: str = "") -> tuple[float | Non
         (vector("NaN"), None, "no sample"),
         ({"status": "success", "data": {"resultType": "scalar", "result": [1, "2"]}}, 2.0, ""),
         ({"status": "success", "data": {"resultType": "matrix", "result": []}}, None, "matrix"),
-        ({"status": "success", "data": {}}, None, "Prometheus' form"),
-        ([], None, "Prometheus' form"),
+        ({"status": "success", "data": {}}, None, "not one of the Prometheus HTTP API"),
+        ([], None, "not one of the Prometheus HTTP API"),
         (FORBIDDEN, None, "bad_data: parse error"),
     ],
 )
@@ -88,7 +88,7 @@ def test_the_query_and_the_token_are_sent(server: Server) -> None:
 
 def test_no_json_is_told(server: Server) -> None:
     server.answer, server.status = b"<html>", 502
-    assert ask(server) == (None, "HTTP 502, and no JSON")
+    assert ask(server) == (None, "HTTP 502 without JSON")
 
 
 def test_nobody_there_is_told() -> None:

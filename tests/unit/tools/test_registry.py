@@ -123,7 +123,7 @@ def test_other_bytes_than_asked_for_are_refused() -> None:
     with (
         repository(source) as here,
         repository(goal) as there,
-        pytest.raises(RegistryRefused, match="gave other bytes"),
+        pytest.raises(RegistryRefused, match="does not match digest"),
     ):
         registry.copy(here, there, Image("x", "new", Digest(digest)))
     assert "new" not in goal.manifests
@@ -163,16 +163,16 @@ def test_a_password_from_the_environment_is_hidden() -> None:
     programs = Programs(env={"PW": "hunter2hunter2"})
     assert registry.password(Login(username="AWS", password_env="PW"), programs) == "hunter2hunter2"
     assert programs.redact("x hunter2hunter2 y") == "x *** y"
-    with pytest.raises(RegistryRefused, match="variable OTHER holds no"):
+    with pytest.raises(RegistryRefused, match="variable OTHER"):
         registry.password(Login(username="AWS", password_env="OTHER"), programs)
-    with pytest.raises(RegistryRefused, match="names neither"):
+    with pytest.raises(RegistryRefused, match="has neither"):
         registry.password(Login(username="AWS"), programs)
 
 
 @pytest.mark.parametrize("name", ["model-engine", "mirror/model-engine", "host:5000"])
 def test_a_name_without_a_registry_is_refused(name: str) -> None:
     with (
-        pytest.raises(RegistryRefused, match="names no registry"),
+        pytest.raises(RegistryRefused, match="has no registry host"),
         registry.open_repository(name, programs=Programs(env={})),
     ):
         pass

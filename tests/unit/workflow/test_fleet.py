@@ -199,7 +199,7 @@ def test_targets_that_serve_it_already_were_not_promoted(
 
 def test_a_failure_is_raised_as_what_it_was_with_the_checks_of_all(tmp_path: Path) -> None:
     here = context(tmp_path, b=32)
-    with pytest.raises(PromotionFailed, match=r"b\): any words; run .*; not begun: c") as caught:
+    with pytest.raises(PromotionFailed, match=r"b\): any words; run .*; not started: c") as caught:
         fleet.promote(here, Order((("a",), ("b",), ("c",))), "r@sha256:1", [])
     groups = caught.value.groups
     assert [check.outcome for check in groups[0].checks] == [

@@ -156,7 +156,7 @@ def test_a_program_may_print_the_address(receiver: Receiver, tmp_path: Path) -> 
     ("whom", "env", "says"),
     [
         (Notify(url_env="HOOK"), {}, "the environment has no HOOK"),
-        (Notify(url_env="HOOK"), {"HOOK": f"what://{TOKEN}"}, "not an address that apprise knows"),
+        (Notify(url_env="HOOK"), {"HOOK": f"what://{TOKEN}"}, "not one that apprise supports"),
         (
             Notify(url_env="HOOK"),
             {"HOOK": f"json://127.0.0.1:9/{TOKEN}"},
