@@ -3,7 +3,7 @@ that consume it. ``python -m model_engine.builder``.
 
 A message on the builder's queue only says which endpoint to look at: what has to be done is in
 the record. So a message may be lost or come twice, and two builders may run (they do, during a
-roll-over): whoever applies a record holds its lock.
+rollout): whoever applies a record holds its lock.
 """
 
 from __future__ import annotations
