@@ -155,7 +155,9 @@ def test_a_cluster_that_takes_no_pods_yet_is_waited_for(
 
 def test_a_cluster_that_never_takes_pods_is_given_up(host: Host) -> None:
     host.account = Answer(404, "")
-    with pytest.raises(WaitTimeout, match="waited 90 s for the default ServiceAccount of cluster gate"):
+    with pytest.raises(
+        WaitTimeout, match="waited 90 s for the default ServiceAccount of cluster gate"
+    ):
         cluster.create(host.context, "gate")
     assert "gate" in host.context.home.clusters(), "so that it is removed"
 
