@@ -543,7 +543,7 @@ REQUIRED_BY_DEFAULT = (
     "migration.*",
 )
 """What the upgrade plan's success criteria and its checklist name. ``team.notified``, which the
-checklist names, too, is shown and not required: who is told is not what makes a change safe."""
+checklist names, too, is shown and not required: who hears of a change does not make it safe."""
 
 
 REQUIRED_IN_REHEARSAL = ("rehearsal.*",)

@@ -225,7 +225,7 @@ class Login(Block):
 
 
 class Probing(Block):
-    """Requests to a target's Service while its release rolls over, and what is forgiven."""
+    """Requests to a target's Service while its release is rolled out, and what is forgiven."""
 
     path: Annotated[str, Field(pattern=r"^/[^\s]*$")] = "/readyz"
     per_second: Annotated[float, Field(ge=0, le=500, strict=False)] = 20
@@ -288,7 +288,7 @@ class TargetSettings(Block):
     pull_on_nodes: bool = True
     """Whether the target's nodes pull the image before the change."""
     try_surge: bool = True
-    """Whether its scheduler has to find room for the pods that a roll-over adds, before it."""
+    """Whether its scheduler has to find room for the pods that a rollout adds, before it."""
     allow_migrations: bool = False
     """Whether the chart may have hooks that migrate a database."""
     migration_command: Command = ()
@@ -329,7 +329,7 @@ Occasion = Literal["start", "success", "failure", "rollback"]
 
 
 class Notify(Block):
-    """Somebody who is told how promotions go, by an apprise URL. URLs hold tokens, so that none
+    """Somebody who is notified of promotions, by an apprise URL. URLs hold tokens, so that none
     stands in a file: an environment variable holds it, or a program prints it."""
 
     url_env: EnvName = ""

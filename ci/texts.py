@@ -690,14 +690,14 @@ def _names(value: Names) -> str:
 
 
 def _answer(value: HttpAnswer) -> str:
-    said = f"HTTP {value.status}" if value.status else "no answer"
+    text = f"HTTP {value.status}" if value.status else "no answer"
     if value.body:
-        said += f" {value.body}" if value.status else f": {value.body}"
+        text += f" {value.body}" if value.status else f": {value.body}"
     if value.seconds is not None:
-        said += f" in {seconds(value.seconds)}"
+        text += f" in {seconds(value.seconds)}"
         if value.limit_seconds is not None and value.seconds > value.limit_seconds:
-            said += f", limit {seconds(value.limit_seconds)}"
-    return said
+            text += f", limit {seconds(value.limit_seconds)}"
+    return text
 
 
 def _requests(value: Requests) -> str:
@@ -712,13 +712,13 @@ def _requests(value: Requests) -> str:
 
 
 def _tasks(value: Tasks) -> str:
-    said = (
+    text = (
         f"{value.accepted} tasks sent, {value.once} executed once, {value.lost} lost,"
         f" {value.twice} executed twice"
     )
     if value.refused:
-        said += f", {value.refused} not accepted"
-    return f"{said} ({value.example})" if value.example else said
+        text += f", {value.refused} not accepted"
+    return f"{text} ({value.example})" if value.example else text
 
 
 def _queue(value: QueueState) -> str:

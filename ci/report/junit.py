@@ -52,8 +52,10 @@ def _case(element: Element) -> Case:
             outcome = Outcome.SKIPPED
             message = child.get("message") or ""
     if outcome is Outcome.PASSED:
-        said = (p.get("value", "") for p in element.iter("property") if p.get("name") == "evidence")
-        message = next(said, "")
+        evidence = (
+            p.get("value", "") for p in element.iter("property") if p.get("name") == "evidence"
+        )
+        message = next(evidence, "")
     folder = element.get("classname", "")
     name = element.get("name", "?")
     try:

@@ -176,7 +176,7 @@ class Kube:
                 self.ask("DELETE", path, timeout=REMOVE_SECONDS)
 
     def redact(self, text: str) -> str:
-        """What the cluster said, without secrets, for whatever is written or shown."""
+        """What the cluster answered, without secrets, for whatever is written or shown."""
         return self._programs.redact(text)
 
     def _good(self, what: str, answer: Answer) -> Answer:

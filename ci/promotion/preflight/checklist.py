@@ -125,7 +125,7 @@ def health_proven(proof: Proof) -> Check:
 
 
 def ready_under_load(proof: Proof) -> Check:
-    """How quickly the image said on the gate that it is ready, while its API was used: what the
+    """How quickly the image became ready on the gate, while its API was used: what the
     proof measured (it does not pass above a second)."""
     cases = _cases(proof, CheckId.HEALTH_UNDER_LOAD)
     if not cases:
@@ -155,7 +155,7 @@ def image_ref(image: Image) -> ImageRef:
 
 
 def team_notified(settings: Settings) -> Check:
-    """Whether anybody is told of a promotion's start."""
+    """Whether anybody is notified of a promotion's start."""
     count = sum("start" in whom.on for whom in settings.notify)
     if not count:
         return skipped(CheckId.TEAM_NOTIFIED, "notify")

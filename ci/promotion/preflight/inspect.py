@@ -83,7 +83,7 @@ def inspect(session: TargetSession, history: list[Revision]) -> Before:
     kube, helm = session.kube, session.helm
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="inspect") as pool:
         stored_ = pool.submit(reader.stored, kube, helm, target, revision.number)
-        hpas_ = pool.submit(kube.objects, "horizontalpodautoscalers", target.namespace)
+        hpas_ = pool.submit(reader.autoscalers, kube, target)
         accounts_ = pool.submit(reader.accounts, kube, target)
         openapi_ = pool.submit(health.openapi, kube, target)
         now = reader.snapshot(kube, target.namespace)

@@ -51,9 +51,12 @@ def same_chart(live: str, metadata: Mapping[str, Any]) -> None:
 
 
 def not_autoscaled(
-    hpas: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]]
+    hpas: Sequence[Mapping[str, Any]] | Because, objects: Sequence[Mapping[str, Any]]
 ) -> Check:
-    """Raises :class:`PlanRefused` where the upgrade would reset what an autoscaler has set."""
+    """Raises :class:`PlanRefused` where the upgrade would reset what an autoscaler has set; unknown
+    where the autoscalers cannot be read."""
+    if isinstance(hpas, Because):
+        return unknown(CheckId.REPLICAS_NOT_AUTOSCALED, hpas)
     if scaled := autoscaled(hpas, objects):
         raise refusal(failed(CheckId.REPLICAS_NOT_AUTOSCALED, names(Unit.COMPONENTS, scaled)))
     return passed(CheckId.REPLICAS_NOT_AUTOSCALED, Count(Unit.AUTOSCALERS, len(hpas)))

@@ -1,4 +1,4 @@
-"""Tasks through a canary queue while a release rolls over, every one accounted for.
+"""Tasks through a canary queue while a release is rolled out, every one accounted for.
 
 The canary is an endpoint of the service's own API, made for one promotion: its queue is on the
 release's Service Bus, and the release's own workers consume it, old and new ones during the

@@ -26,7 +26,7 @@ from ci.promotion.release.rollout import (
 from ci.promotion.release.session import TargetSession
 from ci.results import Because
 from ci.tools import kubeconfig
-from ci.tools.api import Answer, items_of, path_of
+from ci.tools.api import Answer, Object, items_of, path_of
 from ci.tools.helm import Helm, Revision, reason, revisions
 from ci.tools.kube import Kube
 from ci.tools.wait import Clock, Pending, wait_until
@@ -125,10 +125,22 @@ def present(kube: Kube, target: Target, rendered: Rendered) -> Present:
 
 def accounts(kube: Kube, target: Target) -> dict[str, str] | Because:
     """UID of every ServiceAccount in the namespace, by name; or why they cannot be read."""
-    answer = kube.ask("GET", path_of("serviceaccounts", target.namespace))
+    found = _listed(kube, target, "serviceaccounts")
+    if isinstance(found, Because):
+        return found
+    return {item["metadata"]["name"]: item["metadata"]["uid"] for item in found}
+
+
+def autoscalers(kube: Kube, target: Target) -> list[Object] | Because:
+    """The namespace's HorizontalPodAutoscalers; or why they cannot be read."""
+    return _listed(kube, target, "horizontalpodautoscalers")
+
+
+def _listed(kube: Kube, target: Target, resource: str) -> list[Object] | Because:
+    answer = kube.ask("GET", path_of(resource, target.namespace))
     if not answer.ok:
         return Because.FORBIDDEN if answer.code in (401, 403) else Because.NO_ANSWER
-    return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items_of(answer)}
+    return items_of(answer)
 
 
 def deployments_of(target: Target, objects: Mapping[Key, Mapping[str, Any]]) -> tuple[str, ...]:

@@ -409,7 +409,7 @@ def unsettled(now: Snapshot, deployments: Iterable[str]) -> tuple[RolloutGap, ..
         if deployment is None:
             waiting.append(RolloutGap(GapId.NO_DEPLOYMENT, name))
             continue
-        # What the controller has counted already need not be told pod by pod.
+        # What the controller has counted already is not listed pod by pod.
         waiting += (
             _not_observed(name, deployment)
             or _replicas_missing(name, deployment)

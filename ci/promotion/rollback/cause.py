@@ -100,11 +100,11 @@ def of(problem: BaseException) -> Cause:
 
 def _of_trouble(trouble: Trouble) -> Cause:
     id = BY_REASON.get(trouble.reason, CauseId.CONTAINER_CRASHED)
-    said = f"{trouble.reason}: {trouble.message}" if trouble.message else trouble.reason
+    reason = f"{trouble.reason}: {trouble.message}" if trouble.message else trouble.reason
     where = f"{trouble.pod}/{trouble.container}" if trouble.container else trouble.pod
     return Cause(
         id,
-        (Names(Unit.PODS, (where,), 1), Names(Unit.REASONS, (said,), 1)),
+        (Names(Unit.PODS, (where,), 1), Names(Unit.REASONS, (reason,), 1)),
         trouble=trouble,
     )
 
@@ -151,8 +151,8 @@ def _with_last_line(cause: Cause, trouble: Trouble, seen: Collected) -> Cause:
 def _added(cause: Cause, id: CauseId, event: Object) -> Cause:
     about = event.get("involvedObject") or {}
     what = Names(Unit.OBJECTS, (f"{about.get('kind', '?')}/{about.get('name', '?')}",), 1)
-    said = Problem(" ".join(str(event.get("message") or "").split())[:LONGEST])
-    return replace(cause, id=id, measured=(*cause.measured, what, said))
+    message = Problem(" ".join(str(event.get("message") or "").split())[:LONGEST])
+    return replace(cause, id=id, measured=(*cause.measured, what, message))
 
 
 def _recent(events: Sequence[Object]) -> list[Object]:

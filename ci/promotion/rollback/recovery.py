@@ -179,8 +179,8 @@ def so_far(probers: Sequence[Counting], problem: BaseException) -> tuple[Check, 
     that ``problem`` carries has it."""
     cause = of(problem)
     carried = problem.checks if isinstance(problem, PipelineError) else ()
-    said = (Problem(redaction.text(cause.problem)),) if cause.problem else ()
-    checks = [failed(CheckId.CHANGE_COMPLETED, *cause.measured, *said)]
+    problems = (Problem(redaction.text(cause.problem)),) if cause.problem else ()
+    checks = [failed(CheckId.CHANGE_COMPLETED, *cause.measured, *problems)]
     if any(check.id is CheckId.REQUESTS_ANSWERED for check in carried):
         return tuple(checks)
     for prober in probers:

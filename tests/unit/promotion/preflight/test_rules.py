@@ -119,6 +119,7 @@ def test_an_autoscaler_and_fixed_replicas() -> None:
     assert rules.autoscaled([], [fixed]) == []
     id = CheckId.REPLICAS_NOT_AUTOSCALED
     assert rules.not_autoscaled([hpa], [free]) == passed(id, Count(Unit.AUTOSCALERS, 1))
+    assert rules.not_autoscaled(Because.FORBIDDEN, [fixed]) == unknown(id, Because.FORBIDDEN)
     with pytest.raises(PlanRefused) as caught:
         rules.not_autoscaled([hpa], [fixed])
     assert caught.value.checks == (failed(id, Names(Unit.COMPONENTS, ("model-engine",), 1)),)

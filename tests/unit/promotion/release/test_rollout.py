@@ -1,4 +1,4 @@
-"""A roll-over is complete when the proven digest serves from every pod and nothing else does."""
+"""A rollout is complete when the proven digest serves from every pod and nothing else does."""
 
 from __future__ import annotations
 

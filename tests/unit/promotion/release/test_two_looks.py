@@ -1,5 +1,5 @@
 """Two looks at the same pods compare alike however slow the machine is: pods that drain, late
-ReplicaSets, evicted pods and half a roll-over change no verdict."""
+ReplicaSets, evicted pods and half a rollout change no verdict."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ DRAINING = Pod("a", 9, terminating=True)
         "a surplus pod of the same ReplicaSet drained",
         "an old pod was not deleted yet at the first look",
         "an old pod is deleted between the looks",
-        "half of the roll-over came after the first look",
+        "half of the rollout came after the first look",
         "the old ReplicaSet went before its last pod",
         "the new ReplicaSet came after the list of ReplicaSets",
         "the record of an evicted pod was collected",
@@ -384,7 +384,7 @@ def do(rollout: Rollout, steps: list[tuple[str, int]], times: int | None = None)
 
 @st.composite
 def under_way(draw: st.DrawFn) -> Rollout:
-    """A roll-over from ``a`` to ``b``, anywhere after its controller has seen it."""
+    """A rollout from ``a`` to ``b``, anywhere after its controller has seen it."""
     rollout = Rollout(draw(st.integers(1, 3)), draw(st.booleans()))
     rollout.rest()
     rollout.upgrade("b")
