@@ -196,14 +196,14 @@ def main() -> None:
     found = time.monotonic() - begun
     script_env = {**env, **prepared(tools, home)}
 
-    ours: list[Measured] = []
-    theirs: list[Measured] = []
+    pipeline_runs: list[Measured] = []
+    script_runs: list[Measured] = []
     for number in range(chosen.runs):
-        ours.append(measure(pipeline, env, WORK / "pipeline.log"))
-        theirs.append(measure([str(SCRIPT)], script_env, WORK / "sequential.log"))
+        pipeline_runs.append(measure(pipeline, env, WORK / "pipeline.log"))
+        script_runs.append(measure([str(SCRIPT)], script_env, WORK / "sequential.log"))
         say(
-            f"{number + 1} of {chosen.runs}: pipeline {ours[-1].seconds:.1f} s, "
-            f"script {theirs[-1].seconds:.1f} s"
+            f"{number + 1} of {chosen.runs}: pipeline {pipeline_runs[-1].seconds:.1f} s, "
+            f"script {script_runs[-1].seconds:.1f} s"
         )
     say("the inner loop: prove on a kept cluster")
     prove = [*pipeline, "prove", "--keep-cluster"]
@@ -212,7 +212,7 @@ def main() -> None:
     clean = [*pipeline, "clean", "--demo-target"]
     subprocess.run(clean, stdout=subprocess.DEVNULL, cwd=ROOT, check=False)
     RESULTS.write_text(
-        report(ours, theirs, loops, found, disk(tools, home), os.cpu_count() or 0),
+        report(pipeline_runs, script_runs, loops, found, disk(tools, home), os.cpu_count() or 0),
         encoding="utf-8",
     )
     print(RESULTS.read_text(encoding="utf-8"))

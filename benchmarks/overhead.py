@@ -70,7 +70,7 @@ def helm_upgrade(session: TargetSession, tag: str, log: Path) -> float:
 
 
 def settle(session: TargetSession, tag: str) -> None:
-    """Until only pods of ``tag`` are left: what ends from before is nobody's to pay."""
+    """Until only pods of ``tag`` are left: terminating pods must not count."""
     target = session.target
     expected = Expected(
         target.deployments, target.gateway, target.image_repository, tag, frozenset()

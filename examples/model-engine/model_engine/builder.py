@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _UNFINISHED = (Status.PENDING, Status.UPDATING, Status.DELETING)
 _OVERDUE = timedelta(seconds=5)
-"""A record that nobody applied for so long has lost its message."""
+"""A record that was not applied for this long (seconds) has lost its message."""
 
 _FIRST_TRY_SECONDS = 0.4
 """Between two tries to reach the database and Service Bus for the first time."""

@@ -234,14 +234,14 @@ def _tasks(app: FastAPI, gateway: Gateway) -> None:
         async with gateway.database.transaction() as connection:
             task = await records.task_as_json(connection, id)
         if task is None:
-            raise HTTPException(404, f"there is no task {id}")
+            raise HTTPException(404, f"unknown task {id}")
         return task
 
 
 async def _known(connection: Connection, ref: str) -> Endpoint:
     endpoint = await records.find_endpoint(connection, ref)
     if endpoint is None:
-        raise HTTPException(404, f"there is no endpoint {ref}")
+        raise HTTPException(404, f"unknown endpoint {ref}")
     return endpoint
 
 
@@ -265,7 +265,7 @@ async def _cached(gateway: Gateway, name: str) -> dict[str, Any]:
     except (RedisError, OSError):
         raise HTTPException(503, "the cache cannot be reached; try again") from None
     if endpoint is None:
-        raise HTTPException(404, f"there is no endpoint {name} in the cache")
+        raise HTTPException(404, f"endpoint {name} is not in the cache")
     return endpoint
 
 

@@ -74,7 +74,7 @@ class MessageLockLost(ServiceBusError):
 
 
 class SessionLockLost(ServiceBusError):
-    """The session's lock expired or somebody else holds it now."""
+    """The session's lock expired, or another receiver holds it now."""
 
     condition = "com.microsoft:session-lock-lost"
     status = 410

@@ -680,7 +680,7 @@ class _JsonLines(logging.Handler):
             return
         lines, self._lines = self._lines, []
         text = "\n".join(line if isinstance(line, str) else _line(*line) for line in lines)
-        with contextlib.suppress(OSError):  # that nobody reads it is no reason to end
+        with contextlib.suppress(OSError):  # a closed output must not end the server
             self._stream.write(text + "\n")
             self._stream.flush()
 

@@ -9,7 +9,7 @@
 ====================================================== =========================================
 
 Nothing is kept for the page: the timeline is the journal, which forgets the oldest, and a reader
-that is too slow for it finds numbers missing. While nobody looks, nothing is done.
+that is too slow for it finds numbers missing. Without a viewer, nothing is computed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A connection as the server sees it: bytes in, events out; calls in, bytes out. No I/O, no clock.
 
 The life of a connection (AMQP 1.0, part 2.4 and part 5.3). An input that has no line in the table
-breaks the protocol: the peer gets a close frame with the error, and nobody else notices.
+breaks the protocol: the peer gets a close frame with the error; other connections are unaffected.
 
 ============ ================================ ============================================
 state        input                            becomes

@@ -378,7 +378,7 @@ class _Parser:
         elif token.kind == "parameter":
             name = token.text[1:].lower()
             if name not in self._parameters:
-                raise self._error("there is no such parameter")
+                raise self._error("unknown parameter")
             constant = self._parameters[name]
         elif token.key in ("true", "false", "null"):
             constant = {"true": True, "false": False, "null": None}[token.key]
@@ -391,7 +391,7 @@ class _Parser:
 
     def _function(self, name: str) -> Evaluate:
         if name not in ("newid", "property", "p"):
-            raise self._error("there is no such function")
+            raise self._error("unknown function")
         self._next += 2
         if name == "newid":
             self._need(")")
@@ -421,7 +421,7 @@ class _Parser:
         else:
             raise self._error("a property or a value is missing")
         if scope == "sys" and name.lower() not in SYSTEM:
-            raise self._error("there is no such system property")
+            raise self._error("unknown system property")
         self._next += 1
         return _Property(scope == "sys", name.lower() if scope == "sys" else name)
 

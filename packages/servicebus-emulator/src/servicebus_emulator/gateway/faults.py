@@ -38,7 +38,7 @@ _STATUS = {BUSY: 503, UNAUTHORIZED: 401, "amqp:not-found": 404, "com.microsoft:t
 
 
 class Injected(ServiceBusError):
-    """An error that nobody but the tester caused."""
+    """An injected error, with no other cause."""
 
     def __init__(self, condition: str, description: str) -> None:
         super().__init__(description)
