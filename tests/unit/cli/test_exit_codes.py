@@ -375,7 +375,7 @@ def test_a_daemon_that_does_not_answer(box: Box) -> None:
 def test_a_disk_without_room_for_the_tools(box: Box) -> None:
     box.disk(gib=3)
     status, error = box("build", tools=False)
-    assert (status, "3.0 GiB are free" in error) == (6, True)
+    assert (status, "3.0 GiB free" in error) == (6, True)
     assert box.machine.started == []
 
 
@@ -573,7 +573,7 @@ def test_a_cluster_that_never_takes_pods(box: Box, hurry: None) -> None:
     gate(box)
     box.live.objects["serviceaccounts"].clear()
     status, error = box("prove")
-    assert (status, "the service account of gate" in error) == (40, True)
+    assert (status, "the default ServiceAccount of cluster gate" in error) == (40, True)
 
 
 def test_a_program_that_fails(box: Box) -> None:
