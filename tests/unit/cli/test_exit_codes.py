@@ -34,7 +34,7 @@ from ci.toolchain import pins
 from ci.tools.api import Answer
 from ci.tools.command import Output
 from ci.tools.process_identity import Process
-from ci.tools.wait import SystemClock
+from ci.tools.wait import Cancellable, SystemClock
 from ci.workflow import commands, handoffs
 from tests.unit.evidence.fakes import FakeRegistry, proof
 from tests.unit.evidence.fakes import machine as described_machine
@@ -309,6 +309,12 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         sleep(self, 0)
         slept[0] += seconds
 
+    def unless_cancelled(self: Cancellable, seconds: float) -> None:
+        within(self, 0)
+        slept[0] += seconds
+
+    within = Cancellable.sleep
+    monkeypatch.setattr(Cancellable, "sleep", unless_cancelled)
     monkeypatch.setattr(SystemClock, "sleep", at_once)
     monkeypatch.setattr(SystemClock, "monotonic", lambda self: monotonic(self) + slept[0])
 
