@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -34,7 +35,7 @@ from ci.toolchain import pins
 from ci.tools.api import Answer
 from ci.tools.command import Output
 from ci.tools.process_identity import Process
-from ci.tools.wait import SystemClock
+from ci.tools.wait import Cancellable, SystemClock
 from ci.workflow import commands, handoffs
 from tests.unit.evidence.fakes import FakeRegistry, proof
 from tests.unit.evidence.fakes import machine as described_machine
@@ -300,16 +301,19 @@ def box(
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sleeping takes no time, and the clock is as late as if it had."""
+    """Sleeping takes no time, and the clock is as late as if it had; Ctrl-C still ends a sleep."""
     slept = [0.0]
     monotonic = SystemClock.monotonic
-    sleep = SystemClock.sleep
 
-    def at_once(self: SystemClock, seconds: float) -> None:
-        sleep(self, 0)
-        slept[0] += seconds
+    def in_no_time(sleep: Callable[[Any, float], None]) -> Callable[[Any, float], None]:
+        def replaced(self: Any, seconds: float) -> None:
+            sleep(self, 0)
+            slept[0] += seconds
 
-    monkeypatch.setattr(SystemClock, "sleep", at_once)
+        return replaced
+
+    monkeypatch.setattr(SystemClock, "sleep", in_no_time(SystemClock.sleep))
+    monkeypatch.setattr(Cancellable, "sleep", in_no_time(Cancellable.sleep))
     monkeypatch.setattr(SystemClock, "monotonic", lambda self: monotonic(self) + slept[0])
 
 
