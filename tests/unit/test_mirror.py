@@ -34,7 +34,10 @@ TOGETHER: Mapping[str, tuple[str, ...]] = {
         "promotion/probes/api_proxy.py",
         "promotion/probes/external.py",
     ),
-    "promotion/probes/test_canary.py": ("promotion/probes/servicebus_admin.py",),
+    "promotion/probes/test_canary.py": (
+        "promotion/probes/servicebus_admin.py",
+        "promotion/probes/queues.py",
+    ),
     "promotion/release/test_history.py": (
         "promotion/release/manifest.py",
         "promotion/rollback/requested.py",

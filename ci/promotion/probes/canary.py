@@ -17,14 +17,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
 from tempfile import NamedTemporaryFile
-from typing import Any, Protocol
+from typing import Any
 
 from ci import redaction
 from ci.errors import PipelineError, PlanRefused, PromotionFailed, WaitTimeout, error_summary
 from ci.model import ServiceBusEndpoints, Target
 from ci.promotion.probes.prober import Prober
+from ci.promotion.probes.queues import BrokerUnavailable, Queues
 from ci.promotion.release import health
 from ci.promotion.release.failure import failure
 from ci.promotion.release.session import TargetSession
@@ -97,27 +97,6 @@ def tally(
 
 
 # -- the broker -----------------------------------------------------------------------------------
-
-
-class BrokerUnavailable(Exception):
-    """Service Bus does not answer as it should; the message says how. Never leaves the promotion's
-    account of its tasks."""
-
-
-class Queues(Protocol):
-    """What Service Bus itself says of queues. Raises :class:`BrokerUnavailable`."""
-
-    def lock_duration(self, name: str) -> timedelta | None:
-        """``None`` for a queue that is not there."""
-
-    def messages(self, name: str) -> tuple[int, int]:
-        """How many messages are active (locked ones included) and dead-lettered."""
-
-    def undelivered(self, name: str) -> str:
-        """Why the first dead letter could not be delivered."""
-
-    def states(self) -> list[str]:
-        """A line for every queue: its name, status, lock duration and counts."""
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from azure.servicebus import ServiceBusClient, ServiceBusSubQueue
 from azure.servicebus.exceptions import ServiceBusError
 from azure.servicebus.management import ServiceBusAdministrationClient
 
-from ci.promotion.probes.canary import BrokerUnavailable
+from ci.promotion.probes.queues import BrokerUnavailable
 
 
 class Broker:
-    """See :class:`ci.promotion.probes.canary.Queues`."""
+    """See :class:`ci.promotion.probes.queues.Queues`."""
 
     def __init__(self, connection: str, admin: str, options: dict[str, Any]) -> None:
         self._connection, self._options = connection, options

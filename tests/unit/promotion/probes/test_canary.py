@@ -16,7 +16,7 @@ import pytest
 from ci import texts
 from ci.errors import PlanRefused, PromotionFailed
 from ci.model import Cluster, ServiceBusAccess, ServiceBusEndpoints, StandIns, Target
-from ci.promotion.probes import canary, servicebus_admin
+from ci.promotion.probes import canary, queues, servicebus_admin
 from ci.promotion.probes.canary import LOCK_AFTER, Canary, tally
 from ci.results import Because, Check, CheckId, Outcome, Problem, QueueState, Tasks
 from ci.tools import api
@@ -107,7 +107,7 @@ class World:
 
     def lock_duration(self, _: str) -> timedelta | None:
         if self.silent:
-            raise canary.BrokerUnavailable(self.silent)
+            raise queues.BrokerUnavailable(self.silent)
         return None if self.gone else timedelta(seconds=self.lock)
 
     def messages(self, _: str) -> tuple[int, int]:
@@ -118,7 +118,7 @@ class World:
 
     def states(self) -> list[str]:
         if self.silent:
-            raise canary.BrokerUnavailable(self.silent)
+            raise queues.BrokerUnavailable(self.silent)
         return [f"q: lock duration {self.lock} s", "p: lock duration 60 s"]
 
 
