@@ -140,6 +140,8 @@ class Refused(Exception):
         """Whether the service itself answered, and not the API server for it."""
         self.not_offered = self.by_service and answer.code in (404, 405, 501)
         """Whether the service has no such API."""
+        self.not_now = self.by_service and answer.code in (429, 503)
+        """Whether the service may do it later: it has lost its broker for a moment."""
 
 
 def _of_kubernetes(answer: Answer) -> bool:
@@ -242,9 +244,35 @@ class Canary:
             if left["name"].startswith(PREFIX):
                 with suppress(Refused):
                     service.call("DELETE", f"{ENDPOINTS}/{left['name']}", 202)
-        asked = {"name": self._name, "queue_message_timeout_duration": LOCK_BEFORE}
-        self._queue = service.call("POST", ENDPOINTS, 201, asked)["queue_name"]
+        self._queue = self._created()
         self._wait_ready()
+
+    def _created(self) -> str:
+        """The name of the queue of the canary's endpoint. A service that cannot create one now may
+        have lost its broker for a moment, and is asked again for a while. Raises
+        :class:`Refused` with its last answer."""
+        wanted = {"name": self._name, "queue_message_timeout_duration": LOCK_BEFORE}
+        refusals: list[Refused] = []
+
+        def created() -> str | None:
+            try:
+                return str(self._service.call("POST", ENDPOINTS, 201, wanted)["queue_name"])
+            except Refused as problem:
+                if not problem.not_now:
+                    raise
+                refusals.append(problem)
+                return None
+
+        try:
+            return wait_until(
+                "the canary's endpoint to be created",
+                created,
+                timeout=READY_SECONDS,
+                clock=self._session.for_cleanup().clock,
+                interval=0.5,
+            )
+        except WaitTimeout as late:
+            raise refusals[-1] from late
 
     def _wait_ready(self) -> None:
         def ready() -> bool:

@@ -72,6 +72,8 @@ class World:
         self.status = 202
         self.silent = ""
         self.gone = self.kubernetes = False
+        self.busy = 0
+        """So many requests for an endpoint are refused: the broker is away for a moment."""
 
     def answer(self, method: str, path: str, body: Any) -> Answer:
         parts = path.partition("/proxy")[2].strip("/").split("/")
@@ -80,6 +82,9 @@ class World:
                 found = [{"name": name} for name in self.endpoints]
                 return said(200, model_endpoints=found)
             case ("POST", "model-endpoints"):
+                if self.busy:
+                    self.busy -= 1
+                    return said(503, detail="Service Bus cannot be reached; nothing was changed")
                 self.lock = body["queue_message_timeout_duration"]
                 self.endpoints[body["name"]] = {"status": "READY"}
                 return said(201, queue_name=f"q-{body['name']}")
@@ -154,6 +159,27 @@ def test_how_every_queue_is_can_be_kept(world: World) -> None:
     world.silent = "timed out"
     assert canary.queue_states(known) == "Service Bus does not answer: timed out\n"
     assert canary.queue_states(session_of(TARGET)).startswith("no Service Bus access")
+
+
+def test_a_broker_that_is_away_for_a_moment_is_waited_for(world: World) -> None:
+    world.busy = 2
+    with made(BUS="Endpoint=sb://x") as here:
+        assert here.steady() == ()
+        account, _ = here.account()
+        assert account.outcome is Outcome.PASSED
+
+
+def test_a_broker_that_stays_away_leaves_the_checks_unknown(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canary, "READY_SECONDS", 0.1)
+    world.busy = 1000
+    with made(BUS="Endpoint=sb://x") as here:
+        open_ = here.steady()
+    assert {check.because for check in open_} == {Because.NO_ANSWER}
+    (problem,) = open_[0].measured
+    assert isinstance(problem, Problem)
+    assert "cannot be reached" in problem.text
 
 
 def test_every_task_of_a_good_change_is_executed_once(world: World) -> None:
