@@ -59,7 +59,7 @@ def test_a_missing_dockerfile(pipeline: Pipeline, source: Path) -> None:
     (source / "Dockerfile").unlink()
     ended = pipeline("build", settings=f'[image]\ncontext = "{source}"\n')
     assert ended.status == 10
-    assert "no Dockerfile" in ended.error()[0]
+    assert "image.dockerfile" in ended.error()[0]
 
 
 def test_a_chart_that_does_not_render(pipeline: Pipeline, source: Path) -> None:
