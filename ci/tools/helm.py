@@ -48,11 +48,15 @@ class Helm:
         ]
 
     def run(self, *arguments: str, namespace: str, **options: Unpack[RunOptions]) -> Output:
-        """Any helm command. ``timeout`` is for the program, not helm's own; by default 120 s."""
+        """Any helm command. ``timeout`` is for the program, not helm's own; by default 120 s. What
+        a command prints that only reads is kept in no log: values and manifests hold secrets that
+        no pattern recognises."""
         run_options: RunOptions = {"log": f"helm-{self.cluster.name}", "timeout": 120, **options}
         if self._during_cleanup:
             run_options["during_cleanup"] = True
-        return self._programs.run(self.argv(*arguments, namespace=namespace), **run_options)
+        reads = arguments[0] in READING or any(a.startswith("--dry-run") for a in arguments)
+        programs = self._reading if reads else self._programs
+        return programs.run(self.argv(*arguments, namespace=namespace), **run_options)
 
     def history(self, release: str, namespace: str) -> list[Revision]:
         """Revisions, oldest first. Raises :class:`CommandFailed` when there is no release."""

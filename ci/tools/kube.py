@@ -61,11 +61,13 @@ class Kube:
         ]
 
     def run(self, *arguments: str, **options: Unpack[RunOptions]) -> Output:
-        """Any kubectl command. It is ended after a minute unless ``timeout`` says otherwise."""
+        """Any kubectl command. It is ended after a minute unless ``timeout`` says otherwise. What
+        ``get`` prints is kept in no log: objects hold secrets that no pattern recognises."""
         run_options: RunOptions = {"log": f"kubectl-{self.cluster.name}", "timeout": 60, **options}
         if self._during_cleanup:
             run_options["during_cleanup"] = True
-        return self._programs.run(self._argv(*arguments), **run_options)
+        programs = self._reading if arguments[0] == "get" else self._programs
+        return programs.run(self._argv(*arguments), **run_options)
 
     def get(self, kind: str, *arguments: str, namespace: str | None = None) -> dict[str, Any]:
         """``kubectl get KIND … -o json``; a list when no name is among ``words``."""

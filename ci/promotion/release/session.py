@@ -61,10 +61,6 @@ class TargetSession:
             clock=uncancelled(self.clock),
         )
 
-    def of(self, target: Target) -> TargetSession:
-        """The same clients for the target with another policy."""
-        return replace(self, target=target)
-
     def within(self, context: Context) -> TargetSession:
         """The same target in another run's folder, with its events."""
         return replace(self, context=context)
